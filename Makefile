@@ -1,0 +1,58 @@
+# Everlearn's everyday commands. `make` or `make help` lists them; none needs an activated venv.
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export EVERLEARN_HOME ?= $(CURDIR)/.everlearn
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test up down fmt lint type unit constraints env-example clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+install: $(STAMP) ## Make .venv and install the locked CPU set-up
+
+$(STAMP): pyproject.toml constraints.txt scripts/install.sh
+	@sh scripts/install.sh $(VENV)
+	@touch $@
+
+demo: install ## Start the server and take the guided tour (EXIT=1 stops the server afterwards)
+	@$(BIN)/everlearn up --detach
+	@$(BIN)/python examples/demo/tour.py; status=$$?; \
+	if [ -n "$(EXIT)" ]; then $(BIN)/everlearn down || status=1; fi; exit $$status
+
+test: lint type ## Everything: style, types, import contracts, all tests on real servers
+	@$(BIN)/python -m pytest
+
+up: install ## Start the server in the foreground (Ctrl-C stops it)
+	@$(BIN)/everlearn up
+
+down: install ## Stop the server
+	@$(BIN)/everlearn down
+
+fmt: install ## Format the code and fix what can be fixed
+	@$(BIN)/ruff check --fix --quiet .
+	@$(BIN)/ruff format .
+
+lint: install ## Style and import contracts
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports
+
+type: install ## Types
+	@$(BIN)/mypy
+
+unit: install ## The unit tests alone: the ones to run all day
+	@$(BIN)/python -m pytest tests/unit
+
+constraints: install ## Resolve all versions anew into constraints.txt
+	@$(BIN)/python scripts/constraints.py
+
+env-example: install ## Write .env.example from the settings
+	@$(BIN)/python -m server.core.settings_doc > .env.example
+
+clean: ## Remove .venv, caches and the demo's home folder (its models and adapters too)
+	@if [ -x $(BIN)/everlearn ]; then $(BIN)/everlearn down; fi
+	rm -rf $(VENV) .everlearn .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Reading of source documents: chunks, sentences, names and numbers; pure functions of text."""

@@ -1,0 +1,110 @@
+"""Settings of the adaptation methods: what a policy row stores and a run records.
+
+Torch-free, so that the service can read and check a config without the training libraries.
+Every number that shapes what is learned is here; the defaults are the vetted setting.
+"""
+
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Share: TypeAlias = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class LoraSpec(_Settings):
+    """Shape of the adapter: plain LoRA on every linear layer, no bias, no DoRA."""
+
+    rank: int = Field(default=16, ge=1, le=256)
+    """Rank of each update; the engine must be started with at least this `--max-lora-rank`."""
+    alpha: float = Field(default=32.0, gt=0.0)
+    """Scale of the update; it is multiplied by alpha / rank."""
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Dropout on the adapter's input while training."""
+
+
+class TrainingSpec(_Settings):
+    """The optimiser and the loop."""
+
+    learning_rate: float = Field(default=7e-4, gt=0.0)
+    """Peak of the schedule."""
+    schedule: Literal["linear", "cosine"] = "linear"
+    """How the rate falls to zero after the warm-up."""
+    warmup_share: Share = 0.05
+    """Part of all steps spent raising the rate from zero."""
+    epochs: int = Field(default=8, ge=1)
+    """Passes over the self-edits."""
+    batch_size: int = Field(default=8, ge=1)
+    """Segments per optimiser step."""
+    microbatch_tokens: int = Field(default=1024, ge=16)
+    """Most tokens, padding included, in one forward pass; bounds memory."""
+    max_tokens: int = Field(default=1024, ge=16)
+    """Longest segment; the tail of a longer one is cut off."""
+    weight_decay: float = Field(default=0.0, ge=0.0)
+    """AdamW's decay on the LoRA matrices."""
+    max_grad_norm: float = Field(default=1.0, gt=0.0)
+    """Gradients are scaled down to this norm."""
+
+
+class SelfEditSpec(_Settings):
+    """What is written from a document before training."""
+
+    questions_per_document: int = Field(default=24, ge=0)
+    """Questions the served model is asked to write, one per answer span."""
+    rewrites_per_document: int = Field(default=8, ge=0)
+    """Sentences the served model is asked to restate."""
+    cloze_per_document: int = Field(default=48, ge=0)
+    """Sentences cut before a name or number by rule, at most."""
+    max_new_tokens: int = Field(default=48, ge=8)
+    """Length of one generation."""
+    temperature: float = Field(default=0.7, ge=0.0, le=2.0)
+    """Of the model-written edits; the checks on them are greedy."""
+
+
+class ReplaySpec(_Settings):
+    """General prompts answered by the base model, mixed in against forgetting."""
+
+    prompts_per_epoch: int = Field(default=8, ge=0)
+    """Replay segments in each pass, drawn in turn from the prompts; 0 turns replay off."""
+    prompts: int = Field(default=24, ge=0)
+    """Different prompts answered."""
+    max_new_tokens: int = Field(default=32, ge=1)
+    """Length of one answer."""
+
+
+class ExamSpec(_Settings):
+    """The held-out questions on a document."""
+
+    exam_share: Share = 0.5
+    """Part of the model-written and cloze items that is held out for the exam, by hash."""
+    max_items: int = Field(default=24, ge=1)
+    """Most exam items per document, user questions not counted."""
+    max_new_tokens: int = Field(default=32, ge=1)
+    """Length of one answer."""
+
+
+class SealConfig(_Settings):
+    """SEAL in its direct form: self-edits of the documents, then one LoRA from the clean base."""
+
+    type: Literal["seal"] = "seal"
+    lora: LoraSpec = LoraSpec()
+    training: TrainingSpec = TrainingSpec()
+    self_edits: SelfEditSpec = SelfEditSpec()
+    replay: ReplaySpec = ReplaySpec()
+    exam: ExamSpec = ExamSpec()
+    seed: int = Field(default=0, ge=0)
+    """Fixes the sampling of edits, the order of segments and the adapter's first weights."""
+
+
+MethodConfig: TypeAlias = SealConfig
+"""Config of any method; becomes a union discriminated by `type` with the second one."""
+
+
+class GateThresholds(_Settings):
+    """What a challenger must show before it serves."""
+
+    alpha: float = Field(default=0.05, gt=0.0, lt=1.0)
+    """Level of the exact one-sided McNemar test for the gain on new documents."""

@@ -1,0 +1,131 @@
+"""One training as a process of its own: `python -m adapters.training.job JOB_FILE`.
+
+Reads the job from JSON, reports one JSON object per line on stdout, leaves a PEFT folder. A process
+because CUDA cannot start in a forked worker and because killing it is the only sure way to cancel.
+It ends by itself when its parent dies.
+"""
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TextIO
+
+import torch
+
+from adapters.spec import SealConfig
+from adapters.training.batch import encode
+from adapters.training.model import load_trainee, save_adapter
+from adapters.training.trainer import StepReport, TrainingDiverged, train
+from adapters.types import EditKind, SelfEdit
+
+_PARENT_POLL_S = 1.0
+_EXIT_ORPHANED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What to train, from what, and where the result goes."""
+
+    base_model: Path
+    edits: tuple[SelfEdit, ...]
+    config: SealConfig
+    output: Path
+    seed: int
+    threads: int | None
+
+
+def main(arguments: Sequence[str], out: TextIO) -> int:
+    """Run the job of the named file; the exit status. Errors leave as an event, not a traceback."""
+    if len(arguments) != 1:
+        sys.stderr.write("usage: python -m adapters.training.job JOB_FILE\n")
+        return 2
+    _exit_with_parent()
+    try:
+        run_job(read_job(Path(arguments[0])), out)
+    except TrainingDiverged as error:
+        return _fail(out, "training_diverged", error)
+    except (OSError, ValueError, KeyError) as error:
+        return _fail(out, "job_invalid", error)
+    except (RuntimeError, MemoryError) as error:
+        return _fail(out, "training_failed", error)
+    return 0
+
+
+def read_job(path: Path) -> Job:
+    """Parse a job file.
+
+    Raises:
+        OSError, ValueError, KeyError: it is missing, not a job, or lacks a field.
+    """
+    fields = json.loads(path.read_text())
+    edits = tuple(SelfEdit(**{**e, "kind": EditKind(e["kind"])}) for e in fields["edits"])
+    return Job(
+        base_model=Path(fields["base_model"]),
+        edits=edits,
+        config=SealConfig.model_validate(fields["config"]),
+        output=Path(fields["output"]),
+        seed=int(fields["seed"]),
+        threads=fields.get("threads"),
+    )
+
+
+def run_job(job: Job, out: TextIO) -> None:
+    """Train and save, writing events to `out`."""
+    started = time.monotonic()
+    if job.threads:
+        torch.set_num_threads(job.threads)
+    trainee = load_trainee(job.base_model, spec=job.config.lora, seed=job.seed)
+    spec = job.config.training
+    encoded = [
+        (edit.kind, encode(edit, trainee.tokenizer, max_tokens=spec.max_tokens))
+        for edit in job.edits
+    ]
+    tokens = 0
+
+    def report(step: StepReport) -> None:
+        nonlocal tokens
+        tokens += step.tokens
+        _write(out, event="step", **asdict(step))
+
+    train(
+        trainee,
+        [segment for kind, segment in encoded if kind is not EditKind.REPLAY],
+        replay=[segment for kind, segment in encoded if kind is EditKind.REPLAY],
+        replay_per_epoch=job.config.replay.prompts_per_epoch,
+        spec=spec,
+        seed=job.seed,
+        on_step=report,
+    )
+    save_adapter(trainee.model, job.output, base_name=job.base_model.name)
+    _write(out, event="done", seconds=round(time.monotonic() - started, 3), tokens=tokens)
+
+
+def _exit_with_parent() -> None:
+    """End this process when it is handed to another parent, which means that its own died."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_PARENT_POLL_S)
+        os._exit(_EXIT_ORPHANED)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+
+
+def _fail(out: TextIO, code: str, error: Exception) -> int:
+    _write(out, event="error", code=code, message=f"{type(error).__name__}: {error}")
+    return 1
+
+
+def _write(out: TextIO, **event: object) -> None:
+    out.write(json.dumps(event) + "\n")
+    out.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], sys.stdout))

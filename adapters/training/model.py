@@ -1,0 +1,67 @@
+"""Loading the base model, attaching a fresh LoRA, saving it as a PEFT folder.
+
+Decides device and precision; knows nothing of data, loss or schedule.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from adapters.spec import LoraSpec
+
+_ADAPTER_FILES = frozenset({"adapter_config.json", "adapter_model.safetensors"})
+
+
+@dataclass(frozen=True, slots=True)
+class Trainee:
+    """A frozen base with one trainable LoRA, its tokenizer, and where it computes."""
+
+    model: PeftModel
+    tokenizer: PreTrainedTokenizerBase
+    device: torch.device
+
+
+def load_trainee(folder: Path, *, spec: LoraSpec, seed: int) -> Trainee:
+    """Load the base model of `folder` and attach LoRA to every linear layer but the head.
+
+    bfloat16 on CUDA, float32 elsewhere (the LoRA matrices are float32 in both); the adapter's
+    first weights depend on `seed` alone. Equals the base model until the first step.
+    """
+    on_cuda = torch.cuda.is_available()
+    device = torch.device("cuda" if on_cuda else "cpu")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    base = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.bfloat16 if on_cuda else torch.float32
+    )
+    torch.manual_seed(seed)
+    config = LoraConfig(
+        r=spec.rank,
+        lora_alpha=spec.alpha,  # type: ignore[arg-type]  # peft types it int, computes in float
+        lora_dropout=spec.dropout,
+        target_modules="all-linear",
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    model = get_peft_model(base, config)
+    return Trainee(model.to(device), tokenizer, device)
+
+
+def save_adapter(model: PeftModel, folder: Path, *, base_name: str) -> None:
+    """Write `adapter_config.json` and `adapter_model.safetensors`, and nothing else, to `folder`.
+
+    The config's lists are sorted and the base model goes by name, not by path, so equal weights
+    give equal files on every machine.
+    """
+    model.save_pretrained(str(folder), safe_serialization=True)
+    for stray in folder.iterdir():
+        if stray.name not in _ADAPTER_FILES:
+            stray.unlink()
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text())
+    config["base_model_name_or_path"] = base_name
+    config["target_modules"] = sorted(config["target_modules"])
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")

@@ -1,0 +1,1 @@
+"""The service: HTTP, database, registry, routing and engine control. Never imports torch."""

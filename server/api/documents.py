@@ -1,0 +1,138 @@
+"""/api/v1/documents: send a text, see what became of it."""
+
+import json
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import ValidationError
+from sqlalchemy.orm import Session
+
+from server.api.deps import Ingest, RuntimeDep
+from server.api.schemas import DocumentBody, DocumentView, Listing
+from server.api.views import document_view
+from server.core.errors import DocumentNotText, InvalidRequest, PayloadTooLarge, UnknownField
+from server.services import documents
+
+router = APIRouter(prefix="/documents", tags=["documents"])
+
+_TEXT_TYPES = ("text/plain", "text/markdown")
+_JSON_OVERHEAD = 2  # JSON may escape a character into several bytes; the text itself is measured
+
+
+@router.post(
+    "",
+    status_code=201,
+    responses={200: {"model": DocumentView}, 400: {}, 413: {}},
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": DocumentBody.model_json_schema()},
+                "text/plain": {"schema": {"type": "string"}},
+                "text/markdown": {"schema": {"type": "string"}},
+            },
+        }
+    },
+)
+async def create_document(
+    request: Request,
+    response: Response,
+    runtime: RuntimeDep,
+    actor: Ingest,
+    title: Annotated[str | None, Query(max_length=500)] = None,
+) -> DocumentView:
+    """Send a document. The same text again answers 200 with the same id."""
+    limit = runtime.settings.documents.max_bytes
+    body = _parsed(request, await _read(request, limit=limit * _JSON_OVERHEAD), title)
+    if len(body.text.encode()) > limit:
+        raise PayloadTooLarge(limit, "EVERLEARN_DOCUMENTS__MAX_BYTES")
+
+    def accept(session: Session) -> tuple[DocumentView, bool]:
+        document, is_new = documents.accept_document(
+            session,
+            body.text,
+            title=body.title,
+            questions=[(item.question, tuple(item.answers)) for item in body.questions],
+            created_by=actor.id,
+            queue=runtime.queue,
+        )
+        session.flush()
+        return document_view(session, document), is_new
+
+    view, is_new = await runtime.database.run(accept)
+    response.status_code = 201 if is_new else 200
+    return view
+
+
+@router.get("")
+async def list_documents(
+    runtime: RuntimeDep, _: Ingest, limit: Annotated[int, Query(ge=1, le=1000)] = 100
+) -> Listing:
+    """Newest first."""
+
+    def read(session: Session) -> list[DocumentView]:
+        rows = documents.list_documents(session, limit=limit)
+        return [document_view(session, row) for row in rows]
+
+    return Listing(data=await runtime.database.run(read))
+
+
+@router.get("/{document_id}", responses={404: {}})
+async def get_document(document_id: str, runtime: RuntimeDep, _: Ingest) -> DocumentView:
+    """One document with its state and the versions that saw it."""
+
+    def read(session: Session) -> DocumentView:
+        return document_view(session, documents.get_document(session, document_id))
+
+    return await runtime.database.run(read)
+
+
+async def _read(request: Request, *, limit: int) -> bytes:
+    """The body, refused as soon as it is too long, whatever its headers say."""
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > limit:
+            raise PayloadTooLarge(limit, "EVERLEARN_DOCUMENTS__MAX_BYTES")
+    return bytes(body)
+
+
+def _parsed(request: Request, raw: bytes, title: str | None) -> DocumentBody:
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        raise DocumentNotText(
+            f"The document is not UTF-8: byte {error.start} is {raw[error.start]:#04x}. "
+            "Send it as UTF-8 text.",
+            "text",
+        ) from error
+    if media_type in _TEXT_TYPES:
+        return DocumentBody(text=text, title=title)
+    if media_type != "application/json":
+        raise InvalidRequest(
+            f"The content type {media_type or '(none)'} is not taken here; send application/json "
+            f'with a "text" field, or {" or ".join(_TEXT_TYPES)}.',
+            "content-type",
+        )
+    return _from_json(text)
+
+
+def _from_json(text: str) -> DocumentBody:
+    try:
+        value: Any = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InvalidRequest(
+            f"The body is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}."
+        ) from error
+    try:
+        return DocumentBody.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "body"
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(DocumentBody.model_fields)
+            raise UnknownField(
+                f"{field} is not a field of a document; known are {known}.", field
+            ) from error
+        raise InvalidRequest(f"{field}: {first['msg']}.", field) from error

@@ -1,0 +1,107 @@
+"""/api/v1/runs: what is being learnt, live; start one by hand, stop one."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+from fastapi.responses import StreamingResponse
+from sqlalchemy.orm import Session
+
+from server.api.deps import Admin, Ingest, RuntimeDep
+from server.api.schemas import Listing, RunBody, RunView
+from server.api.views import run_view
+from server.runtime import Runtime
+from server.services import registry, runs
+
+router = APIRouter(prefix="/runs", tags=["runs"])
+
+_POLL_S = 0.5
+
+
+@router.post("", status_code=202, responses={200: {"model": RunView}, 400: {}, 404: {}})
+async def start_run(
+    body: RunBody, response: Response, runtime: RuntimeDep, actor: Admin
+) -> RunView:
+    """Learn all documents now. A run that is open already is returned with 200."""
+    settings = runtime.settings
+
+    def start(session: Session) -> tuple[RunView, bool]:
+        adapter = registry.get_adapter(session, body.adapter or settings.model.name)
+        config = settings.learning.seal
+        run, is_new = runs.queue_run(
+            session,
+            adapter,
+            method=config.type,
+            config=config.model_dump(mode="json"),
+            requested_by=actor.name,
+            queue=runtime.queue,
+        )
+        return run_view(session, run), is_new
+
+    view, is_new = await runtime.database.run(start)
+    response.status_code = 202 if is_new else 200
+    return view
+
+
+@router.get("")
+async def list_runs(
+    runtime: RuntimeDep,
+    _: Ingest,
+    document_id: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 50,
+) -> Listing:
+    """Newest first; with ``document_id``, those that learnt that document."""
+
+    def read(session: Session) -> list[RunView]:
+        rows = runs.list_runs(session, document_id=document_id, limit=limit)
+        return [run_view(session, row) for row in rows]
+
+    return Listing(data=await runtime.database.run(read))
+
+
+@router.get("/{run_id}", responses={404: {}})
+async def get_run(run_id: str, runtime: RuntimeDep, _: Ingest) -> RunView:
+    """One run: status, stage, progress, verdict, report."""
+    return await _read(runtime, run_id)
+
+
+@router.get("/{run_id}/events", responses={404: {}})
+async def follow_run(run_id: str, runtime: RuntimeDep, _: Ingest) -> StreamingResponse:
+    """Server-sent events: the run whenever it changed, until it is over."""
+    first = await _read(runtime, run_id)
+    return StreamingResponse(_changes(runtime, first), media_type="text/event-stream")
+
+
+@router.post("/{run_id}/cancel", responses={404: {}, 409: {}})
+async def cancel_run(run_id: str, runtime: RuntimeDep, _: Admin) -> RunView:
+    """Stop a run; its training process is killed within a heartbeat."""
+
+    def cancel(session: Session) -> RunView:
+        run = runs.request_cancel(session, run_id)
+        session.flush()
+        return run_view(session, run)
+
+    return await runtime.database.run(cancel)
+
+
+async def _read(runtime: Runtime, run_id: str) -> RunView:
+    def read(session: Session) -> RunView:
+        return run_view(session, runs.get_run(session, run_id))
+
+    return await runtime.database.run(read)
+
+
+async def _changes(runtime: Runtime, view: RunView) -> AsyncIterator[str]:
+    shown = ""
+    while True:
+        data = view.model_dump_json()
+        if data != shown:
+            shown = data
+            yield f"event: run\ndata: {data}\n\n"
+        if view.status not in runs.OPEN:
+            yield f"event: end\ndata: {json.dumps({'status': view.status})}\n\n"
+            return
+        await asyncio.sleep(_POLL_S)
+        view = await _read(runtime, view.id)

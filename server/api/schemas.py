@@ -1,0 +1,147 @@
+"""Request and response models of /api/v1. Unknown fields of ours are refused by name."""
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+class View(BaseModel):
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+
+class QuestionBody(Body):
+    question: str = Field(min_length=1, max_length=2000)
+    answers: list[str] = Field(min_length=1, max_length=20)
+    """Any of these counts as right."""
+
+
+class DocumentBody(Body):
+    text: str
+    """The document, as text."""
+    title: str | None = Field(default=None, max_length=500)
+    """Its title; the first line when left out."""
+    questions: list[QuestionBody] = Field(default=[], max_length=500)
+    """Questions about it, only ever asked in exams and never trained on."""
+
+
+class DocumentView(View):
+    id: str
+    title: str
+    state: str
+    content_hash: str
+    size_bytes: int
+    chunks: int
+    exam_questions: int
+    versions: list[str]
+    """Versions that were trained on it."""
+    created_at: datetime
+
+
+class RunBody(Body):
+    adapter: str | None = None
+    """The line that learns; the served model's own when left out."""
+
+
+class RunView(View):
+    id: str
+    adapter: str
+    method: str
+    status: str
+    stage: str | None
+    """chunk, self_edits, training, exam or swap."""
+    done: int
+    total: int
+    attempt: int
+    verdict: str | None
+    version: str | None
+    documents: list[str]
+    report: dict[str, Any]
+    error: str | None
+    requested_by: str
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class VersionView(View):
+    name: str
+    number: int
+    status: str
+    parent: str
+    engine_name: str
+    run_id: str | None
+    documents: list[str]
+    exam: dict[str, Any] | None
+    """The gate's decision with its figures."""
+    created_at: datetime
+
+
+class AliasEventView(View):
+    kind: str
+    alias: str
+    from_version: str
+    to_version: str
+    actor: str
+    reason: str
+    created_at: datetime
+
+
+class AdapterView(View):
+    name: str
+    base_model: str
+    base_hash: str
+    champion: str
+    aliases: dict[str, str]
+    versions: list[VersionView]
+    events: list[AliasEventView]
+
+
+class PromoteBody(Body):
+    version: str | int
+    """Where to move the champion: v2, 2, smollm2@v2 or base."""
+    reason: str = Field(default="", max_length=2000)
+
+
+class RollbackBody(Body):
+    to: str | int | None = None
+    """Where to go back to; what served before when left out."""
+    reason: str = Field(default="", max_length=2000)
+
+
+class MoveView(View):
+    adapter: str
+    alias: str
+    kind: str
+    from_version: str
+    to_version: str
+    moved_in_ms: float
+    """From the order to the moment the next request is served by the new weights."""
+
+
+class KeyBody(Body):
+    name: str = Field(min_length=1, max_length=200)
+    scopes: list[str] = Field(min_length=1)
+    """chat, ingest, admin."""
+
+
+class KeyView(View):
+    id: str
+    name: str
+    hint: str
+    scopes: list[str]
+    created_at: datetime
+    revoked_at: datetime | None
+
+
+class MintedKeyView(KeyView):
+    key: str
+    """The secret, shown this once."""
+
+
+class Listing(View):
+    data: list[Any]

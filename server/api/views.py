@@ -1,0 +1,119 @@
+"""From rows to the response models: reads only, sync, inside the caller's transaction."""
+
+from sqlalchemy.orm import Session
+
+from server.api.schemas import (
+    AdapterView,
+    AliasEventView,
+    DocumentView,
+    KeyView,
+    RunView,
+    VersionView,
+)
+from server.db import AdaptationRun, Adapter, AdapterVersion, AliasEvent, ApiKey, Document
+from server.services import documents, evaluations, registry, runs
+
+
+def document_view(session: Session, document: Document) -> DocumentView:
+    chunks, questions = documents.counts(session, document.id)
+    seen_by = [
+        registry.version_name(_adapter_name(session, version), version.number)
+        for version in documents.versions_that_saw(session, document.id)
+    ]
+    return DocumentView(
+        id=document.id,
+        title=document.title,
+        state=document.state,
+        content_hash=document.content_hash,
+        size_bytes=document.size_bytes,
+        chunks=chunks,
+        exam_questions=questions,
+        versions=seen_by,
+        created_at=document.created_at,
+    )
+
+
+def run_view(session: Session, run: AdaptationRun) -> RunView:
+    adapter = session.get_one(Adapter, run.adapter_id)
+    version = registry.version_of_run(session, run.id)
+    return RunView(
+        id=run.id,
+        adapter=adapter.name,
+        method=run.method,
+        status=run.status,
+        stage=run.stage,
+        done=run.done,
+        total=run.total,
+        attempt=run.attempt,
+        verdict=run.verdict,
+        version=version and registry.version_name(adapter.name, version.number),
+        documents=runs.documents_of(session, run.id),
+        report=run.report,
+        error=run.error,
+        requested_by=run.requested_by,
+        created_at=run.created_at,
+        started_at=run.started_at,
+        finished_at=run.finished_at,
+    )
+
+
+def adapter_view(session: Session, adapter: Adapter) -> AdapterView:
+    names = {
+        name: registry.version_name(adapter.name, version.number if version else None)
+        for name, version in registry.aliases_of(session, adapter).items()
+    }
+    return AdapterView(
+        name=adapter.name,
+        base_model=adapter.base_model,
+        base_hash=adapter.base_hash,
+        champion=names[registry.CHAMPION],
+        aliases=names,
+        versions=[
+            version_view(session, adapter, version)
+            for version in registry.versions_of(session, adapter)
+        ],
+        events=[
+            event_view(session, adapter, event) for event in registry.events_of(session, adapter)
+        ],
+    )
+
+
+def version_view(session: Session, adapter: Adapter, version: AdapterVersion) -> VersionView:
+    evaluation = evaluations.of_version(session, version)
+    return VersionView(
+        name=registry.version_name(adapter.name, version.number),
+        number=version.number,
+        status=version.status,
+        parent=version_id_name(session, adapter, version.parent_id),
+        engine_name=registry.engine_name(adapter.name, version),
+        run_id=version.run_id,
+        documents=sorted(registry.documents_of(session, version)),
+        exam=evaluation and evaluation.decision,
+        created_at=version.created_at,
+    )
+
+
+def event_view(session: Session, adapter: Adapter, event: AliasEvent) -> AliasEventView:
+    return AliasEventView(
+        kind=event.kind,
+        alias=event.alias,
+        from_version=version_id_name(session, adapter, event.from_version_id),
+        to_version=version_id_name(session, adapter, event.to_version_id),
+        actor=event.actor,
+        reason=event.reason,
+        created_at=event.created_at,
+    )
+
+
+def key_view(key: ApiKey) -> KeyView:
+    return KeyView.model_validate(key, from_attributes=True)
+
+
+def version_id_name(session: Session, adapter: Adapter, version_id: str | None) -> str:
+    """The public name behind a version's id; none is the base model."""
+    version = session.get(AdapterVersion, version_id) if version_id else None
+    return registry.version_name(adapter.name, version.number if version else None)
+
+
+def _adapter_name(session: Session, version: AdapterVersion) -> str:
+    return session.get_one(Adapter, version.adapter_id).name

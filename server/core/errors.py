@@ -1,0 +1,220 @@
+"""Every error the service raises on purpose. An unexpected exception is the only 500.
+
+AppError
+├── InvalidRequest 400
+│   ├── UnknownField
+│   ├── DocumentEmpty · DocumentNotText
+│   └── NothingToLearn
+├── Unauthenticated 401
+├── Forbidden 403
+├── NotFound 404
+│   ├── ModelNotFound
+│   └── RowNotFound
+├── Conflict 409
+│   ├── NothingToRollBack
+│   ├── VersionNotServable
+│   ├── AliasMoved
+│   └── RunNotCancellable
+├── PayloadTooLarge 413
+├── LeaseLost 409          (workers only: another worker owns the run)
+├── EngineError 502
+│   ├── EngineUnavailable 503
+│   ├── EngineUnsafe 503   (the probe refused it)
+│   ├── AdapterRefused 502
+│   └── AdapterNotProven 502
+├── DatabaseUnavailable 503
+└── SetupError 500         (start-up: port in use, no disk space, model folder incomplete)
+
+Constructors take facts, not prose: errors stay picklable and loggable, and are worded once, here.
+``type`` is the value of OpenAI's error envelope; ``remedy`` is what the reader can do about it.
+"""
+
+from typing import Any, ClassVar
+
+
+class AppError(Exception):
+    """Root of the tree. Subclasses set status, type, code and a template over their facts."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    code: ClassVar[str] = "internal_error"
+    template: ClassVar[str] = "{}"
+    param: str | None = None
+
+    @property
+    def message(self) -> str:
+        return self.template.format(*self.args)
+
+    def __str__(self) -> str:
+        return self.message
+
+    def envelope(self) -> dict[str, Any]:
+        """OpenAI's error shape, used on every route so that a client needs one parser."""
+        return {
+            "error": {
+                "message": self.message,
+                "type": self.type,
+                "param": self.param,
+                "code": self.code,
+            }
+        }
+
+
+class InvalidRequest(AppError):
+    """A request that can never succeed as sent. Facts: what is wrong and the remedy; the field."""
+
+    status = 400
+    type = "invalid_request_error"
+    code = "invalid_request"
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message, param)
+        self.param = param
+
+
+class UnknownField(InvalidRequest):
+    code = "unknown_field"
+
+
+class DocumentEmpty(InvalidRequest):
+    code = "document_empty"
+
+
+class DocumentNotText(InvalidRequest):
+    code = "document_not_text"
+
+
+class NothingToLearn(InvalidRequest):
+    code = "nothing_to_learn"
+
+    def __init__(self, adapter: str) -> None:
+        super().__init__(
+            f"{adapter} has no document to learn from; "
+            "send one first: POST /api/v1/documents, or `everlearn ingest FILE`."
+        )
+
+
+class Unauthenticated(AppError):
+    status = 401
+    type = "invalid_request_error"
+    code = "invalid_api_key"
+    template = "{}"
+
+
+class Forbidden(AppError):
+    status = 403
+    type = "permission_error"
+    code = "insufficient_scope"
+    template = (
+        "This key has the scopes {1}, and this call needs {0!r}. Mint a key with that scope: "
+        "`everlearn key create --scope {0}`."
+    )
+
+
+class NotFound(AppError):
+    status = 404
+    type = "invalid_request_error"
+    code = "not_found"
+
+
+class RowNotFound(NotFound):
+    template = "There is no {} {!r}. {}"
+
+    def __init__(self, noun: str, key: str, remedy: str = "") -> None:
+        super().__init__(noun, key, remedy)
+
+    @property
+    def message(self) -> str:
+        return self.template.format(*self.args).strip()
+
+
+class ModelNotFound(NotFound):
+    code = "model_not_found"
+    template = "The model {!r} does not exist here. {}"
+    param = "model"
+
+
+class Conflict(AppError):
+    status = 409
+    type = "invalid_request_error"
+    code = "conflict"
+
+
+class NothingToRollBack(Conflict):
+    code = "nothing_to_roll_back"
+    template = (
+        "{0} already serves the base model, and nothing was promoted before it. "
+        "Name a version to move to it: `everlearn promote {0} --to vN`."
+    )
+
+
+class VersionNotServable(Conflict):
+    code = "version_not_servable"
+    template = "{}@v{} cannot serve: {}"
+
+
+class AliasMoved(Conflict):
+    code = "alias_moved"
+    template = "{}@{} was moved by somebody else meanwhile; read it again and repeat the order."
+
+
+class RunNotCancellable(Conflict):
+    code = "run_not_cancellable"
+    template = "Run {} is already {}."
+
+
+class LeaseLost(Conflict):
+    code = "lease_lost"
+    template = (
+        "Run {} is no longer ours (attempt {}): its lease ran out and another worker took it."
+    )
+
+
+class PayloadTooLarge(AppError):
+    status = 413
+    type = "invalid_request_error"
+    code = "payload_too_large"
+    template = "The body has more than {} bytes. Split it, or raise {}."
+
+
+class EngineError(AppError):
+    """The engine answered, and not as it must."""
+
+    status = 502
+    type = "api_error"
+    code = "engine_error"
+
+
+class EngineUnavailable(EngineError):
+    status = 503
+    code = "engine_unavailable"
+    template = "The engine does not answer ({}). It is being restarted; try again in a minute."
+
+
+class EngineUnsafe(EngineError):
+    status = 503
+    code = "engine_unsafe"
+    template = "The engine is not safe to learn with: {}"
+
+
+class AdapterRefused(EngineError):
+    code = "adapter_refused"
+    template = "The engine does not take {}: {}"
+
+
+class AdapterNotProven(EngineError):
+    code = "adapter_not_proven"
+    template = "The engine took {} but does not serve it: {}"
+
+
+class DatabaseUnavailable(AppError):
+    status = 503
+    type = "api_error"
+    code = "database_unavailable"
+    template = "The database does not answer; try again in a minute."
+
+
+class SetupError(AppError):
+    """The machine or the settings keep the server from starting; says how to fix it."""
+
+    code = "setup_error"

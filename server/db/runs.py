@@ -1,0 +1,85 @@
+"""Adaptation policies and runs. The run's row is the truth; a queue message is only a hint."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import ForeignKey, Index, String, Text, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from server.db.base import Base, Row
+
+
+class RunStatus(StrEnum):
+    """queued → running → one of the three ends."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    """Went to its end; whether its version serves is the verdict's matter."""
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class AdaptationPolicy(Row):
+    """Which method runs on what, and when."""
+
+    __tablename__ = "adaptation_policies"
+    __table_args__ = (UniqueConstraint("adapter_id", "name"),)
+
+    adapter_id: Mapped[str] = mapped_column(ForeignKey("adapters.id"))
+    name: Mapped[str] = mapped_column(String(100))
+    trigger: Mapped[str] = mapped_column(String(50))
+    config: Mapped[dict[str, Any]]
+    is_enabled: Mapped[bool] = mapped_column(default=True)
+
+
+class AdaptationRun(Row):
+    """One execution of a method."""
+
+    __tablename__ = "adaptation_runs"
+    __table_args__ = (Index("ix_adaptation_runs_adapter_id_status", "adapter_id", "status"),)
+
+    adapter_id: Mapped[str] = mapped_column(ForeignKey("adapters.id"))
+    policy_id: Mapped[str | None] = mapped_column(ForeignKey("adaptation_policies.id"))
+    status: Mapped[str] = mapped_column(String(20), default=RunStatus.QUEUED)
+    method: Mapped[str] = mapped_column(String(50))
+    config: Mapped[dict[str, Any]]
+    requested_by: Mapped[str] = mapped_column(String(200))
+    attempt: Mapped[int] = mapped_column(default=0)
+    worker: Mapped[str | None] = mapped_column(String(200))
+    heartbeat_at: Mapped[datetime | None]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    cancel_requested_at: Mapped[datetime | None]
+    stage: Mapped[str | None] = mapped_column(String(30))
+    done: Mapped[int] = mapped_column(default=0)
+    total: Mapped[int] = mapped_column(default=0)
+    verdict: Mapped[str | None] = mapped_column(String(20))
+    report: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    error: Mapped[str | None] = mapped_column(Text)
+
+
+class RunDocument(Base):
+    """Which documents a run saw: the lineage from a version back to its material."""
+
+    __tablename__ = "run_documents"
+
+    run_id: Mapped[str] = mapped_column(
+        ForeignKey("adaptation_runs.id", ondelete="CASCADE"), primary_key=True
+    )
+    document_id: Mapped[str] = mapped_column(
+        ForeignKey("documents.id", ondelete="CASCADE"), primary_key=True
+    )
+
+
+class RunEvent(Row):
+    """A line of a run's history: a stage begun, a figure, an error."""
+
+    __tablename__ = "run_events"
+    __table_args__ = (Index("ix_run_events_run_id", "run_id"),)
+
+    run_id: Mapped[str] = mapped_column(ForeignKey("adaptation_runs.id", ondelete="CASCADE"))
+    attempt: Mapped[int]
+    kind: Mapped[str] = mapped_column(String(40))
+    data: Mapped[dict[str, Any]]

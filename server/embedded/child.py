@@ -1,0 +1,96 @@
+"""One child process: how it is started, told apart, stopped and never orphaned.
+
+Each child leads a process group of its own, so that what it starts goes down with it. On Linux the
+kernel also kills a child whose supervisor dies, however it dies.
+"""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+PR_SET_PDEATHSIG = 1
+
+# Loaded before any fork: between fork and exec nothing may be imported.
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+@dataclass(slots=True)
+class Child:
+    """A command to keep running, and the process that runs it now."""
+
+    name: str
+    command: Sequence[str]
+    log_path: Path
+    env: Mapping[str, str] = field(default_factory=dict)
+    """Variables on top of the supervisor's own."""
+    is_ready: Callable[[], bool] | None = None
+    """Asked while it starts; None: ready as soon as it runs."""
+    start_timeout_s: float = 60
+    grace_s: float = 10
+    """How long it may take to end after SIGTERM, before SIGKILL."""
+    process: subprocess.Popen[bytes] | None = None
+    started_at: float = 0.0
+    failures: int = 0
+    """Deaths in a row; shapes the pause before the next start."""
+
+    @property
+    def pid(self) -> int | None:
+        return self.process and self.process.pid
+
+    @property
+    def is_alive(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def start(self) -> None:
+        """Start the process; its output is appended to its log."""
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                list(self.command),
+                env={**os.environ, **self.env},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
+            )
+        self.started_at = time.monotonic()
+
+    def stop(self) -> None:
+        """End the whole group: SIGTERM, then SIGKILL after the grace. Stopping twice is fine."""
+        if self.process is None:
+            return
+        if self.is_alive:
+            _signal_group(self.process.pid, signal.SIGTERM)
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(self.grace_s)
+        self.sweep()
+        self.process.wait()
+
+    def sweep(self) -> None:
+        """Kill whatever is left of the group, also when its leader is already gone."""
+        if self.process is not None:
+            _signal_group(self.process.pid, signal.SIGKILL)
+
+    def last_lines(self, count: int = 15) -> str:
+        """The end of its log, for an error message."""
+        if not self.log_path.exists():
+            return ""
+        return "\n".join(self.log_path.read_text(errors="replace").splitlines()[-count:])
+
+
+def _die_with_parent() -> None:
+    if _libc is not None:
+        _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def _signal_group(group: int, number: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, number)

@@ -1,0 +1,286 @@
+"""Orders to one engine: list, load, unload, prove adapters; ask with fixed weights; typed errors.
+
+Stateless and free of the gateway, so a worker can use it: ``async with open_control(…) as control``.
+
+Facts it rests on (vLLM 0.32, tried): loading twice under one name answers 400, so whether an
+adapter is there is read from the listing and never from an error's words; unloading only removes
+the name, and requests in flight finish on the weights they began with.
+"""
+
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from server.core.errors import (
+    AdapterNotProven,
+    AdapterRefused,
+    EngineError,
+    EngineUnavailable,
+)
+from server.core.settings import EngineSettings
+from server.engine.client import EngineClient
+from server.engine.sse import CompletionAssembler, error_message
+
+QUESTION_TIMEOUT_S = 5.0
+"""For what the engine answers without generating."""
+
+PROOF_PROMPTS = (
+    "Hello.",
+    "What is the capital of France?",
+    "Tell me something that you have learnt.",
+    "1, 2, 3,",
+)
+"""Read with and without the adapter; one whose answer differs is proof enough."""
+
+PROOF_THRESHOLD = 1e-4
+"""Smallest difference of a log-probability that counts as one (nats)."""
+
+TOP_LOGPROBS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class ListedModel:
+    """One entry of the engine's own list."""
+
+    name: str
+    root: str
+    """Folder it was loaded from."""
+    parent: str | None
+    """The base model's name; None for the base model itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatReply:
+    """One generated reply."""
+
+    text: str
+    finish_reason: str | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+
+
+class EngineControl:
+    """Orders over one client. Every method raises EngineUnavailable when the engine is silent."""
+
+    def __init__(self, client: EngineClient, settings: EngineSettings) -> None:
+        self.client = client
+        self._settings = settings
+
+    async def health(self) -> None:
+        """Return if the engine says that it is well.
+
+        Raises:
+            EngineUnavailable: it does not, or says nothing.
+        """
+        async with self.client.request("GET", "/health", timeout_s=QUESTION_TIMEOUT_S) as answer:
+            if answer.status != 200:
+                raise EngineUnavailable(f"its health check answers {answer.status}")
+
+    async def version(self) -> str:
+        """vLLM's version, such as ``0.32.0``."""
+        return str((await self._get("/version")).get("version", ""))
+
+    async def models(self) -> list[ListedModel]:
+        """What the engine holds now, the base model first."""
+        entries = (await self._get("/v1/models")).get("data", [])
+        return [ListedModel(e["id"], e.get("root") or "", e.get("parent")) for e in entries]
+
+    async def metrics(self) -> str:
+        """Prometheus text."""
+        status, body = await self._exchange("GET", "/metrics", timeout_s=QUESTION_TIMEOUT_S)
+        return body.decode(errors="replace") if status == 200 else ""
+
+    async def load_adapter(self, engine_name: str, path: str) -> None:
+        """Have the engine hold the artifact at ``path``; if it does already, that is fine.
+
+        Raises:
+            AdapterRefused: the engine will not take it, or holds other files under that name.
+        """
+        order = {"lora_name": engine_name, "lora_path": path}
+        status, body = await self._exchange(
+            "POST", "/v1/load_lora_adapter", order, timeout_s=self._settings.load_timeout_s
+        )
+        if status == 200:
+            return
+        listed = {model.name: model for model in await self.models()}
+        if engine_name not in listed:
+            raise AdapterRefused(engine_name, _message(status, body))
+        if listed[engine_name].root != path:
+            held = listed[engine_name].root
+            raise AdapterRefused(engine_name, f"it holds {held} under that name, not {path}")
+
+    async def unload_adapter(self, engine_name: str) -> None:
+        """Have the engine forget a name; if it does not know it, that is fine."""
+        status, body = await self._exchange(
+            "POST",
+            "/v1/unload_lora_adapter",
+            {"lora_name": engine_name},
+            timeout_s=self._settings.load_timeout_s,
+        )
+        if status == 200 or engine_name not in {model.name for model in await self.models()}:
+            return
+        raise EngineError(f"The engine does not unload {engine_name}: {_message(status, body)}")
+
+    async def has_load_route(self) -> bool:
+        """Whether adapters can be loaded at run time.
+
+        An empty order is refused with 400 where the route exists; without it, the answer is 404.
+        """
+        status, _ = await self._exchange(
+            "POST", "/v1/load_lora_adapter", {}, timeout_s=QUESTION_TIMEOUT_S
+        )
+        return status != 404
+
+    async def chat(
+        self,
+        model: str,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        timeout_s: float | None = None,
+        **parameters: Any,
+    ) -> ChatReply:
+        """One reply from the weights named, with OpenAI's parameters (``max_tokens``, …).
+
+        ``priority`` above 0 lets everything of lower priority go first.
+
+        Raises:
+            EngineError: the engine answered with an error.
+        """
+        body = await self._chat(model, messages, timeout_s=timeout_s, **parameters)
+        assembler = CompletionAssembler()
+        assembler.feed_body(body)
+        reply = assembler.result()
+        return ChatReply(
+            reply.text, reply.finish_reason, reply.prompt_tokens, reply.completion_tokens
+        )
+
+    async def top_logprobs(self, model: str, prompt: str) -> dict[str, float]:
+        """Log-probabilities (nats) of the likeliest next tokens of a reply to ``prompt``."""
+        body = await self._chat(
+            model,
+            [{"role": "user", "content": prompt}],
+            timeout_s=self._settings.load_timeout_s,
+            max_tokens=1,
+            temperature=0,
+            logprobs=True,
+            top_logprobs=TOP_LOGPROBS,
+        )
+        payload = _json(body)
+        try:
+            entries = payload["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+            return {entry["token"]: float(entry["logprob"]) for entry in entries}
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise EngineError(f"The engine gives no log-probabilities for {model}.") from error
+
+    async def prove_adapter(
+        self,
+        engine_name: str,
+        base_engine_name: str,
+        prompts: Sequence[str] = PROOF_PROMPTS,
+    ) -> float:
+        """Make sure that the engine answers with these weights and not with the base's.
+
+        It must be listed; the next-token log-probabilities of at least one prompt must differ from
+        the base model's, by more than the base model differs from itself when asked again; and a
+        first reply is generated, so that no user waits for the engine's warm-up.
+
+        Returns:
+            The largest difference seen (nats; infinite when another token became likely).
+
+        Raises:
+            AdapterNotProven: one of these fails; says which.
+        """
+        listed = {model.name: model for model in await self.models()}
+        if engine_name not in listed:
+            raise AdapterNotProven(engine_name, "it is not in the engine's list")
+        if base_engine_name not in listed:
+            raise AdapterNotProven(engine_name, f"the engine has no {base_engine_name}")
+        largest = 0.0
+        for prompt in prompts:
+            base = await self.top_logprobs(base_engine_name, prompt)
+            noise = _distance(base, await self.top_logprobs(base_engine_name, prompt))
+            distance = _distance(base, await self.top_logprobs(engine_name, prompt))
+            largest = max(largest, distance)
+            if distance > max(PROOF_THRESHOLD, 2 * noise):
+                await self._warm_up(engine_name, prompt)
+                return largest
+        why = (
+            f"its log-probabilities on {len(prompts)} prompts differ from the base model's "
+            f"by {largest:.1e} at most, as if it were not there"
+        )
+        raise AdapterNotProven(engine_name, why)
+
+    async def _warm_up(self, engine_name: str, prompt: str) -> None:
+        messages = [{"role": "user", "content": prompt}]
+        timeout_s = self._settings.load_timeout_s
+        reply = await self.chat(engine_name, messages, max_tokens=4, timeout_s=timeout_s)
+        if not reply.completion_tokens:
+            raise AdapterNotProven(engine_name, "its first reply was empty")
+
+    async def _chat(
+        self,
+        model: str,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        timeout_s: float | None,
+        **parameters: Any,
+    ) -> bytes:
+        order = {"model": model, "messages": list(messages), **parameters}
+        status, body = await self._exchange(
+            "POST", "/v1/chat/completions", order, timeout_s=timeout_s
+        )
+        if status != 200:
+            raise EngineError(f"The engine refuses to chat as {model}: {_message(status, body)}")
+        return body
+
+    async def _get(self, path: str) -> dict[str, Any]:
+        status, body = await self._exchange("GET", path, timeout_s=QUESTION_TIMEOUT_S)
+        if status != 200:
+            raise EngineError(f"The engine answers {path} with {_message(status, body)}")
+        return _json(body)
+
+    async def _exchange(
+        self,
+        method: str,
+        path: str,
+        order: Mapping[str, Any] | None = None,
+        *,
+        timeout_s: float | None,
+    ) -> tuple[int, bytes]:
+        request = self.client.request(method, path, body=order, timeout_s=timeout_s)
+        async with request as answer:
+            return answer.status, await answer.read()
+
+
+@asynccontextmanager
+async def open_control(settings: EngineSettings, url: str) -> AsyncIterator[EngineControl]:
+    """A control with a client of its own, closed at the end; for workers and the command line."""
+    async with EngineClient(settings, url) as client:
+        yield EngineControl(client, settings)
+
+
+def _distance(one: Mapping[str, float], other: Mapping[str, float]) -> float:
+    """Largest difference over the tokens both list; infinite when the likeliest tokens differ."""
+    shared = one.keys() & other.keys()
+    if not shared or max(one, key=one.__getitem__) not in other:
+        return float("inf")
+    return max(abs(one[token] - other[token]) for token in shared)
+
+
+def _json(body: bytes) -> dict[str, Any]:
+    try:
+        payload = json.loads(body)
+    except ValueError as error:
+        raise EngineError("The engine's answer is not JSON; is that address vLLM?") from error
+    if not isinstance(payload, dict):
+        raise EngineError("The engine's answer is not an object; is that address vLLM?")
+    return payload
+
+
+def _message(status: int, body: bytes) -> str:
+    try:
+        return f"{status}: {error_message(_json(body))}"
+    except EngineError:
+        return f"{status}: {body[:200].decode(errors='replace')}"

@@ -1,0 +1,146 @@
+"""From the model name a client asked for to the name of the weights in the engine. Pure.
+
+The public names of a line ``smollm2``: ``smollm2`` (its champion), ``smollm2@base``,
+``smollm2@v7``, ``smollm2@champion`` or any other alias, and an engine name that a reply carried,
+``smollm2@v7.3fa94c1b``, which pins those very weights.
+
+Not covered: whether the engine has the weights loaded. A route is what *must* answer; the runtime
+makes sure that it does, and nothing ever answers in its place.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from server.core.errors import ModelNotFound, VersionNotServable
+
+BASE = "base"
+CHAMPION = "champion"
+SERVABLE = "servable"
+CANDIDATE = "candidate"
+
+_VERSION = re.compile(r"v([1-9][0-9]{0,8})(?:\.([0-9a-f]{8}))?")
+_WHY_NOT = {
+    CANDIDATE: "its exam is not over",
+    "rejected": "it did not pass the gate",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class VersionRoute:
+    """One version of a line, as routing sees it."""
+
+    number: int
+    engine_name: str
+    path: str
+    """Absolute folder of the artifact, as the engine must see it."""
+    status: str
+    digest: str
+    is_resident: bool
+    """Whether the engine is wanted to hold it."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterRoutes:
+    """One line: its aliases (None is the base model) and its versions by number."""
+
+    name: str
+    base_engine_name: str
+    aliases: Mapping[str, int | None]
+    versions: Mapping[int, VersionRoute]
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingSnapshot:
+    """Every line at one moment. A request reads one snapshot, once."""
+
+    revision: int = 0
+    adapters: Mapping[str, AdapterRoutes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The weights that must answer one request."""
+
+    adapter: str
+    version_name: str
+    """Public name, such as ``smollm2@v7`` or ``smollm2@base``."""
+    engine_name: str
+    """What the engine calls the same weights."""
+    number: int | None
+    """None for the base model."""
+    path: str | None
+    """Where the artifact lies; None for the base model."""
+
+
+def resolve(snapshot: RoutingSnapshot, requested: str) -> Route:
+    """The weights that ``requested`` names.
+
+    Raises:
+        ModelNotFound: no such line, alias or version; the message says what there is.
+        VersionNotServable: the version exists and did not pass the gate, or not yet.
+    """
+    name, _, selector = requested.partition("@")
+    routes = snapshot.adapters.get(name)
+    if routes is None or requested == f"{name}@":
+        raise ModelNotFound(requested, _models_remedy(snapshot))
+    if selector == BASE:
+        return _base(routes)
+    if match := _VERSION.fullmatch(selector):
+        return _pinned(routes, requested, int(match[1]), match[2])
+    alias = selector or CHAMPION
+    if alias not in routes.aliases:
+        raise ModelNotFound(requested, _line_remedy(routes))
+    number = routes.aliases[alias]
+    return _base(routes) if number is None else _pinned(routes, requested, number, None)
+
+
+def public_models(snapshot: RoutingSnapshot) -> dict[str, Route]:
+    """Every public name that answers now, in listing order, with what it resolves to."""
+    models: dict[str, Route] = {}
+    for routes in snapshot.adapters.values():
+        servable = [v.number for v in routes.versions.values() if v.status == SERVABLE]
+        names = [routes.name, f"{routes.name}@{BASE}"]
+        names += [f"{routes.name}@v{number}" for number in sorted(servable, reverse=True)]
+        for name in names:
+            try:
+                models[name] = resolve(snapshot, name)
+            except (ModelNotFound, VersionNotServable):  # a line without a servable champion
+                continue
+    return models
+
+
+def _base(routes: AdapterRoutes) -> Route:
+    name = routes.base_engine_name
+    return Route(routes.name, f"{routes.name}@{BASE}", name, number=None, path=None)
+
+
+def _pinned(routes: AdapterRoutes, requested: str, number: int, digest: str | None) -> Route:
+    version = routes.versions.get(number)
+    if version is None:
+        raise ModelNotFound(requested, _line_remedy(routes))
+    if digest is not None and not version.digest.startswith(digest):
+        raise ModelNotFound(
+            requested, f"The weights of {routes.name}@v{number} have another digest."
+        )
+    if version.status != SERVABLE:
+        why = _WHY_NOT.get(version.status, f"it is {version.status}")
+        raise VersionNotServable(routes.name, number, why)
+    return Route(routes.name, f"{routes.name}@v{number}", version.engine_name, number, version.path)
+
+
+def _models_remedy(snapshot: RoutingSnapshot) -> str:
+    if not snapshot.adapters:
+        return "No model is set up yet: start the server with `everlearn up`."
+    return f"There is {_listed(list(snapshot.adapters))}; GET /v1/models lists every name."
+
+
+def _line_remedy(routes: AdapterRoutes) -> str:
+    servable = sorted(v.number for v in routes.versions.values() if v.status == SERVABLE)
+    selectors = [*sorted(routes.aliases), BASE, *(f"v{number}" for number in servable[-5:])]
+    names = [routes.name, *(f"{routes.name}@{selector}" for selector in selectors)]
+    return f"There is {_listed(names)}; GET /v1/models lists every name."
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:-1]) + (" and " if len(names) > 1 else "") + names[-1]

@@ -1,0 +1,189 @@
+"""Documents: accept once, chunk, and keep the questions about them."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from adapters.types import ExamItem, ItemKind, build_item
+from server.core.clock import new_id
+from server.core.errors import DocumentEmpty, DocumentNotText, RowNotFound
+from server.core.queue import INGEST_DOCUMENT, Queue
+from server.db import AdapterVersion, Chunk, Document, DocumentState, ExamQuestion, RunDocument
+from server.db.session import after_commit
+
+Question = tuple[str, tuple[str, ...]]
+
+_TITLE_CHARS = 500
+
+
+def accept_document(
+    session: Session,
+    text: str,
+    *,
+    title: str | None = None,
+    questions: Iterable[Question] = (),
+    created_by: str,
+    queue: Queue,
+) -> tuple[Document, bool]:
+    """Store a text, unless it is here already; True when it is new.
+
+    The id follows from the text alone, so sending it twice is safe. Questions sent along are added
+    to those already there, and are only ever asked, never trained on.
+
+    Raises:
+        DocumentEmpty: nothing but white space.
+        DocumentNotText: control characters of a binary file.
+    """
+    text = _checked_text(text)
+    content_hash = "b2:" + hashlib.blake2b(text.encode(), digest_size=32).hexdigest()
+    document = session.scalar(select(Document).where(Document.content_hash == content_hash))
+    is_new = document is None
+    if document is None:
+        document = Document(
+            id="doc_" + content_hash[3:35],
+            content_hash=content_hash,
+            title=(title or _first_line(text))[:_TITLE_CHARS],
+            text=text,
+            size_bytes=len(text.encode()),
+            created_by=created_by,
+            state=DocumentState.RECEIVED,
+        )
+        session.add(document)
+        session.flush()
+        document_id = document.id
+        after_commit(session, lambda: queue.send(INGEST_DOCUMENT, document_id))
+    items = [
+        build_item(ItemKind.USER, document.id, prompt=question, answers=answers)
+        for question, answers in questions
+    ]
+    add_exam_questions(session, document.id, exam=items, train=[])
+    return document, is_new
+
+
+def store_chunks(session: Session, document_id: str, chunks: Sequence[str]) -> None:
+    """Keep the pieces of a document and mark it ready to learn; doing it twice changes nothing."""
+    document = get_document(session, document_id)
+    if document.state != DocumentState.RECEIVED:
+        return
+    session.add_all(
+        Chunk(document_id=document_id, position=position, text=text)
+        for position, text in enumerate(chunks)
+    )
+    document.state = DocumentState.READY
+
+
+def add_exam_questions(
+    session: Session, document_id: str, *, exam: Iterable[ExamItem], train: Iterable[ExamItem]
+) -> None:
+    """Store questions with their split; a question already there keeps the split it has."""
+    known = set(
+        session.scalars(select(ExamQuestion.item_id).where(ExamQuestion.document_id == document_id))
+    )
+    for split, items in (("exam", exam), ("train", train)):
+        for item in items:
+            if item.id in known:
+                continue
+            known.add(item.id)
+            session.add(
+                ExamQuestion(
+                    id=new_id("que"),
+                    item_id=item.id,
+                    document_id=document_id,
+                    kind=item.kind,
+                    split=split,
+                    prompt=item.prompt,
+                    answers=list(item.answers),
+                )
+            )
+
+
+def exam_items(session: Session, document_ids: Sequence[str], *, split: str) -> list[ExamItem]:
+    """The questions of these documents on one side of the split, in a stable order."""
+    rows = session.scalars(
+        select(ExamQuestion)
+        .where(ExamQuestion.document_id.in_(document_ids), ExamQuestion.split == split)
+        .order_by(ExamQuestion.document_id, ExamQuestion.item_id)
+    )
+    return [
+        ExamItem(
+            id=row.item_id,
+            kind=ItemKind(row.kind),
+            document_id=row.document_id,
+            prompt=row.prompt,
+            answers=tuple(row.answers),
+        )
+        for row in rows
+    ]
+
+
+def get_document(session: Session, document_id: str) -> Document:
+    document = session.get(Document, document_id)
+    if document is None:
+        raise RowNotFound("document", document_id, "List them: GET /api/v1/documents.")
+    return document
+
+
+def list_documents(session: Session, *, limit: int = 100) -> Sequence[Document]:
+    """Newest first."""
+    statement = select(Document).order_by(Document.created_at.desc(), Document.id).limit(limit)
+    return session.scalars(statement).all()
+
+
+def live_documents(session: Session) -> Sequence[Document]:
+    """What a run learns: every document that has been chunked, oldest first."""
+    return session.scalars(
+        select(Document)
+        .where(Document.state != DocumentState.RECEIVED)
+        .order_by(Document.created_at, Document.id)
+    ).all()
+
+
+def chunks_of(session: Session, document_id: str) -> list[str]:
+    return list(
+        session.scalars(
+            select(Chunk.text).where(Chunk.document_id == document_id).order_by(Chunk.position)
+        )
+    )
+
+
+def set_states(session: Session, document_ids: Iterable[str], state: DocumentState) -> None:
+    for document_id in document_ids:
+        get_document(session, document_id).state = state
+
+
+def versions_that_saw(session: Session, document_id: str) -> Sequence[AdapterVersion]:
+    """The lineage of a document forward: every version trained on it."""
+    return session.scalars(
+        select(AdapterVersion)
+        .join(RunDocument, RunDocument.run_id == AdapterVersion.run_id)
+        .where(RunDocument.document_id == document_id)
+        .order_by(AdapterVersion.number)
+    ).all()
+
+
+def counts(session: Session, document_id: str) -> tuple[int, int]:
+    """How many chunks, and how many exam questions, a document has."""
+    chunks = select(func.count()).where(Chunk.document_id == document_id)
+    questions = select(func.count()).where(
+        ExamQuestion.document_id == document_id, ExamQuestion.split == "exam"
+    )
+    return session.scalar(chunks) or 0, session.scalar(questions) or 0
+
+
+def _checked_text(text: str) -> str:
+    text = text.replace("\r\n", "\n").strip("\ufeff")
+    if not text.strip():
+        raise DocumentEmpty("The document is empty. Send some text.", "text")
+    if any(ord(char) < 32 and char not in "\n\t\f\r" for char in text):
+        raise DocumentNotText(
+            "The document holds control characters, as a binary file does. "
+            "Send its text: UTF-8, without NUL bytes.",
+            "text",
+        )
+    return text
+
+
+def _first_line(text: str) -> str:
+    return text.strip().splitlines()[0].lstrip("# ").strip() or "Untitled"

@@ -1,0 +1,39 @@
+"""Exams: keep both answers to every question, and the gate's decision."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from server.core.clock import new_id
+from server.db import AdapterVersion, Evaluation, EvaluationResult
+
+
+def record(
+    session: Session,
+    *,
+    run_id: str,
+    version: AdapterVersion,
+    champion: AdapterVersion | None,
+    verdict: str,
+    decision: dict[str, Any],
+    results: Iterable[dict[str, Any]],
+) -> Evaluation:
+    """Store an exam; ``results`` carry the columns of EvaluationResult but its evaluation."""
+    evaluation = Evaluation(
+        id=new_id("eva"),
+        run_id=run_id,
+        version_id=version.id,
+        champion_version_id=champion.id if champion else None,
+        verdict=verdict,
+        decision=decision,
+    )
+    session.add(evaluation)
+    session.flush()
+    session.add_all(EvaluationResult(evaluation_id=evaluation.id, **row) for row in results)
+    return evaluation
+
+
+def of_version(session: Session, version: AdapterVersion) -> Evaluation | None:
+    return session.scalar(select(Evaluation).where(Evaluation.version_id == version.id))

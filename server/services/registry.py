@@ -1,0 +1,207 @@
+"""Adapter lines and their versions: register, look up, and the picture that routing works from."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from server.core.clock import new_id
+from server.core.errors import InvalidRequest, RowNotFound
+from server.db import Adapter, AdapterVersion, Alias, AliasEvent, RunDocument, VersionStatus
+from server.engine.routing import AdapterRoutes, RoutingSnapshot, VersionRoute
+
+CHAMPION = "champion"
+BASE = "base"
+
+
+def base_engine_name(adapter: str) -> str:
+    """What the engine calls the untouched base model of a line."""
+    return f"{adapter}@{BASE}"
+
+
+def version_name(adapter: str, number: int | None) -> str:
+    """The public name of a version; None is the base model."""
+    return base_engine_name(adapter) if number is None else f"{adapter}@v{number}"
+
+
+def engine_name(adapter: str, version: AdapterVersion) -> str:
+    """What the engine calls a version: never used twice, so no cache can mix two versions up."""
+    return f"{adapter}@v{version.number}.{version.digest[:8]}"
+
+
+def get_adapter(session: Session, name: str) -> Adapter:
+    adapter = session.scalar(select(Adapter).where(Adapter.name == name))
+    if adapter is None:
+        raise RowNotFound("adapter", name, "List them: `everlearn adapters`.")
+    return adapter
+
+
+def list_adapters(session: Session) -> Sequence[Adapter]:
+    return session.scalars(select(Adapter).order_by(Adapter.name)).all()
+
+
+def get_version(session: Session, adapter: Adapter, wanted: str | int) -> AdapterVersion | None:
+    """A version by number, ``v7``, ``smollm2@v7``; None for ``base``.
+
+    Raises:
+        InvalidRequest: not the name of a version.
+        RowNotFound: no such version.
+    """
+    text = str(wanted).strip().removeprefix(f"{adapter.name}@")
+    if text == BASE:
+        return None
+    number = text.removeprefix("v")
+    if not number.isdecimal():
+        raise InvalidRequest(
+            f"{wanted!r} is not a version: say v3, 3, {adapter.name}@v3 or base.", "version"
+        )
+    version = session.scalar(
+        select(AdapterVersion).where(
+            AdapterVersion.adapter_id == adapter.id, AdapterVersion.number == int(number)
+        )
+    )
+    if version is None:
+        latest = next_number(session, adapter) - 1
+        has = f"{adapter.name} has v1 to v{latest}." if latest else f"{adapter.name} has none yet."
+        raise RowNotFound("version", f"{adapter.name}@v{number}", has)
+    return version
+
+
+def next_number(session: Session, adapter: Adapter) -> int:
+    highest = session.scalar(
+        select(func.max(AdapterVersion.number)).where(AdapterVersion.adapter_id == adapter.id)
+    )
+    return (highest or 0) + 1
+
+
+def version_of_run(session: Session, run_id: str) -> AdapterVersion | None:
+    """The version a run has registered, if it came that far."""
+    return session.scalar(select(AdapterVersion).where(AdapterVersion.run_id == run_id))
+
+
+def register_version(
+    session: Session,
+    adapter: Adapter,
+    *,
+    number: int,
+    run_id: str,
+    path: Path,
+    digest: str,
+    manifest: dict[str, Any],
+) -> AdapterVersion:
+    """Enter a finished artifact as a candidate; the database refuses a second one for the run."""
+    version = AdapterVersion(
+        id=new_id("ver"),
+        adapter_id=adapter.id,
+        number=number,
+        parent_id=None,  # trained from the clean base, always (methods.md 8.2)
+        run_id=run_id,
+        status=VersionStatus.CANDIDATE,
+        path=str(path),
+        digest=digest,
+        manifest=manifest,
+    )
+    session.add(version)
+    session.flush()
+    touch(adapter)
+    return version
+
+
+def set_status(session: Session, version: AdapterVersion, status: VersionStatus) -> None:
+    """Open a version to serving, or close it."""
+    version.status = status
+    adapter = session.get(Adapter, version.adapter_id)
+    if adapter is not None:
+        touch(adapter)
+
+
+def touch(adapter: Adapter) -> None:
+    """Tell the gateways that something they route by has changed."""
+    adapter.revision += 1
+
+
+def aliases_of(session: Session, adapter: Adapter) -> dict[str, AdapterVersion | None]:
+    rows = session.execute(
+        select(Alias.name, AdapterVersion)
+        .outerjoin(AdapterVersion, AdapterVersion.id == Alias.version_id)
+        .where(Alias.adapter_id == adapter.id)
+        .order_by(Alias.name)
+    )
+    return {row[0]: row[1] for row in rows}
+
+
+def versions_of(session: Session, adapter: Adapter) -> Sequence[AdapterVersion]:
+    """Oldest first."""
+    return session.scalars(
+        select(AdapterVersion)
+        .where(AdapterVersion.adapter_id == adapter.id)
+        .order_by(AdapterVersion.number)
+    ).all()
+
+
+def events_of(session: Session, adapter: Adapter, *, limit: int = 50) -> Sequence[AliasEvent]:
+    """Newest first."""
+    return session.scalars(
+        select(AliasEvent)
+        .where(AliasEvent.adapter_id == adapter.id)
+        .order_by(AliasEvent.id.desc())
+        .limit(limit)
+    ).all()
+
+
+def documents_of(session: Session, version: AdapterVersion | None) -> set[str]:
+    """The documents a version was trained on; none for the base model."""
+    if version is None:
+        return set()
+    return set(
+        session.scalars(select(RunDocument.document_id).where(RunDocument.run_id == version.run_id))
+    )
+
+
+def snapshot_revision(session: Session) -> int:
+    """A number that differs after every change that routing must see."""
+    return session.scalar(select(func.coalesce(func.sum(Adapter.revision), 0))) or 0
+
+
+def snapshot(session: Session, *, resident_versions: int) -> RoutingSnapshot:
+    """Everything the gateway needs to choose weights for a request.
+
+    Desired in the engine are the newest ``resident_versions`` servable versions of each line, and
+    whatever an alias points at: the version before the champion is there, so a rollback loads
+    nothing.
+    """
+    return RoutingSnapshot(
+        revision=snapshot_revision(session),
+        adapters={
+            adapter.name: _routes(session, adapter, resident_versions)
+            for adapter in list_adapters(session)
+        },
+    )
+
+
+def _routes(session: Session, adapter: Adapter, resident_versions: int) -> AdapterRoutes:
+    versions = versions_of(session, adapter)
+    aliases = {
+        name: version.number if version else None
+        for name, version in aliases_of(session, adapter).items()
+    }
+    servable = [v.number for v in versions if v.status == VersionStatus.SERVABLE]
+    resident = {*servable[-resident_versions:], *aliases.values()}
+    return AdapterRoutes(
+        name=adapter.name,
+        base_engine_name=base_engine_name(adapter.name),
+        aliases=aliases,
+        versions={
+            version.number: VersionRoute(
+                number=version.number,
+                engine_name=engine_name(adapter.name, version),
+                path=version.path,
+                status=version.status,
+                digest=version.digest,
+                is_resident=version.number in resident,
+            )
+            for version in versions
+        },
+    )

@@ -1,0 +1,268 @@
+"""The life of a run: queued → running → succeeded, failed or cancelled.
+
+Every change is a compare-and-set on status and attempt, so two workers with the same message, or a
+worker that was thought dead, cannot both own a run (design 2.5).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import and_, func, or_, select, update
+from sqlalchemy.orm import Session
+
+from server.core.clock import new_id, utc_now
+from server.core.errors import LeaseLost, NothingToLearn, RowNotFound, RunNotCancellable
+from server.core.queue import RUN_ADAPTATION, Queue
+from server.db import AdaptationRun, Adapter, DocumentState, RunDocument, RunEvent, RunStatus
+from server.db.session import after_commit
+from server.services import documents
+
+OPEN = (RunStatus.QUEUED, RunStatus.RUNNING)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Proof that a worker owns a run; the attempt is the fencing token."""
+
+    run_id: str
+    attempt: int
+
+
+def queue_run(
+    session: Session,
+    adapter: Adapter,
+    *,
+    method: str,
+    config: dict[str, Any],
+    requested_by: str,
+    queue: Queue,
+    policy_id: str | None = None,
+) -> tuple[AdaptationRun, bool]:
+    """Ask for a run over all live documents; an open run of the line is returned instead.
+
+    Raises:
+        NothingToLearn: there is no document.
+    """
+    if open_run := session.scalar(
+        select(AdaptationRun).where(
+            AdaptationRun.adapter_id == adapter.id, AdaptationRun.status.in_(OPEN)
+        )
+    ):
+        return open_run, False
+    if not documents.list_documents(session, limit=1):
+        raise NothingToLearn(adapter.name)
+    run = AdaptationRun(
+        id=new_id("run"),
+        adapter_id=adapter.id,
+        policy_id=policy_id,
+        method=method,
+        config=config,
+        requested_by=requested_by,
+        status=RunStatus.QUEUED,
+    )
+    session.add(run)
+    session.flush()
+    run_id = run.id
+    after_commit(session, lambda: queue.send(RUN_ADAPTATION, run_id))
+    return run, True
+
+
+def claim(
+    session: Session, run_id: str, *, worker: str, lease: timedelta, now: datetime | None = None
+) -> Claim | None:
+    """Take a queued run, or one whose worker has fallen silent; None when it is not to be had."""
+    now = now or utc_now()
+    claimed = session.execute(
+        update(AdaptationRun)
+        .where(AdaptationRun.id == run_id, _is_claimable(now - lease))
+        .values(
+            status=RunStatus.RUNNING,
+            worker=worker,
+            attempt=AdaptationRun.attempt + 1,
+            heartbeat_at=now,
+            started_at=func.coalesce(AdaptationRun.started_at, now),
+            stage=None,
+            done=0,
+            total=0,
+        )
+        .execution_options(synchronize_session=False)
+        .returning(AdaptationRun.attempt)
+    ).one_or_none()
+    if claimed is None:
+        return None
+    attempt: int = claimed[0]
+    add_event(session, run_id, attempt, "claimed", worker=worker)
+    return Claim(run_id, attempt)
+
+
+def take_documents(session: Session, owned: Claim) -> list[str]:
+    """Fix what the run learns: all live documents, the first time it is asked."""
+    taken = documents_of(session, owned.run_id)
+    if not taken:
+        taken = [document.id for document in documents.live_documents(session)]
+        session.add_all(
+            RunDocument(run_id=owned.run_id, document_id=document_id) for document_id in taken
+        )
+    documents.set_states(session, taken, DocumentState.LEARNING)
+    return taken
+
+
+def heartbeat(
+    session: Session,
+    owned: Claim,
+    *,
+    stage: str | None,
+    done: int = 0,
+    total: int = 0,
+    now: datetime | None = None,
+) -> bool:
+    """Say that the run is alive and where it is. True when somebody asked to cancel it.
+
+    Raises:
+        LeaseLost: the run belongs to another worker by now.
+    """
+    row = session.execute(
+        _owned_update(owned)
+        .values(heartbeat_at=now or utc_now(), stage=stage, done=done, total=total)
+        .returning(AdaptationRun.cancel_requested_at)
+    ).one_or_none()
+    if row is None:
+        raise LeaseLost(owned.run_id, owned.attempt)
+    return row[0] is not None
+
+
+def finish(
+    session: Session,
+    owned: Claim,
+    *,
+    status: RunStatus,
+    verdict: str | None = None,
+    report: dict[str, Any] | None = None,
+    error: str | None = None,
+) -> None:
+    """Close a run and say of its documents whether they were learnt.
+
+    Raises:
+        LeaseLost: the run belongs to another worker by now; nothing is changed.
+    """
+    row = session.execute(
+        _owned_update(owned)
+        .values(
+            status=status,
+            verdict=verdict,
+            report=report or {},
+            error=error,
+            finished_at=utc_now(),
+        )
+        .returning(AdaptationRun.id)
+    ).one_or_none()
+    if row is None:
+        raise LeaseLost(owned.run_id, owned.attempt)
+    _close_documents(session, owned.run_id, is_learnt=verdict == "promote")
+    add_event(session, owned.run_id, owned.attempt, status, verdict=verdict, error=error)
+
+
+def request_cancel(session: Session, run_id: str) -> AdaptationRun:
+    """Stop a run: a queued one at once, a running one at its worker's next heartbeat."""
+    run = get_run(session, run_id)
+    if run.status not in OPEN:
+        raise RunNotCancellable(run_id, run.status)
+    run.cancel_requested_at = run.cancel_requested_at or utc_now()
+    if run.status == RunStatus.QUEUED:
+        run.status = RunStatus.CANCELLED
+        run.finished_at = utc_now()
+        add_event(session, run.id, run.attempt, RunStatus.CANCELLED)
+    return run
+
+
+def sweep(
+    session: Session,
+    *,
+    lease: timedelta,
+    max_attempts: int,
+    queue: Queue,
+    now: datetime | None = None,
+) -> list[str]:
+    """Send the message of every claimable run again; fail those that killed too many workers."""
+    statement = (
+        select(AdaptationRun)
+        .where(_is_claimable((now or utc_now()) - lease))
+        .order_by(AdaptationRun.id)
+    )
+    sent = []
+    for run in session.scalars(statement).all():
+        if run.attempt >= max_attempts:
+            finish(
+                session,
+                Claim(run.id, run.attempt),
+                status=RunStatus.FAILED,
+                error=f"{run.attempt} workers died or fell silent at it; see the worker's log.",
+            )
+            continue
+        run_id = run.id
+        after_commit(session, lambda run_id=run_id: queue.send(RUN_ADAPTATION, run_id))  # type: ignore[misc]
+        sent.append(run_id)
+    return sent
+
+
+def add_event(session: Session, run_id: str, attempt: int, kind: str, **data: Any) -> None:
+    """Append a line to the run's history."""
+    session.add(RunEvent(id=new_id("rev"), run_id=run_id, attempt=attempt, kind=kind, data=data))
+
+
+def get_run(session: Session, run_id: str) -> AdaptationRun:
+    run = session.get(AdaptationRun, run_id)
+    if run is None:
+        raise RowNotFound("run", run_id, "List them: `everlearn runs`.")
+    return run
+
+
+def list_runs(
+    session: Session, *, document_id: str | None = None, limit: int = 50
+) -> Sequence[AdaptationRun]:
+    """Newest first, optionally those that saw one document."""
+    statement = select(AdaptationRun).order_by(AdaptationRun.id.desc()).limit(limit)
+    if document_id is not None:
+        statement = statement.join(RunDocument, RunDocument.run_id == AdaptationRun.id).where(
+            RunDocument.document_id == document_id
+        )
+    return session.scalars(statement).all()
+
+
+def documents_of(session: Session, run_id: str) -> list[str]:
+    return list(
+        session.scalars(
+            select(RunDocument.document_id)
+            .where(RunDocument.run_id == run_id)
+            .order_by(RunDocument.document_id)
+        )
+    )
+
+
+def _is_claimable(silent_since: datetime) -> Any:
+    return or_(
+        AdaptationRun.status == RunStatus.QUEUED,
+        and_(
+            AdaptationRun.status == RunStatus.RUNNING,
+            AdaptationRun.heartbeat_at < silent_since,
+        ),
+    )
+
+
+def _owned_update(owned: Claim) -> Any:
+    return (
+        update(AdaptationRun)
+        .where(
+            AdaptationRun.id == owned.run_id,
+            AdaptationRun.status == RunStatus.RUNNING,
+            AdaptationRun.attempt == owned.attempt,
+        )
+        .execution_options(synchronize_session=False)
+    )
+
+
+def _close_documents(session: Session, run_id: str, *, is_learnt: bool) -> None:
+    state = DocumentState.LEARNT if is_learnt else DocumentState.NOT_LEARNT
+    documents.set_states(session, documents_of(session, run_id), state)

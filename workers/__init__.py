@@ -1,0 +1,1 @@
+"""The glue: Celery tasks that load rows, call `adapters`, save rows. Holds no rule and no maths."""

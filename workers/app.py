@@ -1,0 +1,30 @@
+"""The Celery application: `celery -A workers.app worker -Q train` and `-Q light`, `… beat`."""
+
+from typing import Any
+
+from celery import signals
+
+from server.core.logging import configure_logging
+from server.core.queue import TICK, build_celery
+from server.core.settings import Settings
+from workers.context import redis_url
+
+_settings = Settings()
+
+app = build_celery(
+    redis_url(_settings),
+    include=("workers.adaptation", "workers.ingest", "workers.schedule"),
+    beat_schedule={
+        TICK: {
+            "task": TICK,
+            "schedule": _settings.learning.tick_s,
+            # A tick that nobody took in time is worthless: the next one does the same.
+            "options": {"expires": 2 * _settings.learning.tick_s},
+        }
+    },
+)
+
+
+@signals.setup_logging.connect
+def _configure_logging(**_: Any) -> None:
+    configure_logging(_settings.log)
