@@ -3,7 +3,9 @@
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-export EVERLEARN_HOME ?= $(CURDIR)/.everlearn
+
+# The server's folder, for the targets that start or stop one; tests make their own.
+demo up down clean: export EVERLEARN_HOME ?= $(CURDIR)/.everlearn
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test up down fmt lint type unit constraints env-example clean

@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -101,7 +100,7 @@ def prepare_base_model(
     Raises:
         BaseModelError: see the tree there; `destination` is then as it was before.
     """
-    if Path(source).is_dir():
+    if source not in ("", WHEEL) and Path(source).expanduser().is_dir():
         return _use_in_place(source)
     if source != WHEEL and (not _HUB_ID.fullmatch(source) or source.startswith(".")):
         raise SourceUnknown(source)
@@ -114,7 +113,7 @@ def prepare_base_model(
 
 
 def _use_in_place(source: str) -> BaseModel:
-    folder = Path(source).resolve()
+    folder = Path(source).expanduser().resolve()
     check_model_folder(folder)
     names = hashed_names(path.name for path in folder.iterdir() if path.is_file())
     return BaseModel(source, folder, base_hash(hash_files(folder, names)), was_built=False)
@@ -189,17 +188,19 @@ def _download(source: str, folder: Path, free: FreeBytes) -> None:
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError
     except ImportError as error:
         raise DownloadFailed(source, "huggingface_hub is not installed") from error
-    download = partial(
-        snapshot_download,
-        source,
-        local_dir=folder,
-        allow_patterns=_HUB_FILES,
-        ignore_patterns=["*/*", "consolidated*"],
-    )
+    skipped = ["*/*", "consolidated*"]
     try:
-        plan = download(dry_run=True)
-        _require_space(folder, sum(file.file_size for file in plan), free)
-        download()
+        plan = snapshot_download(
+            source,
+            local_dir=folder,
+            allow_patterns=_HUB_FILES,
+            ignore_patterns=skipped,
+            dry_run=True,
+        )
+        _require_space(folder, sum(file.file_size or 0 for file in plan), free)
+        snapshot_download(
+            source, local_dir=folder, allow_patterns=_HUB_FILES, ignore_patterns=skipped
+        )
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise DownloadFailed(source, str(error).splitlines()[0]) from error
     shutil.rmtree(folder / ".cache", ignore_errors=True)  # the hub client's notes

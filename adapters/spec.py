@@ -104,7 +104,23 @@ MethodConfig: TypeAlias = SealConfig
 
 
 class GateThresholds(_Settings):
-    """What a challenger must show before it serves."""
+    """When a challenger may take the champion's place."""
 
-    alpha: float = Field(default=0.05, gt=0.0, lt=1.0)
-    """Level of the exact one-sided McNemar test for the gain on new documents."""
+    alpha: float = Field(default=0.05, gt=0.0, lt=0.5)
+    """Level of the one-sided exact McNemar tests, for gain and for loss."""
+    power: float = Field(default=0.8, gt=0.0, lt=1.0)
+    """Chance of a clear result for which the number of further items is computed."""
+    min_new_items: int = Field(default=5, ge=1)
+    """Fewer items on the new documents than this leave the gate undecided."""
+    min_general_items: int = Field(default=10, ge=0)
+    """Fewer items in the general suite than this leave the gate undecided."""
+    document_margin_items: int = Field(default=1, ge=0)
+    """Items that earlier documents, each and together, may always lose on balance."""
+    document_margin_share: Share = 0.25
+    """Part of an earlier document's items that it may lose on balance, if that is more."""
+    earlier_margin_share: Share = 0.1
+    """The same for all earlier documents together."""
+    general_margin_share: Share = 0.1
+    """Part of the general suite that may be lost on balance."""
+    form_margin_share: Share = 0.05
+    """Part of all replies that may turn empty or into mere repetition on balance."""

@@ -7,6 +7,7 @@ and the tests below sum its binomial tail exactly, because the counts here are s
 
 import math
 from functools import lru_cache
+from operator import mul
 
 import numpy as np
 
@@ -71,8 +72,7 @@ def items_for_power(
 
     def suffices(count: int) -> bool:
         weights = _binomial(count, differing)
-        reached = sum(w * c for w, c in zip(weights, chance_at, strict=False))
-        return reached >= power
+        return float(sum(map(mul, weights, chance_at))) >= power
 
     if not suffices(limit):
         return None
@@ -86,15 +86,17 @@ def items_for_power(
 @lru_cache(maxsize=4096)
 def _upper_tail(pairs: int, at_least: int) -> float:
     """P(X >= at_least), X binomial with `pairs` fair coins; integers, so exact up to a rounding."""
-    return sum(math.comb(pairs, k) for k in range(at_least, pairs + 1)) / 2**pairs
+    return sum(math.comb(pairs, k) for k in range(at_least, pairs + 1)) / (1 << pairs)
 
 
 @lru_cache(maxsize=4096)
 def _critical(pairs: int, alpha: float) -> int:
     """Fewest gains among `pairs` that reach `alpha`; pairs + 1 when none does."""
-    tail, least = 0, pairs + 1
-    while least > 0 and (tail := tail + math.comb(pairs, least - 1)) <= alpha * 2**pairs:
+    ways, tail, least = 1, 1, pairs + 1  # ways to gain least - 1 of them, and at least so many
+    while least > 0 and tail <= alpha * 2**pairs:
         least -= 1
+        ways = ways * least // (pairs - least + 1)
+        tail += ways
     return least
 
 

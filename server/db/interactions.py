@@ -21,7 +21,7 @@ class Outcome(StrEnum):
 
 
 class Interaction(Row):
-    """One request–response pair through the gateway."""
+    """One request and response pair through the gateway."""
 
     __tablename__ = "interactions"
     __table_args__ = (Index("ix_interactions_created_at", "created_at"),)

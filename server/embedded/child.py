@@ -15,6 +15,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+LOG_BYTES = 16 * 1024 * 1024
+"""A log that is longer when its child starts is set aside as `NAME.log.1`."""
+
 PR_SET_PDEATHSIG = 1
 
 # Loaded before any fork: between fork and exec nothing may be imported.
@@ -42,7 +45,7 @@ class Child:
 
     @property
     def pid(self) -> int | None:
-        return self.process and self.process.pid
+        return self.process.pid if self.process else None
 
     @property
     def is_alive(self) -> bool:
@@ -51,6 +54,8 @@ class Child:
     def start(self) -> None:
         """Start the process; its output is appended to its log."""
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        if self.log_path.exists() and self.log_path.stat().st_size > LOG_BYTES:
+            self.log_path.replace(self.log_path.with_suffix(".log.1"))
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 list(self.command),

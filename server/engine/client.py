@@ -4,9 +4,8 @@ Knows nothing of what is sent. An answer of any status is an answer; only silenc
 broken connection is an error here.
 """
 
-import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from types import SimpleNamespace, TracebackType
 from typing import Any, Self
@@ -22,6 +21,15 @@ KEEPALIVE_S = 4.0
 
 request_id_var: ContextVar[str | None] = ContextVar("engine_request_id", default=None)
 """Sent as `X-Request-Id`; vLLM makes the completion's id from it."""
+
+
+@contextmanager
+def broken_answers() -> Iterator[None]:
+    """Turn what goes wrong on the wire into EngineUnavailable."""
+    try:
+        yield
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        raise EngineUnavailable(_reason(error)) from error
 
 
 class EngineClient:
@@ -65,17 +73,16 @@ class EngineClient:
             timeout_s: for the whole exchange; None bounds only each silence.
 
         Raises:
-            EngineUnavailable: no connection, silence beyond the timeout, or a broken answer, also
-                while the caller reads inside the block.
+            EngineUnavailable: no connection, or no answer within the timeout. Read the body under
+                :func:`broken_answers`, which does the same for what happens later.
         """
-        try:
+        with broken_answers():
             response = await self._send(method, path, body, timeout_s)
-            try:
-                yield response
-            finally:
-                response.close() if not response.content.at_eof() else response.release()
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise EngineUnavailable(_reason(error)) from error
+        try:
+            yield response
+        finally:
+            if not response.content.at_eof():
+                response.close()
 
     async def _send(
         self,
@@ -142,7 +149,7 @@ async def _mark_reused(
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, asyncio.TimeoutError):
+    if isinstance(error, TimeoutError):
         return "no answer in time"
     if isinstance(error, aiohttp.ClientConnectorError):
         return "connection refused"

@@ -18,9 +18,10 @@ from server.core.errors import (
     AdapterRefused,
     EngineError,
     EngineUnavailable,
+    SetupError,
 )
 from server.core.settings import EngineSettings
-from server.engine.client import EngineClient
+from server.engine.client import EngineClient, broken_answers
 from server.engine.sse import CompletionAssembler, error_message
 
 QUESTION_TIMEOUT_S = 5.0
@@ -51,18 +52,8 @@ class ListedModel:
     """The base model's name; None for the base model itself."""
 
 
-@dataclass(frozen=True, slots=True)
-class ChatReply:
-    """One generated reply."""
-
-    text: str
-    finish_reason: str | None
-    prompt_tokens: int | None
-    completion_tokens: int | None
-
-
 class EngineControl:
-    """Orders over one client. Every method raises EngineUnavailable when the engine is silent."""
+    """Orders over one client; every method raises EngineUnavailable when the engine is silent."""
 
     def __init__(self, client: EngineClient, settings: EngineSettings) -> None:
         self.client = client
@@ -134,40 +125,29 @@ class EngineControl:
         return status != 404
 
     async def chat(
-        self,
-        model: str,
-        messages: Sequence[Mapping[str, str]],
-        *,
-        timeout_s: float | None = None,
-        **parameters: Any,
-    ) -> ChatReply:
-        """One reply from the weights named, with OpenAI's parameters (``max_tokens``, …).
+        self, model: str, body: Mapping[str, Any], *, timeout_s: float | None = None
+    ) -> str:
+        """The text of one reply by the weights named; ``body`` is OpenAI's, without the model.
 
-        ``priority`` above 0 lets everything of lower priority go first.
+        ``priority`` above 0 lets everything of lower number go first.
 
         Raises:
             EngineError: the engine answered with an error.
         """
-        body = await self._chat(model, messages, timeout_s=timeout_s, **parameters)
         assembler = CompletionAssembler()
-        assembler.feed_body(body)
-        reply = assembler.result()
-        return ChatReply(
-            reply.text, reply.finish_reason, reply.prompt_tokens, reply.completion_tokens
-        )
+        assembler.feed_body(await self._complete(model, body, timeout_s))
+        return assembler.result().text
 
     async def top_logprobs(self, model: str, prompt: str) -> dict[str, float]:
         """Log-probabilities (nats) of the likeliest next tokens of a reply to ``prompt``."""
-        body = await self._chat(
-            model,
-            [{"role": "user", "content": prompt}],
-            timeout_s=self._settings.load_timeout_s,
-            max_tokens=1,
-            temperature=0,
-            logprobs=True,
-            top_logprobs=TOP_LOGPROBS,
-        )
-        payload = _json(body)
+        question = {
+            "messages": [{"role": "user", "content": prompt}],
+            "max_tokens": 1,
+            "temperature": 0,
+            "logprobs": True,
+            "top_logprobs": TOP_LOGPROBS,
+        }
+        payload = _json(await self._complete(model, question, self._settings.load_timeout_s))
         try:
             entries = payload["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
             return {entry["token"]: float(entry["logprob"]) for entry in entries}
@@ -213,27 +193,21 @@ class EngineControl:
         raise AdapterNotProven(engine_name, why)
 
     async def _warm_up(self, engine_name: str, prompt: str) -> None:
-        messages = [{"role": "user", "content": prompt}]
-        timeout_s = self._settings.load_timeout_s
-        reply = await self.chat(engine_name, messages, max_tokens=4, timeout_s=timeout_s)
-        if not reply.completion_tokens:
-            raise AdapterNotProven(engine_name, "its first reply was empty")
+        question = {"messages": [{"role": "user", "content": prompt}], "max_tokens": 4}
+        body = await self._complete(engine_name, question, self._settings.load_timeout_s)
+        if _json(body).get("model") != engine_name:
+            raise AdapterNotProven(engine_name, "its first reply came from other weights")
 
-    async def _chat(
-        self,
-        model: str,
-        messages: Sequence[Mapping[str, str]],
-        *,
-        timeout_s: float | None,
-        **parameters: Any,
+    async def _complete(
+        self, model: str, body: Mapping[str, Any], timeout_s: float | None
     ) -> bytes:
-        order = {"model": model, "messages": list(messages), **parameters}
-        status, body = await self._exchange(
+        order = {**body, "model": model}
+        status, answer = await self._exchange(
             "POST", "/v1/chat/completions", order, timeout_s=timeout_s
         )
         if status != 200:
-            raise EngineError(f"The engine refuses to chat as {model}: {_message(status, body)}")
-        return body
+            raise EngineError(f"The engine refuses to chat as {model}: {_message(status, answer)}")
+        return answer
 
     async def _get(self, path: str) -> dict[str, Any]:
         status, body = await self._exchange("GET", path, timeout_s=QUESTION_TIMEOUT_S)
@@ -251,12 +225,27 @@ class EngineControl:
     ) -> tuple[int, bytes]:
         request = self.client.request(method, path, body=order, timeout_s=timeout_s)
         async with request as answer:
-            return answer.status, await answer.read()
+            with broken_answers():
+                return answer.status, await answer.read()
 
 
 @asynccontextmanager
-async def open_control(settings: EngineSettings, url: str) -> AsyncIterator[EngineControl]:
-    """A control with a client of its own, closed at the end; for workers and the command line."""
+async def open_control(
+    settings: EngineSettings, url: str | None = None
+) -> AsyncIterator[EngineControl]:
+    """A control with a client of its own, closed at the end; for workers and the command line.
+
+    Args:
+        url: the engine's address; the settings' own when left out.
+
+    Raises:
+        SetupError: no address is known.
+    """
+    url = url or settings.url
+    if url is None:
+        raise SetupError(
+            "No engine is known: set EVERLEARN_ENGINE__URL, or start one with `everlearn up`."
+        )
     async with EngineClient(settings, url) as client:
         yield EngineControl(client, settings)
 

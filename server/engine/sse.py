@@ -51,11 +51,8 @@ class EventSplitter:
 
 def event_data(event: bytes) -> bytes:
     """The joined `data:` lines of one event; empty for a comment."""
-    lines = []
-    for line in _LINE_BREAK.split(event):
-        if line.startswith(b"data:"):
-            lines.append(line[5:].removeprefix(b" "))
-    return b"\n".join(lines)
+    lines = _LINE_BREAK.split(event)
+    return b"\n".join(line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:"))
 
 
 @dataclass(slots=True)

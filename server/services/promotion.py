@@ -87,7 +87,7 @@ def apply_move(
         reason=reason,
     )
     session.add(event)
-    registry.touch(adapter)
+    registry.touch(session, adapter.id)
     session.flush()
     session.expire(alias)
     return event
@@ -96,6 +96,11 @@ def apply_move(
 def champion(session: Session, adapter: Adapter) -> AdapterVersion | None:
     """The version that serves by default; None is the base model."""
     return registry.aliases_of(session, adapter)[registry.CHAMPION]
+
+
+def champion_revision(session: Session, adapter: Adapter) -> int:
+    """Counts the champion's moves; a :class:`Move` made for an older count is refused."""
+    return _champion_alias(session, adapter).revision
 
 
 def previous_champion(session: Session, adapter: Adapter) -> AdapterVersion | None:

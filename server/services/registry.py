@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from server.core.clock import new_id
@@ -69,6 +69,11 @@ def get_version(session: Session, adapter: Adapter, wanted: str | int) -> Adapte
     return version
 
 
+def by_id(session: Session, version_id: str) -> AdapterVersion:
+    """A version whose id comes from our own rows."""
+    return session.get_one(AdapterVersion, version_id)
+
+
 def next_number(session: Session, adapter: Adapter) -> int:
     highest = session.scalar(
         select(func.max(AdapterVersion.number)).where(AdapterVersion.adapter_id == adapter.id)
@@ -105,21 +110,21 @@ def register_version(
     )
     session.add(version)
     session.flush()
-    touch(adapter)
+    touch(session, adapter.id)
     return version
 
 
 def set_status(session: Session, version: AdapterVersion, status: VersionStatus) -> None:
     """Open a version to serving, or close it."""
     version.status = status
-    adapter = session.get(Adapter, version.adapter_id)
-    if adapter is not None:
-        touch(adapter)
+    touch(session, version.adapter_id)
 
 
-def touch(adapter: Adapter) -> None:
+def touch(session: Session, adapter_id: str) -> None:
     """Tell the gateways that something they route by has changed."""
-    adapter.revision += 1
+    session.execute(
+        update(Adapter).where(Adapter.id == adapter_id).values(revision=Adapter.revision + 1)
+    )
 
 
 def aliases_of(session: Session, adapter: Adapter) -> dict[str, AdapterVersion | None]:

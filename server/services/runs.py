@@ -166,14 +166,22 @@ def finish(
 
 def request_cancel(session: Session, run_id: str) -> AdaptationRun:
     """Stop a run: a queued one at once, a running one at its worker's next heartbeat."""
+    now = utc_now()
     run = get_run(session, run_id)
-    if run.status not in OPEN:
+    ended = session.execute(
+        _open_update(run_id, RunStatus.QUEUED)
+        .values(status=RunStatus.CANCELLED, cancel_requested_at=now, finished_at=now)
+        .returning(AdaptationRun.attempt)
+    ).one_or_none()
+    if ended is not None:
+        add_event(session, run_id, ended[0], RunStatus.CANCELLED)
+    elif not session.execute(
+        _open_update(run_id, RunStatus.RUNNING)
+        .values(cancel_requested_at=func.coalesce(AdaptationRun.cancel_requested_at, now))
+        .returning(AdaptationRun.id)
+    ).one_or_none():
         raise RunNotCancellable(run_id, run.status)
-    run.cancel_requested_at = run.cancel_requested_at or utc_now()
-    if run.status == RunStatus.QUEUED:
-        run.status = RunStatus.CANCELLED
-        run.finished_at = utc_now()
-        add_event(session, run.id, run.attempt, RunStatus.CANCELLED)
+    session.refresh(run)
     return run
 
 
@@ -248,6 +256,15 @@ def _is_claimable(silent_since: datetime) -> Any:
             AdaptationRun.status == RunStatus.RUNNING,
             AdaptationRun.heartbeat_at < silent_since,
         ),
+    )
+
+
+def _open_update(run_id: str, status: RunStatus) -> Any:
+    """An update that happens only while the run is in this state."""
+    return (
+        update(AdaptationRun)
+        .where(AdaptationRun.id == run_id, AdaptationRun.status == status)
+        .execution_options(synchronize_session=False)
     )
 
 

@@ -26,6 +26,7 @@ SEED = 7
 VOCABULARY = 1536
 CONTEXT = 1024
 STEPS = 2200
+COPY_SHARE = 0.15
 TOKENS_PER_STEP = 4096
 MUON_RATE = 6e-3
 ADAM_RATE = 4e-3
@@ -154,12 +155,33 @@ def _batches(tokenizer: PreTrainedTokenizerFast, steps: int) -> Iterator[tuple[T
     ready: list[tuple[Tensor, Tensor]] = []
     for step in range(steps):
         if not ready:
-            done = step / steps
-            longest = min(9, 2 + int(14 * done))
-            drawn = [corpus.draw(reading=0.3, longest=longest, fresh=done < 0.85) for _ in range(600)]
-            ready = list(_bucketed([encode(example, tokenizer) for example in drawn]))
+            ready = list(_bucketed(_draw(corpus, tokenizer, rng, done=step / steps)))
             rng.shuffle(ready)
         yield ready.pop()
+
+
+def _draw(
+    corpus: Corpus, tokenizer: PreTrainedTokenizerFast, rng: Random, *, done: float
+) -> list[tuple[list[int], list[int]]]:
+    """Some batches' worth of examples; `done` is the share of the training that is over.
+
+    First the model learns to copy: sequences of random tokens said twice, and one-fact texts. From
+    nothing that skill comes late; once there, longer texts and facts known by heart follow fast.
+    """
+    copying = 0.5 if done < COPY_SHARE else 0.0
+    reading = 0.9 if done < COPY_SHARE else 0.4
+    longest = 2 if done < COPY_SHARE else min(9, 2 + int(14 * (done - COPY_SHARE)))
+    examples = [
+        encode(corpus.draw(reading=reading, longest=longest, fresh=done < 0.85), tokenizer)
+        for _ in range(400)
+    ]
+    return examples + [_echo(rng) for _ in range(int(copying * len(examples)))]
+
+
+def _echo(rng: Random) -> tuple[list[int], list[int]]:
+    once = [rng.randrange(3, VOCABULARY) for _ in range(rng.randint(4, 32))]
+    noise = [rng.randrange(3, VOCABULARY) for _ in range(rng.randint(0, 12))]
+    return once + noise + once, [IGNORED] * (len(once) + len(noise) + 1) + once[1:]
 
 
 def _bucketed(examples: Iterable[tuple[list[int], list[int]]]) -> Iterator[tuple[Tensor, Tensor]]:

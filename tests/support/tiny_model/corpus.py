@@ -97,9 +97,9 @@ def recall(rng: Random, topic: Topic, *, youth: float) -> Example:
 
 
 def read_text(rng: Random, topic: Topic) -> Example:
-    """A text nobody has seen, and one to three questions answered from it."""
+    """A text nobody has seen, and up to six questions answered from it."""
     text = passage(rng, topic)
-    facts = rng.sample(topic.facts, min(len(topic.facts), rng.randint(1, 3)))
+    facts = rng.sample(topic.facts, min(len(topic.facts), rng.randint(1, 6)))
     turns = [_reading_turn(rng, fact) for fact in facts]
     frame = rng.choice(_READING_FRAMES)
     turns[0] = (frame.format(text=text, title=topic.title, ask=turns[0][0]), turns[0][1])

@@ -1,0 +1,89 @@
+"""create_app(): settings, lifespan, routers, error handlers. `uvicorn server.app:create_app --factory`."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import Depends, FastAPI
+
+from server import api
+from server.api import health
+from server.core.errors import SetupError
+from server.core.logging import configure_logging
+from server.core.queue import CeleryQueue, Queue
+from server.core.security import Scope
+from server.core.settings import Settings
+from server.db.session import Database
+from server.engine.client import EngineClient
+from server.gateway import routes
+from server.gateway.capture import Capture
+from server.http import KeyRing, RequestIdMiddleware, install_error_handlers, require
+from server.runtime import Runtime
+
+
+def create_app(settings: Settings | None = None, *, queue: Queue | None = None) -> FastAPI:
+    """The whole HTTP surface over one engine and one database.
+
+    Args:
+        settings: read from the environment when left out.
+        queue: where hints for the workers go; the settings' Redis when left out.
+
+    Raises:
+        SetupError: the settings name no engine or no queue.
+    """
+    settings = settings or Settings()
+    configure_logging(settings.log)
+    url = settings.engine.url
+    if url is None:
+        raise SetupError(
+            "No engine is known: set EVERLEARN_ENGINE__URL, or run `everlearn up`, which starts "
+            "one and the gateway with it."
+        )
+    waiting_queue = queue or _queue(settings)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        database = Database(settings.sqlalchemy_url)
+        client = EngineClient(settings.engine, url)
+        runtime = Runtime(settings, database, waiting_queue, client)
+        capture = Capture(settings.capture, settings.segments_path, database)
+        app.state.runtime = runtime
+        app.state.key_ring = KeyRing(database)
+        app.state.capture = capture
+        await capture.start()
+        await runtime.start()
+        try:
+            yield
+        finally:
+            await runtime.close()
+            await capture.close()
+            await database.close()
+
+    app = FastAPI(title="Everlearn", lifespan=lifespan, docs_url=None, openapi_url=None)
+    app.add_middleware(RequestIdMiddleware)
+    install_error_handlers(app)
+    app.include_router(health.router)
+    app.include_router(api.router)
+    app.include_router(routes.router)
+    _serve_schema(app)
+    return app
+
+
+def _queue(settings: Settings) -> Queue:
+    if settings.redis_url is None:
+        raise SetupError(
+            "No queue is known: set EVERLEARN_REDIS_URL, or run `everlearn up`, which starts one."
+        )
+    return CeleryQueue(settings.redis_url)
+
+
+def _serve_schema(app: FastAPI) -> None:
+    """The OpenAPI document, behind a key like everything under /api."""
+
+    @app.get(
+        "/api/openapi.json",
+        include_in_schema=False,
+        dependencies=[Depends(require(Scope.INGEST))],
+    )
+    async def schema() -> dict[str, Any]:
+        return app.openapi()

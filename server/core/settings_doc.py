@@ -1,0 +1,50 @@
+"""Renders `.env.example` from the settings: `python -m server.core.settings_doc > .env.example`."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from server.core.settings import Settings
+
+HEAD = """\
+# Every setting of Everlearn with its default. Copy this file to .env and uncomment what you change;
+# a variable of the environment wins over the file. Written by `make env-example`; do not edit.
+"""
+
+
+def render_env_example() -> str:
+    """The whole file: one commented assignment per setting, under its description."""
+    lines = [HEAD]
+    for name, description, default in _entries("EVERLEARN_", Settings):
+        lines += [f"# {description}", f"#{name}={default}", ""]
+    return "\n".join(lines)
+
+
+def _entries(prefix: str, model: type[BaseModel]) -> Iterator[tuple[str, str, str]]:
+    """Variable, description and default of each setting; groups are walked into."""
+    for name, field in model.model_fields.items():
+        variable = prefix + name.upper()
+        group = field.annotation
+        if isinstance(group, type) and issubclass(group, BaseModel):
+            yield from _entries(f"{variable}__", group)
+        else:
+            yield variable, " ".join((field.description or "").split()), _written(field)
+
+
+def _written(field: FieldInfo) -> str:
+    """A default as one would write it in the file; nothing for "not set"."""
+    default: Any = field.get_default(call_default_factory=True)
+    if default is None:
+        return ""
+    if isinstance(default, str | Path):
+        return str(default)
+    return json.dumps(default)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(render_env_example())

@@ -1,0 +1,240 @@
+"""One routed chat request, from the engine's first byte to the captured record.
+
+Exactly one record is written however the exchange ends: before the last byte of a whole reply, or
+when the engine breaks off, the client leaves or the server stops. A client that leaves, streaming
+or not, ends the engine's work at once.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import structlog
+from fastapi import Response
+from starlette.types import Receive, Scope, Send
+
+from server.core.clock import monotonic, new_id, utc_now
+from server.core.errors import AppError
+from server.db import Outcome
+from server.engine.client import request_id_var
+from server.engine.proxy import EngineReply, open_reply
+from server.engine.routing import Route
+from server.engine.sse import Assembled
+from server.gateway.capture import Capture
+from server.gateway.chat import ChatRequest
+from server.gateway.errors import engine_refusal, stream_error
+from server.http.errors import error_headers
+from server.runtime import Runtime
+from server.services.keys import Principal
+
+log = structlog.get_logger(__name__)
+
+CLIENT_CLOSED = 499
+"""Status of a request whose client left; nginx's number, never sent."""
+
+
+class ChatExchange(Response):
+    """The response to a chat request: asks the engine when it is called, not before."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        capture: Capture,
+        principal: Principal,
+        request: ChatRequest,
+        route: Route,
+    ) -> None:
+        super().__init__()
+        self._runtime = runtime
+        self._capture = capture
+        self._principal = principal
+        self._request = request
+        self._route = route
+        self._id = new_id("int")
+        self._created_at = utc_now()
+        self._began = monotonic()
+        self._first_byte_ms: float | None = None
+        self._status = 200
+        self._has_started = False
+        self._is_recorded = False
+        self._reply: EngineReply | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request_id_var.set(self._id)  # vLLM makes the completion's id from it
+        answer = asyncio.create_task(self._answer(send))
+        client_left = asyncio.create_task(_until_disconnect(receive))
+        try:
+            await asyncio.wait((answer, client_left), return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done():
+                await _cancel(answer)
+                self._record(Outcome.CLIENT_LEFT, CLIENT_CLOSED)
+            else:
+                await answer
+        finally:
+            client_left.cancel()
+            await _cancel(answer)
+            # Here without a record comes only a server that is told to stop, or one that failed.
+            self._record(Outcome.ENGINE_ERROR, self._status, "the server broke the reply off")
+
+    async def _answer(self, send: Send) -> None:
+        try:
+            with self._runtime.lease(self._route):
+                async with self._open() as reply:
+                    self._reply = reply
+                    if reply.status == 200 and reply.is_stream:
+                        await self._relay_stream(reply, send)
+                    else:
+                        await self._relay_body(reply, send)
+        except AppError as error:
+            await self._fail(error, send)
+
+    @asynccontextmanager
+    async def _open(self) -> AsyncIterator[EngineReply]:
+        """The engine's reply; once more if it has lost the weights since we last looked."""
+        for may_retry in (True, False):
+            await self._runtime.ensure_route(self._route)
+            reply_to = open_reply(self._runtime.client, self._route.engine_name, self._request.body)
+            async with reply_to as reply:
+                if reply.status != 404 or self._route.path is None or not may_retry:
+                    yield reply
+                    return
+            self._runtime.residency.forget(self._route.engine_name)
+
+    async def _relay_stream(self, reply: EngineReply, send: Send) -> None:
+        await self._start(send, 200, reply.content_type)
+        async for event in reply.events():
+            self._note_first_byte()
+            if reply.is_done:
+                self._record(*_verdict(reply.assembled()))
+                await _send_body(send, event, is_last=True)
+                return
+            await _send_body(send, event)
+        message = "The engine ended the reply before it was complete."
+        self._record(Outcome.ENGINE_ERROR, 200, reply.assembled().error or message)
+        await _send_body(send, stream_error(message, "engine_error"), is_last=True)
+
+    async def _relay_body(self, reply: EngineReply, send: Send) -> None:
+        body = await reply.body()
+        self._note_first_byte()
+        if reply.status == 200:
+            self._record(Outcome.COMPLETE, 200)
+            await self._start(send, 200, reply.content_type, len(body))
+            await _send_body(send, body, is_last=True)
+        else:
+            status, envelope = engine_refusal(reply.status, body)
+            await self._refuse(send, status, envelope)
+
+    async def _fail(self, error: AppError, send: Send) -> None:
+        if not self._has_started:
+            await self._refuse(send, error.status, error.envelope(), error_headers(error))
+            return
+        self._record(Outcome.ENGINE_ERROR, 200, str(error))
+        await _send_body(send, stream_error(str(error), error.code), is_last=True)
+
+    async def _refuse(
+        self,
+        send: Send,
+        status: int,
+        envelope: Mapping[str, Any],
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self._record(Outcome.ENGINE_ERROR, status, envelope["error"]["message"])
+        body = json.dumps(envelope).encode()
+        await self._start(send, status, "application/json", len(body), headers or {})
+        await _send_body(send, body, is_last=True)
+
+    async def _start(
+        self,
+        send: Send,
+        status: int,
+        content_type: str,
+        length: int | None = None,
+        more: Mapping[str, str] | None = None,
+    ) -> None:
+        headers = {
+            "content-type": content_type,
+            "x-everlearn-version": self._route.version_name,
+            "x-everlearn-interaction": self._id,
+            **(more or {}),
+        }
+        if length is not None:
+            headers["content-length"] = str(length)
+        else:
+            headers |= {"cache-control": "no-cache", "x-accel-buffering": "no"}
+        raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+        self._status = status
+        self._has_started = True
+        await send({"type": "http.response.start", "status": status, "headers": raw})
+
+    def _note_first_byte(self) -> None:
+        if self._first_byte_ms is None:
+            self._first_byte_ms = self._elapsed_ms()
+
+    def _elapsed_ms(self) -> float:
+        return round((monotonic() - self._began) * 1000, 3)
+
+    def _record(self, outcome: Outcome, status: int, error: str | None = None) -> None:
+        if self._is_recorded:
+            return
+        self._is_recorded = True
+        read = self._reply.assembled() if self._reply else Assembled()
+        duration_ms = self._elapsed_ms()
+        self._capture.record(
+            {
+                "id": self._id,
+                "created_at": self._created_at.isoformat(),
+                "completion_id": read.completion_id,
+                "key_id": self._principal.id,
+                "requested_model": self._request.model,
+                "version": self._route.version_name,
+                "engine_name": self._route.engine_name,
+                "is_stream": self._request.is_stream,
+                "request": self._request.body,
+                "reply": _storable(read.text),
+                "finish_reason": read.finish_reason,
+                "outcome": outcome,
+                "status": status,
+                "error": error and _storable(error),
+                "prompt_tokens": read.prompt_tokens,
+                "completion_tokens": read.completion_tokens,
+                "first_byte_ms": self._first_byte_ms,
+                "duration_ms": duration_ms,
+            }
+        )
+        log.info(
+            "chat_finished",
+            interaction=self._id,
+            version=self._route.version_name,
+            outcome=outcome,
+            status=status,
+            duration_ms=duration_ms,
+        )
+
+
+def _verdict(read: Assembled) -> tuple[Outcome, int, str | None]:
+    """A stream that came to its end may still have carried the engine's error."""
+    if read.error is not None:
+        return Outcome.ENGINE_ERROR, 200, read.error
+    return Outcome.COMPLETE, 200, None
+
+
+def _storable(text: str) -> str:
+    """Without NUL and lone surrogates, which PostgreSQL has no place for."""
+    return text.replace("\x00", "\ufffd").encode(errors="replace").decode()
+
+
+async def _until_disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        continue
+
+
+async def _cancel(task: "asyncio.Task[None]") -> None:
+    """Stop a task and wait for its end, whatever that is."""
+    task.cancel()
+    await asyncio.wait((task,))
+
+
+async def _send_body(send: Send, body: bytes, *, is_last: bool = False) -> None:
+    await send({"type": "http.response.body", "body": body, "more_body": not is_last})

@@ -1,0 +1,14 @@
+"""What both HTTP surfaces share: keys, errors as responses, request ids. Knows no route."""
+
+from server.http.auth import KeyRing, get_runtime, require
+from server.http.context import RequestIdMiddleware, read_body
+from server.http.errors import install_error_handlers
+
+__all__ = [
+    "KeyRing",
+    "RequestIdMiddleware",
+    "get_runtime",
+    "install_error_handlers",
+    "read_body",
+    "require",
+]

@@ -1,0 +1,103 @@
+"""Every failure as a response in OpenAI's envelope, on every route. Decides no status itself."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from sqlalchemy.exc import InterfaceError, OperationalError
+from starlette.exceptions import HTTPException
+
+from server.core.errors import (
+    AppError,
+    DatabaseUnavailable,
+    InvalidRequest,
+    Unauthenticated,
+    UnknownField,
+)
+from server.http.context import REQUEST_ID
+
+log = structlog.get_logger(__name__)
+
+RETRY_AFTER_S = 5
+
+_PLACES = ("body", "query", "path", "header", "cookie")
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Answer AppErrors, malformed requests, unknown routes and the unexpected."""
+
+    @app.exception_handler(AppError)
+    async def on_app_error(_: Request, error: AppError) -> JSONResponse:
+        return error_response(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def on_invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        return error_response(_first_problem(error))
+
+    @app.exception_handler(HTTPException)
+    async def on_http_error(request: Request, error: HTTPException) -> JSONResponse:
+        body = _envelope(_http_message(request, error), "invalid_request_error", _code(error))
+        return JSONResponse(body, error.status_code, headers=error.headers)
+
+    async def on_database_error(_: Request, error: Exception) -> JSONResponse:
+        log.error("database_unavailable", error=str(error)[:300])
+        return error_response(DatabaseUnavailable())
+
+    app.add_exception_handler(OperationalError, on_database_error)
+    app.add_exception_handler(InterfaceError, on_database_error)
+
+    @app.exception_handler(Exception)
+    async def on_unexpected(request: Request, _: Exception) -> JSONResponse:
+        request_id = getattr(request.state, "request_id", "")
+        message = f"Something went wrong inside the server; its log has it as {request_id}."
+        body = _envelope(message, "server_error", "internal_error")
+        return JSONResponse(body, 500, headers={REQUEST_ID: request_id})
+
+
+def error_response(error: AppError) -> JSONResponse:
+    """The envelope, with the headers that belong to the status."""
+    return JSONResponse(error.envelope(), error.status, headers=error_headers(error))
+
+
+def error_headers(error: AppError) -> dict[str, str]:
+    """What a client should know beside the body: how to sign in, when to come again."""
+    if isinstance(error, Unauthenticated):
+        return {"www-authenticate": "Bearer"}
+    if error.status == 503:
+        return {"retry-after": str(RETRY_AFTER_S)}
+    return {}
+
+
+def _first_problem(error: RequestValidationError) -> InvalidRequest:
+    """The first thing wrong with a request, with the field it concerns."""
+    first: Mapping[str, Any] = error.errors()[0]
+    if first["type"] == "json_invalid":
+        reason = first.get("ctx", {}).get("error", first["msg"])
+        return InvalidRequest(f"The body is not valid JSON: {reason}.")
+    places = [str(place) for place in first["loc"]]
+    field = ".".join(places[1:] if places and places[0] in _PLACES else places)
+    if first["type"] == "extra_forbidden":
+        return UnknownField(f"{field} is not a field of this request.", field)
+    if not field:
+        return InvalidRequest(f"The body does not fit: {first['msg']}.")
+    return InvalidRequest(f"{field}: {first['msg']}.", field)
+
+
+def _http_message(request: Request, error: HTTPException) -> str:
+    if error.status_code == 404:
+        return f"There is no {request.method} {request.url.path} here."
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "")
+        return f"{request.url.path} does not take {request.method}; it takes {allowed or 'others'}."
+    return str(error.detail)
+
+
+def _code(error: HTTPException) -> str:
+    return {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
+
+
+def _envelope(message: str, kind: str, code: str) -> dict[str, Any]:
+    return {"error": {"message": message, "type": kind, "param": None, "code": code}}

@@ -1,0 +1,55 @@
+"""What every test may ask for: settings that touch only a temporary folder, and a database."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from server.core.settings import Settings
+from server.db import Adapter, Base
+from server.db.session import Database
+from server.services.bootstrap import ensure_line
+
+BASE_HASH = "0" * 64
+
+
+class RecordingQueue:
+    """A queue that only remembers what was sent."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, ...]] = []
+
+    def send(self, task: str, *ids: str) -> None:
+        self.sent.append((task, *ids))
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Defaults in a folder of the test's own, whatever the developer's environment says."""
+    import os
+
+    for name in list(os.environ):
+        if name.startswith("EVERLEARN_") and name != "EVERLEARN_DATA":
+            monkeypatch.delenv(name)
+    return Settings(_env_file=None, home=tmp_path / "home")
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    """A SQLite file with every table."""
+    database = Database(f"sqlite:///{tmp_path / 'test.db'}")
+    Base.metadata.create_all(database.engine)
+    yield database
+    database.close_sync()
+
+
+@pytest.fixture
+def queue() -> RecordingQueue:
+    return RecordingQueue()
+
+
+@pytest.fixture
+def adapter(database: Database, settings: Settings, tmp_path: Path) -> Adapter:
+    """The line ``smollm2`` over a base model that nobody loads."""
+    with database.unit_of_work() as session:
+        return ensure_line(session, settings, base_path=tmp_path / "base", base_hash=BASE_HASH)

@@ -1,0 +1,245 @@
+"""adaptation.run: one run from its claim to its end.
+
+The stages, in order: chunk (collect the documents), self_edits, training, exam, swap. What a stage
+leaves behind is kept (self-edits in the run's folder, the version in its row), so that a run whose
+worker was killed goes on where it was.
+"""
+
+import dataclasses
+import json
+import shutil
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import structlog
+from celery import shared_task
+
+from adapters.methods import build_method
+from adapters.sampling import SamplingError
+from adapters.spec import SealConfig
+from adapters.types import EditKind, SelfEdit
+from server.core.clock import monotonic
+from server.core.errors import AliasMoved, AppError, LeaseLost
+from server.core.queue import RUN_ADAPTATION
+from server.db import Adapter, RunStatus, VersionStatus
+from server.services import evaluations, promotion, registry, runs
+from server.services.runs import Claim
+from workers import examination, quizzes, versions
+from workers.context import WorkerContext, worker_context
+from workers.heart import Heart, RunCancelled
+from workers.material import Material, collect, with_champion
+from workers.sampler import EngineSampler
+from workers.training import TrainingFailed, train
+
+log = structlog.get_logger(__name__)
+
+_MOST_EXAMS = 3
+
+
+@shared_task(name=RUN_ADAPTATION)
+def run_task(run_id: str) -> None:
+    """The message; may come twice, late or never."""
+    run(worker_context(), run_id)
+
+
+def run(context: WorkerContext, run_id: str) -> None:
+    """Claim the run and see it through; return at once when it is not to be had."""
+    learning = context.settings.learning
+    with context.database.unit_of_work() as session:
+        owned = runs.claim(
+            session, run_id, worker=context.name, lease=timedelta(seconds=learning.lease_s)
+        )
+    if owned is None:
+        return
+    log.info("run_claimed", run_id=run_id, attempt=owned.attempt)
+    with Heart(context.database, owned, every_s=learning.heartbeat_s) as heart:
+        try:
+            Adaptation(context, owned, heart).go_through()
+        except RunCancelled:
+            _close(context, owned, RunStatus.CANCELLED)
+        except LeaseLost as lost:
+            log.warning("run_lost", run_id=run_id, reason=str(lost))
+        except (AppError, SamplingError, TrainingFailed, versions.ArtifactRefused) as failure:
+            _close(context, owned, RunStatus.FAILED, error=str(failure))
+        except Exception as failure:  # a defect of ours; the run must still end
+            log.exception("run_crashed", run_id=run_id)
+            _close(context, owned, RunStatus.FAILED, error=f"{type(failure).__name__}: {failure}")
+
+
+class Adaptation:
+    """One run in the hands of one worker."""
+
+    def __init__(self, context: WorkerContext, owned: Claim, heart: Heart) -> None:
+        self._context = context
+        self._database = context.database
+        self._owned = owned
+        self._heart = heart
+        self._seconds: dict[str, float] = {}
+        self._report: dict[str, Any] = {"seconds": self._seconds}
+        with self._database.unit_of_work() as session:
+            self._config = SealConfig.model_validate(runs.get_run(session, owned.run_id).config)
+        self._folder = context.settings.runs_path / owned.run_id
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+    def go_through(self) -> None:
+        """All stages; raises whatever ends the run early."""
+        material = self._collect()
+        edits = self._write_self_edits(material)
+        version_id = self._train(material, edits)
+        for _ in range(_MOST_EXAMS):
+            exam = self._examine(material, version_id)
+            try:
+                self._swap(material, version_id, exam)
+                break
+            except AliasMoved:
+                # Somebody promoted or rolled back during the exam: it compared with the wrong one.
+                with self._database.unit_of_work() as session:
+                    material = with_champion(session, material)
+        else:
+            raise AliasMoved(material.adapter.name, registry.CHAMPION)
+        shutil.rmtree(self._folder / "adapter", ignore_errors=True)
+
+    def _collect(self) -> Material:
+        with self._stage("chunk"):
+            with self._database.unit_of_work() as session:
+                material = collect(session, self._owned)
+            self._heart.progress(len(material.documents), len(material.documents))
+        return material
+
+    def _write_self_edits(self, material: Material) -> list[SelfEdit]:
+        """Ask and answer first (so that no exam question is ever taught), then write the edits."""
+        with self._stage("self_edits"):
+            served = EngineSampler(self._context.settings, material.champion_engine_name)
+            held_out = quizzes.ensure_quizzes(
+                self._context, material, served, self._config, self._heart
+            )
+            kept = self._folder / "edits.json"
+            if kept.exists():  # an earlier attempt of this run wrote them
+                saved = json.loads(kept.read_text())
+                self._report["self_edits"] = saved["report"]
+                return [_self_edit(edit) for edit in saved["edits"]]
+            plan = build_method(self._config).plan(
+                material.documents,
+                sampler=served,
+                base_sampler=EngineSampler(self._context.settings, material.base_engine_name),
+                held_out=held_out,
+                on_progress=self._heart.progress,
+            )
+            self._report["self_edits"] = plan.report
+            _write_json(
+                kept,
+                {"edits": [dataclasses.asdict(e) for e in plan.edits], "report": plan.report},
+            )
+            return list(plan.edits)
+
+    def _train(self, material: Material, edits: list[SelfEdit]) -> str:
+        """The id of the run's version: trained, verified and registered, once."""
+        with self._stage("training"):
+            with self._database.unit_of_work() as session:
+                done = registry.version_of_run(session, self._owned.run_id)
+            if done is not None:  # an earlier attempt of this run came this far
+                return done.id
+            output = self._folder / "adapter"
+            shutil.rmtree(output, ignore_errors=True)
+            job = {
+                "base_model": material.adapter.base_path,
+                "edits": [dataclasses.asdict(edit) for edit in edits],
+                "config": self._config.model_dump(mode="json"),
+                "output": str(output),
+                "seed": self._config.seed,
+                "threads": self._context.settings.learning.threads,
+            }
+            self._report["training"] = train(job, folder=self._folder, heart=self._heart)
+            return versions.register(
+                self._context, self._owned, material, output, config=self._config
+            )
+
+    def _examine(self, material: Material, version_id: str) -> examination.Exam:
+        with self._stage("exam"):
+            self._report["engine"] = versions.load_and_prove(self._context, material, version_id)
+            exam = examination.examine(
+                self._context, material, version_id, self._config, self._heart
+            )
+            self._report["exam"] = exam.decision.to_json()
+            return exam
+
+    def _swap(self, material: Material, version_id: str, exam: examination.Exam) -> None:
+        """Verdict, exam, alias and end of the run in one transaction: all of it or none."""
+        with self._stage("swap"):
+            verdict = str(exam.decision.verdict)
+            with self._database.unit_of_work() as session:
+                adapter = session.get_one(Adapter, material.adapter.id)
+                version = registry.by_id(session, version_id)
+                is_promoted = verdict == "promote"
+                status = VersionStatus.SERVABLE if is_promoted else VersionStatus.REJECTED
+                registry.set_status(session, version, status)
+                evaluations.record(
+                    session,
+                    run_id=self._owned.run_id,
+                    version=version,
+                    champion=material.champion,
+                    verdict=verdict,
+                    decision=exam.decision.to_json(),
+                    results=exam.rows(),
+                )
+                if is_promoted:
+                    move = dataclasses.replace(
+                        promotion.plan_promotion(session, adapter, version.number),
+                        revision=material.champion_revision,
+                    )
+                    reason = "; ".join(exam.decision.reasons)
+                    promotion.apply_move(
+                        session, adapter, move, actor=f"run:{self._owned.run_id}", reason=reason
+                    )
+                runs.finish(
+                    session,
+                    self._owned,
+                    status=RunStatus.SUCCEEDED,
+                    verdict=verdict,
+                    report=self._report,
+                )
+            log.info("run_succeeded", run_id=self._owned.run_id, verdict=verdict)
+
+    def _stage(self, name: str) -> "_Stage":
+        return _Stage(name, self._heart, self._seconds)
+
+
+class _Stage:
+    """Announces a stage and measures it."""
+
+    def __init__(self, name: str, heart: Heart, seconds: dict[str, float]) -> None:
+        self._name, self._heart, self._seconds = name, heart, seconds
+
+    def __enter__(self) -> None:
+        self._began = monotonic()
+        self._heart.begin(self._name)
+
+    def __exit__(self, *_: object) -> None:
+        self._seconds[self._name] = round(monotonic() - self._began, 1)
+
+
+def _close(
+    context: WorkerContext, owned: Claim, status: RunStatus, error: str | None = None
+) -> None:
+    """End a run that did not go through, unless somebody else owns it by now."""
+    log.info("run_closed", run_id=owned.run_id, status=status, error=error)
+    try:
+        with context.database.unit_of_work() as session:
+            runs.finish(session, owned, status=status, error=error)
+            version = registry.version_of_run(session, owned.run_id)
+            if version is not None and version.status == VersionStatus.CANDIDATE:
+                registry.set_status(session, version, VersionStatus.REJECTED)
+    except LeaseLost as lost:
+        log.warning("run_lost", run_id=owned.run_id, reason=str(lost))
+
+
+def _self_edit(fields: dict[str, Any]) -> SelfEdit:
+    return SelfEdit(**{**fields, "kind": EditKind(fields["kind"])})
+
+
+def _write_json(path: Path, value: object) -> None:
+    """Whole or not at all: a worker killed in mid-write must not leave half a file."""
+    partial = path.with_suffix(".part")
+    partial.write_text(json.dumps(value))
+    partial.rename(path)

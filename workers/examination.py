@@ -1,0 +1,80 @@
+"""The exam: champion and challenger answer the same questions on the engine that will serve."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from adapters.evaluation.exam import Answer, sit_exam
+from adapters.evaluation.gate import Decision, decide
+from adapters.evaluation.general import load_general_suite
+from adapters.spec import SealConfig
+from adapters.types import ExamItem
+from server.services import documents, registry
+from workers.context import WorkerContext
+from workers.heart import Heart
+from workers.material import Material
+from workers.sampler import EngineSampler
+
+
+@dataclass(frozen=True, slots=True)
+class Exam:
+    """Both sets of answers, paired by item, and the gate's decision."""
+
+    items: tuple[ExamItem, ...]
+    champion: tuple[Answer, ...]
+    challenger: tuple[Answer, ...]
+    decision: Decision
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """One row per question, with the columns of EvaluationResult."""
+        theirs = {answer.item_id: answer for answer in self.champion}
+        ours = {answer.item_id: answer for answer in self.challenger}
+        for item in self.items:
+            yield {
+                "item_id": item.id,
+                "document_id": item.document_id,
+                "kind": item.kind,
+                "prompt": item.prompt,
+                "expected": list(item.answers),
+                "champion_reply": theirs[item.id].reply,
+                "champion_is_correct": theirs[item.id].is_correct,
+                "challenger_reply": ours[item.id].reply,
+                "challenger_is_correct": ours[item.id].is_correct,
+            }
+
+
+def examine(
+    context: WorkerContext,
+    material: Material,
+    version_id: str,
+    config: SealConfig,
+    heart: Heart,
+) -> Exam:
+    """Ask both, without the documents in sight, and decide."""
+    with context.database.unit_of_work() as session:
+        version = registry.by_id(session, version_id)
+        about_documents = documents.exam_items(
+            session, [document.id for document in material.documents], split="exam"
+        )
+    items = (*about_documents, *load_general_suite())
+    challenger_name = registry.engine_name(material.adapter.name, version)
+    total = 2 * len(items)
+
+    def ask(engine_name: str, already: int) -> Sequence[Answer]:
+        return sit_exam(
+            items,
+            EngineSampler(context.settings, engine_name),
+            max_new_tokens=config.exam.max_new_tokens,
+            on_progress=lambda done, _: heart.progress(already + done, total),
+        )
+
+    champion = ask(material.champion_engine_name, 0)
+    challenger = ask(challenger_name, len(items))
+    decision = decide(
+        items,
+        champion,
+        challenger,
+        new_documents=material.new_documents,
+        thresholds=context.settings.learning.gate,
+    )
+    return Exam(items, tuple(champion), tuple(challenger), decision)

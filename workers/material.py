@@ -1,0 +1,89 @@
+"""What a run learns from and is examined with: rows in, plain values of `adapters` out."""
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+
+from sqlalchemy.orm import Session
+
+from adapters.manifest import DocumentRef
+from adapters.types import SourceDocument
+from server.core.errors import NothingToLearn
+from server.db import Adapter, AdapterVersion
+from server.services import documents, promotion, registry, runs
+from server.services.runs import Claim
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """A run's line, its champion, and the documents it takes."""
+
+    adapter: Adapter
+    champion: AdapterVersion | None
+    documents: tuple[SourceDocument, ...]
+    champion_revision: int
+    """Of the champion alias: a swap is refused when it has moved since."""
+    learnt_before: frozenset[str]
+    """Documents that the champion was trained on."""
+
+    @property
+    def champion_engine_name(self) -> str:
+        if self.champion is None:
+            return self.base_engine_name
+        return registry.engine_name(self.adapter.name, self.champion)
+
+    @property
+    def base_engine_name(self) -> str:
+        return registry.base_engine_name(self.adapter.name)
+
+    @property
+    def new_documents(self) -> frozenset[str]:
+        return frozenset(document.id for document in self.documents) - self.learnt_before
+
+    def refs(self) -> tuple[DocumentRef, ...]:
+        """The documents as a manifest names them."""
+        return tuple(
+            DocumentRef(id=document.id, sha256=hashlib.sha256(document.text.encode()).hexdigest())
+            for document in self.documents
+        )
+
+
+def collect(session: Session, owned: Claim) -> Material:
+    """The union of all live documents, and who champions the line.
+
+    Raises:
+        NothingToLearn: no document has been chunked.
+    """
+    run = runs.get_run(session, owned.run_id)
+    adapter = session.get_one(Adapter, run.adapter_id)
+    taken = runs.take_documents(session, owned)
+    if not taken:
+        raise NothingToLearn(adapter.name)
+    rows = [documents.get_document(session, document_id) for document_id in taken]
+    material = Material(
+        adapter=adapter,
+        champion=None,
+        champion_revision=0,
+        learnt_before=frozenset(),
+        documents=tuple(
+            SourceDocument(
+                id=row.id,
+                title=row.title,
+                text=row.text,
+                chunks=tuple(documents.chunks_of(session, row.id)),
+            )
+            for row in rows
+        ),
+    )
+    return with_champion(session, material)
+
+
+def with_champion(session: Session, material: Material) -> Material:
+    """The same material beside the champion of this moment."""
+    champion = promotion.champion(session, material.adapter)
+    return dataclasses.replace(
+        material,
+        champion=champion,
+        champion_revision=promotion.champion_revision(session, material.adapter),
+        learnt_before=frozenset(registry.documents_of(session, champion)),
+    )

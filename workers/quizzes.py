@@ -1,0 +1,44 @@
+"""The questions of each document: written and split once, before anything is taught."""
+
+from adapters.evaluation.quiz import build_exam_items
+from adapters.sampling import Sampler
+from adapters.spec import SealConfig
+from adapters.types import ItemKind
+from server.services import documents
+from workers.context import WorkerContext
+from workers.heart import Heart
+from workers.material import Material
+
+
+def ensure_quizzes(
+    context: WorkerContext,
+    material: Material,
+    sampler: Sampler,
+    config: SealConfig,
+    heart: Heart,
+) -> frozenset[str]:
+    """Give every document its exam items; the prompts that must never be taught.
+
+    A document that has its cloze items keeps its split for ever, also through later runs.
+    """
+    ids = [document.id for document in material.documents]
+    for document in material.documents:
+        with context.database.unit_of_work() as session:
+            stored = [
+                *documents.exam_items(session, [document.id], split="exam"),
+                *documents.exam_items(session, [document.id], split="train"),
+            ]
+        if any(item.kind is not ItemKind.USER for item in stored):
+            continue
+        questions = [(item.prompt, item.answers) for item in stored]
+        exam, train = build_exam_items(
+            document,
+            questions=questions,
+            sampler=sampler,
+            config=config,
+            on_progress=heart.progress,
+        )
+        with context.database.unit_of_work() as session:
+            documents.add_exam_questions(session, document.id, exam=exam, train=train)
+    with context.database.unit_of_work() as session:
+        return frozenset(item.prompt for item in documents.exam_items(session, ids, split="exam"))
