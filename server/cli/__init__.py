@@ -1,0 +1,1 @@
+"""The command `everlearn`. Talks to a server over HTTP; only `up`, `doctor` and `--local` touch the machine."""

@@ -1,0 +1,103 @@
+"""`everlearn adapters`, `promote` and `rollback`: which version answers, and moving that."""
+
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from server.cli.client import Api, connect
+from server.cli.console import Failure, out
+
+Name = Annotated[str | None, typer.Argument(help="The adapter line; else the only one.")]
+Reason = Annotated[str, typer.Option(help="Kept with the event.")]
+
+
+def show(name: Name = None) -> None:
+    """The versions of each line, who serves, and every move so far."""
+    with connect() as api:
+        lines = [api.get(f"/api/v1/adapters/{name}")] if name else _lines(api)
+    for line in lines:
+        _print_line(line, with_events=name is not None or len(lines) == 1)
+
+
+def promote(
+    name: Name = None,
+    to: Annotated[str, typer.Option(help="v2, 2 or base.")] = "",
+    reason: Reason = "",
+) -> None:
+    """Let a version that passed its exam answer from now on."""
+    if not to:
+        raise Failure("Say where to: `everlearn promote --to v2`. `everlearn adapters` lists them.")
+    with connect() as api:
+        line = name or _only_line(api)
+        _print_move(
+            api.post(f"/api/v1/adapters/{line}/promote", {"version": to, "reason": reason})
+        )
+
+
+def rollback(
+    name: Name = None,
+    to: Annotated[str | None, typer.Option(help="v1, 1 or base; else what served before.")] = None,
+    reason: Reason = "",
+) -> None:
+    """Go back to what answered before."""
+    with connect() as api:
+        line = name or _only_line(api)
+        body = {"to": to, "reason": reason} if to else {"reason": reason}
+        _print_move(api.post(f"/api/v1/adapters/{line}/rollback", body))
+
+
+def _lines(api: Api) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = api.get("/api/v1/adapters")["data"]
+    return rows
+
+
+def _only_line(api: Api) -> str:
+    names = [line["name"] for line in _lines(api)]
+    if len(names) != 1:
+        raise Failure(f"Name the adapter: {', '.join(names) or 'there is none yet'}.")
+    return str(names[0])
+
+
+def _print_line(line: dict[str, Any], *, with_events: bool) -> None:
+    out.print(f"[bold]{line['name']}[/]  base model {line['base_model']}")
+    aliases: dict[str, list[str]] = {}
+    for alias, version in line["aliases"].items():
+        aliases.setdefault(version, []).append(alias)
+    table = Table("version", "status", "serves as", "documents", "exam", "created", box=None)
+    base = f"{line['name']}@base"
+    table.add_row(base, "", _marked(aliases, base), "", "", "")
+    for version in sorted(line["versions"], key=lambda row: row["number"]):
+        table.add_row(
+            version["name"],
+            version["status"],
+            _marked(aliases, version["name"]),
+            str(len(version["documents"])),
+            (version["exam"] or {}).get("verdict", ""),
+            version["created_at"][:19],
+        )
+    out.print(table)
+    if with_events and line["events"]:
+        moves = Table("when", "move", "from", "to", "by", "reason", box=None)
+        for event in line["events"]:
+            moves.add_row(
+                event["created_at"][:19],
+                event["kind"],
+                event["from_version"],
+                event["to_version"],
+                event["actor"],
+                event["reason"],
+            )
+        out.print()
+        out.print(moves)
+
+
+def _marked(aliases: dict[str, list[str]], version: str) -> str:
+    return " ".join(f"[green]{alias}[/]" for alias in aliases.get(version, []))
+
+
+def _print_move(move: dict[str, Any]) -> None:
+    out.print(
+        f"{move['adapter']}@{move['alias']}: {move['from_version']} → "
+        f"[bold]{move['to_version']}[/]  ({move['kind']}, {move['moved_in_ms']} ms)"
+    )

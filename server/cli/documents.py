@@ -1,0 +1,86 @@
+"""`everlearn ingest` and `everlearn learn`: give it something to learn, start learning by hand."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from server.cli.client import Api, connect
+from server.cli.console import Failure, out
+from server.cli.progress import follow, wait_for_run
+
+Wait = Annotated[bool, typer.Option("--wait", help="Follow the run to its end.")]
+
+
+def ingest(
+    file: Annotated[str, typer.Argument(help="A UTF-8 text file, or - for standard input.")],
+    title: Annotated[str | None, typer.Option(help="Title; else the first line.")] = None,
+    questions: Annotated[
+        Path | None,
+        typer.Option(
+            help='JSON list of {"question": …, "answers": […]}: asked in the exam, never taught.'
+        ),
+    ] = None,
+    wait: Wait = False,
+) -> None:
+    """Send a document. The server learns it by itself within seconds."""
+    body: dict[str, Any] = {"text": _read_text(file)}
+    if title is not None:
+        body["title"] = title
+    if questions is not None:
+        body["questions"] = _read_questions(questions)
+    with connect() as api:
+        document = api.post("/api/v1/documents", body)
+        known = f", known to {', '.join(document['versions'])}" if document["versions"] else ""
+        out.print(f"{document['id']}  {document['title']}  ({document['state']}{known})")
+        if wait:
+            _follow_document(api, document["id"])
+
+
+def learn(
+    adapter: Annotated[str | None, typer.Argument(help="The line; else the model's own.")] = None,
+    wait: Wait = False,
+) -> None:
+    """Start a run over all documents now."""
+    with connect() as api:
+        run = api.post("/api/v1/runs", {"adapter": adapter} if adapter else {})
+        out.print(f"{run['id']}  {run['status']}")
+        if wait:
+            finish(follow(api, run["id"], out))
+
+
+def finish(run: dict[str, Any]) -> None:
+    """Exit with 1 when a run did not go to its end."""
+    if run["status"] != "succeeded":
+        raise typer.Exit(1)
+
+
+def _follow_document(api: Api, document_id: str) -> None:
+    run_id = wait_for_run(api, document_id)
+    if run_id is None:
+        raise Failure(
+            "No run has started for this document. If learning by itself is switched off "
+            "(EVERLEARN_LEARNING__IS_ENABLED), start one: `everlearn learn --wait`."
+        )
+    finish(follow(api, run_id, out))
+
+
+def _read_text(file: str) -> str:
+    try:
+        raw = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+        return raw.decode()
+    except OSError as error:
+        raise Failure(f"Cannot read {file}: {error.strerror}.") from None
+    except UnicodeDecodeError as error:
+        raise Failure(f"{file} is not UTF-8 text (byte {error.start}). Convert it first.") from None
+
+
+def _read_questions(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except OSError as error:
+        raise Failure(f"Cannot read {path}: {error.strerror}.") from None
+    except ValueError as error:
+        raise Failure(f"{path} is not valid JSON: {error}.") from None

@@ -1,0 +1,81 @@
+"""`everlearn key`: mint, list and revoke keys; `--local` works on the database of this machine."""
+
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from sqlalchemy.exc import DBAPIError
+
+from server.cli.client import connect
+from server.cli.console import Failure, out
+from server.core.security import Scope
+from server.core.settings import Settings
+from server.db.session import Database
+from server.services.keys import create_key
+
+app = typer.Typer(help="Keys: who may do what.", no_args_is_help=True)
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Argument(help="Whose key it is.")],
+    scope: Annotated[
+        list[Scope] | None, typer.Option(help="What it may do; repeat it. Default: chat, ingest.")
+    ] = None,
+    local: Annotated[
+        bool, typer.Option("--local", help="Without a key, on the server's own machine.")
+    ] = False,
+) -> None:
+    """Mint a key and print it, alone on standard output: it cannot be shown again."""
+    scopes = [str(one) for one in scope or (Scope.CHAT, Scope.INGEST)]
+    if local:
+        secret = mint_local(Settings(), name, scopes)[1]
+    else:
+        with connect() as api:
+            secret = api.post("/api/v1/keys", {"name": name, "scopes": scopes})["key"]
+    out.print(secret, soft_wrap=True)
+
+
+@app.command("list")
+def list_all() -> None:
+    """Every key; no secret."""
+    with connect() as api:
+        rows = api.get("/api/v1/keys")["data"]
+    table = Table("id", "name", "key", "scopes", "created", "revoked", box=None)
+    for row in rows:
+        table.add_row(
+            row["id"],
+            row["name"],
+            row["hint"],
+            " ".join(row["scopes"]),
+            row["created_at"][:19],
+            (row["revoked_at"] or "")[:19],
+        )
+    out.print(table)
+
+
+@app.command()
+def revoke(key_id: Annotated[str, typer.Argument(help="Its id; see `everlearn key list`.")]) -> None:
+    """Close a key for good."""
+    with connect() as api:
+        row = api.delete(f"/api/v1/keys/{key_id}")
+    out.print(f"{row['id']}  {row['name']}  revoked {row['revoked_at'][:19]}")
+
+
+def mint_local(settings: Settings, name: str, scopes: list[str]) -> tuple[str, str]:
+    """Mint a key straight in the database; returns its id and the secret.
+
+    Whoever can write the home folder's database owns the server, so this needs no key.
+    """
+    database = Database(settings.sqlalchemy_url)
+    try:
+        with database.unit_of_work() as session:
+            key, secret = create_key(session, name, scopes)
+            return key.id, secret
+    except DBAPIError:
+        raise Failure(
+            f"There is no database of a server in {settings.home_path}. Start one first: "
+            "`everlearn up`; or set EVERLEARN_HOME or EVERLEARN_DATABASE_URL to its place."
+        ) from None
+    finally:
+        database.close_sync()

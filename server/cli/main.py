@@ -1,0 +1,30 @@
+"""The entry point: every command with its name."""
+
+import typer
+
+from server.cli import adapters, chat, doctor, documents, keys, runs, up
+from server.cli.console import CommandGroup
+
+app = typer.Typer(
+    cls=CommandGroup,
+    help="Everlearn: a model server that keeps learning from what it serves.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(up.up)
+app.command()(up.down)
+app.command()(up.status)
+app.command()(doctor.doctor)
+app.command()(chat.chat)
+app.command()(documents.ingest)
+app.command()(documents.learn)
+app.command()(runs.runs)
+app.command("adapters")(adapters.show)
+app.command()(adapters.promote)
+app.command()(adapters.rollback)
+app.add_typer(keys.app, name="key")
+
+if __name__ == "__main__":
+    app()

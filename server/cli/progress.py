@@ -1,0 +1,149 @@
+"""Follows a run: a bar per stage on a terminal, sparse lines elsewhere. Reads only the run's JSON."""
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.progress import TimeElapsedColumn as Elapsed
+
+from server.cli.client import Api
+from server.cli.console import Failure
+
+STAGES = {
+    "chunk": "chunk",
+    "self_edits": "self-edits",
+    "training": "training",
+    "exam": "exam",
+    "swap": "swap",
+}
+"""Stages in order, with the words shown for them."""
+
+ENDS = ("succeeded", "failed", "cancelled")
+LINE_EVERY_S = 15.0
+_VERDICT_COLOURS = {"promote": "green", "reject": "red", "inconclusive": "yellow"}
+
+
+def follow(api: Api, run_id: str, console: Console) -> dict[str, Any]:
+    """Show a run until it is over; returns its last state."""
+    show = _Bars(console) if console.is_terminal else _Lines(console)
+    run: dict[str, Any] = {}
+    with show:
+        for run in changes(api, run_id):
+            show.update(run)
+    print_outcome(run, console)
+    return run
+
+
+def changes(api: Api, run_id: str) -> Iterator[dict[str, Any]]:
+    """The run whenever it changed, until it is over. A broken stream is taken up again."""
+    failures = 0
+    while True:
+        try:
+            for event, data in api.events(f"/api/v1/runs/{run_id}/events"):
+                if event == "run":
+                    failures = 0
+                    run = json.loads(data)
+                    yield run
+                    if run["status"] in ENDS:
+                        return
+        except Failure:
+            failures += 1
+            if failures > 5:
+                raise
+        time.sleep(0.5)
+
+
+def wait_for_run(api: Api, document_id: str, timeout_s: float = 60) -> str | None:
+    """The id of the newest run over a document; None when none starts in time."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if found := api.get("/api/v1/runs", document_id=document_id, limit=1)["data"]:
+            return str(found[0]["id"])
+        time.sleep(0.5)
+    return None
+
+
+def print_outcome(run: dict[str, Any], console: Console) -> None:
+    """How a run ended: the verdict with its reasons, or the error."""
+    if run["status"] != "succeeded":
+        console.print(f"[red]run {run['status']}[/]: {run['error'] or 'no error was recorded'}")
+        return
+    verdict = str(run["verdict"])
+    colour = _VERDICT_COLOURS.get(verdict, "white")
+    console.print(f"Verdict: [bold {colour}]{verdict}[/] {run['version'] or ''}")
+    for reason in run["report"].get("exam", {}).get("reasons", []):
+        console.print(f"  · {reason}", markup=False)
+
+
+class _Bars:
+    """One bar per stage; those before the current one are full."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            TextColumn("  {task.description:<11}"),
+            BarColumn(bar_width=36),
+            MofNCompleteColumn(),
+            Elapsed(),
+            console=console,
+        )
+        self._tasks: dict[str, TaskID] = {
+            stage: self._progress.add_task(words, total=None, start=False, visible=True)
+            for stage, words in STAGES.items()
+        }
+
+    def __enter__(self) -> "_Bars":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def update(self, run: dict[str, Any]) -> None:
+        order = list(STAGES)
+        is_over = run["status"] == "succeeded"
+        now = len(order) if is_over else _position(run["stage"])
+        for position, stage in enumerate(order):
+            task = self._tasks[stage]
+            if position < now:
+                self._fill(task)
+            elif position == now:
+                self._progress.start_task(task)
+                self._progress.update(task, completed=run["done"], total=run["total"] or None)
+
+    def _fill(self, task: TaskID) -> None:
+        state = self._progress.tasks[task]
+        if not state.finished:
+            self._progress.start_task(task)
+            total = state.total or 1
+            self._progress.update(task, completed=total, total=total)
+
+
+class _Lines:
+    """A line when a stage begins, and now and then within it."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._stage: str | None = None
+        self._said_at = 0.0
+        self._began = time.monotonic()
+
+    def __enter__(self) -> "_Lines":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def update(self, run: dict[str, Any]) -> None:
+        stage, now = run["stage"], time.monotonic()
+        if stage is None or (stage == self._stage and now < self._said_at + LINE_EVERY_S):
+            return
+        self._stage, self._said_at = stage, now
+        steps = f" {run['done']}/{run['total']}" if run["total"] else ""
+        self._console.print(f"  {now - self._began:4.0f} s  {STAGES.get(stage, stage)}{steps}")
+
+
+def _position(stage: str | None) -> int:
+    return list(STAGES).index(stage) if stage in STAGES else -1

@@ -1,0 +1,66 @@
+"""`everlearn runs`: list them, look at one, follow it, cancel it."""
+
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from server.cli.client import connect
+from server.cli.console import Failure, out
+from server.cli.documents import finish
+from server.cli.progress import STAGES, follow, print_outcome
+
+
+def runs(
+    run_id: Annotated[str | None, typer.Argument(help="One run; without it: all.")] = None,
+    following: Annotated[bool, typer.Option("--follow", help="Watch it to its end.")] = False,
+    cancel: Annotated[bool, typer.Option("--cancel", help="Stop it.")] = False,
+    limit: Annotated[int, typer.Option(help="How many are listed.")] = 20,
+) -> None:
+    """What was learnt, and what is being learnt now."""
+    with connect() as api:
+        if run_id is None:
+            if following or cancel:
+                raise Failure("Name the run: `everlearn runs ID`. `everlearn runs` lists them.")
+            _print_list(api.get("/api/v1/runs", limit=limit)["data"])
+        elif cancel:
+            run = api.post(f"/api/v1/runs/{run_id}/cancel")
+            out.print(f"{run['id']}  {run['status']}, cancel requested")
+        elif following:
+            finish(follow(api, run_id, out))
+        else:
+            _print_run(api.get(f"/api/v1/runs/{run_id}"))
+
+
+def _print_list(rows: list[dict[str, Any]]) -> None:
+    if not rows:
+        out.print("No run yet. Send a document: `everlearn ingest FILE`.")
+        return
+    table = Table("run", "status", "stage", "verdict", "version", "created", box=None)
+    for row in rows:
+        table.add_row(
+            row["id"],
+            row["status"],
+            _stage(row) if row["status"] == "running" else "",
+            row["verdict"] or "",
+            row["version"] or "",
+            row["created_at"][:19],
+        )
+    out.print(table)
+
+
+def _print_run(run: dict[str, Any]) -> None:
+    out.print(f"[bold]{run['id']}[/]  {run['status']}  {_stage(run)}")
+    out.print(f"  adapter {run['adapter']}, method {run['method']}, attempt {run['attempt']}")
+    out.print(f"  asked for by {run['requested_by']}, {len(run['documents'])} documents")
+    for name, seconds in run["report"].get("seconds", {}).items():
+        out.print(f"  {STAGES.get(name, name):<11} {seconds:7.1f} s")
+    if run["finished_at"]:
+        print_outcome(run, out)
+
+
+def _stage(run: dict[str, Any]) -> str:
+    if not run["stage"]:
+        return ""
+    steps = f" {run['done']}/{run['total']}" if run["total"] else ""
+    return f"{STAGES.get(run['stage'], run['stage'])}{steps}"
