@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml constraints.txt scripts/install.sh
 
 demo: install ## Start the server and take the guided tour (EXIT=1 stops the server afterwards)
 	@$(BIN)/everlearn up --detach
-	@$(BIN)/python examples/demo/tour.py; status=$$?; \
+	@$(BIN)/python examples/demo/tour.py $(if $(EXIT),--server-stops); status=$$?; \
 	if [ -n "$(EXIT)" ]; then $(BIN)/everlearn down || status=1; fi; exit $$status
 
 test: lint type ## Everything: style, types, import contracts, all tests on real servers

@@ -4,9 +4,15 @@ Torch-free, so that the service can read and check a config without the training
 Every number that shapes what is learned is here; the defaults are the vetted setting.
 """
 
+from enum import StrEnum
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
+
+LINEAR_MODULES = frozenset(
+    {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+)
+"""The linear layers of a Llama-like model that an adapter may change, and vLLM can."""
 
 Share: TypeAlias = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -26,6 +32,17 @@ class LoraSpec(_Settings):
     """Dropout on the adapter's input while training."""
 
 
+class Precision(StrEnum):
+    """Number format of the matrix products in training; the adapter's weights stay float32."""
+
+    AUTO = "auto"
+    """bfloat16 where the device has it in hardware (CUDA, AVX512-BF16, AMX), else float32."""
+    FLOAT32 = "float32"
+    """Slower on most devices, and equal on all of them up to rounding."""
+    BFLOAT16 = "bfloat16"
+    """Faster where the hardware has it, slower elsewhere."""
+
+
 class TrainingSpec(_Settings):
     """The optimiser and the loop."""
 
@@ -43,6 +60,8 @@ class TrainingSpec(_Settings):
     """Most tokens, padding included, in one forward pass; bounds memory."""
     max_tokens: int = Field(default=1024, ge=16)
     """Longest segment; the tail of a longer one is cut off."""
+    precision: Precision = Precision.AUTO
+    """Number format of the matrix products."""
     weight_decay: float = Field(default=0.0, ge=0.0)
     """AdamW's decay on the LoRA matrices."""
     max_grad_norm: float = Field(default=1.0, gt=0.0)

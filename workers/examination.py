@@ -75,6 +75,7 @@ def examine(
         champion,
         challenger,
         new_documents=material.new_documents,
+        earlier_documents=material.earlier_documents,
         thresholds=context.settings.learning.gate,
     )
     return Exam(items, tuple(champion), tuple(challenger), decision)

@@ -40,6 +40,10 @@ class Material:
     def new_documents(self) -> frozenset[str]:
         return frozenset(document.id for document in self.documents) - self.learnt_before
 
+    @property
+    def earlier_documents(self) -> frozenset[str]:
+        return frozenset(document.id for document in self.documents) & self.learnt_before
+
     def refs(self) -> tuple[DocumentRef, ...]:
         """The documents as a manifest names them."""
         return tuple(

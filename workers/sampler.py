@@ -9,7 +9,7 @@ from typing import Any
 
 from adapters.sampling import SamplingError
 from adapters.types import ChatMessage, ProgressCallback, SamplingParams
-from server.core.errors import EngineError, EngineUnavailable
+from server.core.errors import EngineError
 from server.core.settings import Settings
 from server.engine.control import EngineControl, open_control
 
@@ -45,15 +45,15 @@ class EngineSampler:
         async def complete(control: EngineControl, messages: Sequence[ChatMessage]) -> str:
             nonlocal done
             async with slots:
-                reply = await control.chat(self._engine_name, messages, **_parameters(params))
+                reply = await control.chat(self._engine_name, _body(messages, params))
             done += 1
             if on_progress is not None:
                 on_progress(done, len(conversations))
-            return reply.text
+            return reply
 
         try:
             async with (
-                open_control(self._settings.engine, engine_url(self._settings)) as control,
+                open_control(self._settings.engine) as control,
                 asyncio.TaskGroup() as group,
             ):
                 tasks = [
@@ -67,26 +67,16 @@ class EngineSampler:
         return [task.result() for task in tasks]
 
 
-def engine_url(settings: Settings) -> str:
-    """Where the engine is.
-
-    Raises:
-        EngineUnavailable: no address is set; `everlearn up` sets it for its own workers.
-    """
-    if settings.engine.url is None:
-        raise EngineUnavailable("EVERLEARN_ENGINE__URL is not set")
-    return settings.engine.url
-
-
-def _parameters(params: SamplingParams) -> dict[str, Any]:
-    parameters: dict[str, Any] = {
+def _body(messages: Sequence[ChatMessage], params: SamplingParams) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "messages": list(messages),
         "max_tokens": params.max_tokens,
         "temperature": params.temperature,
         "top_p": params.top_p,
         "priority": LEARNING_PRIORITY,
     }
     if params.seed is not None:
-        parameters["seed"] = params.seed
+        body["seed"] = params.seed
     if params.stop:
-        parameters["stop"] = list(params.stop)
-    return parameters
+        body["stop"] = list(params.stop)
+    return body

@@ -21,7 +21,6 @@ from server.services import registry
 from server.services.runs import Claim
 from workers.context import WorkerContext
 from workers.material import Material
-from workers.sampler import engine_url
 
 ArtifactRefused = ArtifactInvalid
 
@@ -91,8 +90,7 @@ def load_and_prove(context: WorkerContext, material: Material, version_id: str) 
 async def _load_and_prove(
     context: WorkerContext, material: Material, name: str, path: str
 ) -> dict[str, Any]:
-    settings = context.settings.engine
-    async with open_control(settings, engine_url(context.settings)) as control:
+    async with open_control(context.settings.engine) as control:
         began = monotonic()
         await control.load_adapter(name, path)
         load_s = monotonic() - began

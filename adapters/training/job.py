@@ -79,8 +79,10 @@ def run_job(job: Job, out: TextIO) -> None:
     started = time.monotonic()
     if job.threads:
         torch.set_num_threads(job.threads)
-    trainee = load_trainee(job.base_model, spec=job.config.lora, seed=job.seed)
     spec = job.config.training
+    trainee = load_trainee(
+        job.base_model, spec=job.config.lora, seed=job.seed, precision=spec.precision
+    )
     encoded = [
         (edit.kind, encode(edit, trainee.tokenizer, max_tokens=spec.max_tokens))
         for edit in job.edits

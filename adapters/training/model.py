@@ -11,7 +11,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from adapters.spec import LoraSpec
+from adapters.spec import LoraSpec, Precision
 
 _ADAPTER_FILES = frozenset({"adapter_config.json", "adapter_model.safetensors"})
 
@@ -23,12 +23,26 @@ class Trainee:
     model: PeftModel
     tokenizer: PreTrainedTokenizerBase
     device: torch.device
+    compute_dtype: torch.dtype
+
+    def autocast(self) -> torch.autocast:
+        """Context of one forward pass.
+
+        Enter it anew for each: autocast keeps its casts of the LoRA weights until it is left.
+        """
+        return torch.autocast(
+            self.device.type,
+            dtype=torch.bfloat16,
+            enabled=self.compute_dtype is torch.bfloat16,
+        )
 
 
-def load_trainee(folder: Path, *, spec: LoraSpec, seed: int) -> Trainee:
+def load_trainee(
+    folder: Path, *, spec: LoraSpec, seed: int, precision: Precision = Precision.AUTO
+) -> Trainee:
     """Load the base model of `folder` and attach LoRA to every linear layer but the head.
 
-    bfloat16 on CUDA, float32 elsewhere (the LoRA matrices are float32 in both); the adapter's
+    The LoRA matrices are float32; the base is bfloat16 on CUDA, float32 elsewhere. The adapter's
     first weights depend on `seed` alone. Equals the base model until the first step.
     """
     on_cuda = torch.cuda.is_available()
@@ -47,7 +61,7 @@ def load_trainee(folder: Path, *, spec: LoraSpec, seed: int) -> Trainee:
         task_type="CAUSAL_LM",
     )
     model = get_peft_model(base, config)
-    return Trainee(model.to(device), tokenizer, device)
+    return Trainee(model.to(device), tokenizer, device, _compute_dtype(device, precision))
 
 
 def save_adapter(model: PeftModel, folder: Path, *, base_name: str) -> None:
@@ -65,3 +79,18 @@ def save_adapter(model: PeftModel, folder: Path, *, base_name: str) -> None:
     config["base_model_name_or_path"] = base_name
     config["target_modules"] = sorted(config["target_modules"])
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def _compute_dtype(device: torch.device, precision: Precision) -> torch.dtype:
+    """bfloat16 where it is asked for or where the machine multiplies it faster."""
+    match precision:
+        case Precision.FLOAT32:
+            return torch.float32
+        case Precision.BFLOAT16:
+            return torch.bfloat16
+        case Precision.AUTO:
+            capabilities = torch.cpu.get_capabilities()
+            is_fast = device.type == "cuda" or bool(
+                capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
+            )
+            return torch.bfloat16 if is_fast else torch.float32

@@ -103,7 +103,9 @@ def _accumulate(
     for group in split_by_tokens(segments, spec.microbatch_tokens):
         weights = [_token_weight(s) / norm for s in group]
         batch = pack(group, weights=weights).to(trainee.device)
-        loss = (cross_entropy(batch_logprobs(trainee.model, batch)) * batch.weights_N).sum()
+        with trainee.autocast():
+            logprobs_N = batch_logprobs(trainee.model, batch)
+        loss = (cross_entropy(logprobs_N) * batch.weights_N).sum()
         loss.backward()
         loss_sum += float(loss.detach())
         tokens += batch.input_ids_1T.numel()

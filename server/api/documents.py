@@ -11,11 +11,13 @@ from server.api.deps import Ingest, RuntimeDep
 from server.api.schemas import DocumentBody, DocumentView, Listing
 from server.api.views import document_view
 from server.core.errors import DocumentNotText, InvalidRequest, PayloadTooLarge, UnknownField
+from server.http import read_body
 from server.services import documents
 
 router = APIRouter(prefix="/documents", tags=["documents"])
 
 _TEXT_TYPES = ("text/plain", "text/markdown")
+_LIMIT_SETTING = "EVERLEARN_DOCUMENTS__MAX_BYTES"
 _JSON_OVERHEAD = 2  # JSON may escape a character into several bytes; the text itself is measured
 
 
@@ -43,9 +45,9 @@ async def create_document(
 ) -> DocumentView:
     """Send a document. The same text again answers 200 with the same id."""
     limit = runtime.settings.documents.max_bytes
-    body = _parsed(request, await _read(request, limit=limit * _JSON_OVERHEAD), title)
+    body = _parsed(request, await read_body(request, limit * _JSON_OVERHEAD, _LIMIT_SETTING), title)
     if len(body.text.encode()) > limit:
-        raise PayloadTooLarge(limit, "EVERLEARN_DOCUMENTS__MAX_BYTES")
+        raise PayloadTooLarge(limit, _LIMIT_SETTING)
 
     def accept(session: Session) -> tuple[DocumentView, bool]:
         document, is_new = documents.accept_document(
@@ -85,16 +87,6 @@ async def get_document(document_id: str, runtime: RuntimeDep, _: Ingest) -> Docu
         return document_view(session, documents.get_document(session, document_id))
 
     return await runtime.database.run(read)
-
-
-async def _read(request: Request, *, limit: int) -> bytes:
-    """The body, refused as soon as it is too long, whatever its headers say."""
-    body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > limit:
-            raise PayloadTooLarge(limit, "EVERLEARN_DOCUMENTS__MAX_BYTES")
-    return bytes(body)
 
 
 def _parsed(request: Request, raw: bytes, title: str | None) -> DocumentBody:

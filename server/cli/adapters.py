@@ -3,6 +3,7 @@
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from server.cli.client import Api, connect
@@ -30,9 +31,7 @@ def promote(
         raise Failure("Say where to: `everlearn promote --to v2`. `everlearn adapters` lists them.")
     with connect() as api:
         line = name or _only_line(api)
-        _print_move(
-            api.post(f"/api/v1/adapters/{line}/promote", {"version": to, "reason": reason})
-        )
+        _print_move(api.post(f"/api/v1/adapters/{line}/promote", {"version": to, "reason": reason}))
 
 
 def rollback(
@@ -85,8 +84,8 @@ def _print_line(line: dict[str, Any], *, with_events: bool) -> None:
                 event["kind"],
                 event["from_version"],
                 event["to_version"],
-                event["actor"],
-                event["reason"],
+                escape(event["actor"]),
+                escape(event["reason"]),
             )
         out.print()
         out.print(moves)

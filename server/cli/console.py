@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import click
 from rich.console import Console
 from rich.markup import escape
 from typer.core import TyperGroup
@@ -20,9 +19,9 @@ class Failure(Exception):
 class CommandGroup(TyperGroup):
     """The top-level command: turns expected errors into a line and exit status 1."""
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except (Failure, AppError) as error:
-            err.print(f"[red]{escape(str(error))}[/]")
+            err.print(f"[red]{escape(str(error))}[/]", soft_wrap=True)
             ctx.exit(1)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from server.cli.client import Api, connect
 from server.cli.console import Failure, out
@@ -34,7 +35,7 @@ def ingest(
     with connect() as api:
         document = api.post("/api/v1/documents", body)
         known = f", known to {', '.join(document['versions'])}" if document["versions"] else ""
-        out.print(f"{document['id']}  {document['title']}  ({document['state']}{known})")
+        out.print(f"{document['id']}  {escape(document['title'])}  ({document['state']}{known})")
         if wait:
             _follow_document(api, document["id"])
 

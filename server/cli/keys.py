@@ -1,17 +1,21 @@
 """`everlearn key`: mint, list and revoke keys; `--local` works on the database of this machine."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
 
 from server.cli.client import connect
 from server.cli.console import Failure, out
 from server.core.security import Scope
 from server.core.settings import Settings
 from server.db.session import Database
-from server.services.keys import create_key
+from server.services.keys import create_key, revoke_key
 
 app = typer.Typer(help="Keys: who may do what.", no_args_is_help=True)
 
@@ -45,7 +49,7 @@ def list_all() -> None:
     for row in rows:
         table.add_row(
             row["id"],
-            row["name"],
+            escape(row["name"]),
             row["hint"],
             " ".join(row["scopes"]),
             row["created_at"][:19],
@@ -55,11 +59,24 @@ def list_all() -> None:
 
 
 @app.command()
-def revoke(key_id: Annotated[str, typer.Argument(help="Its id; see `everlearn key list`.")]) -> None:
+def revoke(
+    key_id: Annotated[str, typer.Argument(help="Its id; see `everlearn key list`.")],
+) -> None:
     """Close a key for good."""
     with connect() as api:
         row = api.delete(f"/api/v1/keys/{key_id}")
-    out.print(f"{row['id']}  {row['name']}  revoked {row['revoked_at'][:19]}")
+    out.print(f"{row['id']}  {escape(row['name'])}  revoked {row['revoked_at'][:19]}")
+
+
+@contextmanager
+def local_key(settings: Settings, name: str, scopes: list[str]) -> Iterator[str]:
+    """A key for the length of a block, minted and revoked straight in the database."""
+    key_id, secret = mint_local(settings, name, scopes)
+    try:
+        yield secret
+    finally:
+        with _local_session(settings) as session:
+            revoke_key(session, key_id)
 
 
 def mint_local(settings: Settings, name: str, scopes: list[str]) -> tuple[str, str]:
@@ -67,11 +84,17 @@ def mint_local(settings: Settings, name: str, scopes: list[str]) -> tuple[str, s
 
     Whoever can write the home folder's database owns the server, so this needs no key.
     """
+    with _local_session(settings) as session:
+        key, secret = create_key(session, name, scopes)
+        return key.id, secret
+
+
+@contextmanager
+def _local_session(settings: Settings) -> Iterator[Session]:
     database = Database(settings.sqlalchemy_url)
     try:
         with database.unit_of_work() as session:
-            key, secret = create_key(session, name, scopes)
-            return key.id, secret
+            yield session
     except DBAPIError:
         raise Failure(
             f"There is no database of a server in {settings.home_path}. Start one first: "

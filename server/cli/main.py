@@ -16,6 +16,7 @@ app = typer.Typer(
 app.command()(up.up)
 app.command()(up.down)
 app.command()(up.status)
+app.command()(up.prepare)
 app.command()(doctor.doctor)
 app.command()(chat.chat)
 app.command()(documents.ingest)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.progress import TimeElapsedColumn as Elapsed
 
@@ -69,7 +70,8 @@ def wait_for_run(api: Api, document_id: str, timeout_s: float = 60) -> str | Non
 def print_outcome(run: dict[str, Any], console: Console) -> None:
     """How a run ended: the verdict with its reasons, or the error."""
     if run["status"] != "succeeded":
-        console.print(f"[red]run {run['status']}[/]: {run['error'] or 'no error was recorded'}")
+        why = escape(run["error"] or "no error was recorded")
+        console.print(f"[red]run {run['status']}[/]: {why}")
         return
     verdict = str(run["verdict"])
     colour = _VERDICT_COLOURS.get(verdict, "white")

@@ -3,6 +3,7 @@
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from server.cli.client import connect
@@ -52,7 +53,7 @@ def _print_list(rows: list[dict[str, Any]]) -> None:
 def _print_run(run: dict[str, Any]) -> None:
     out.print(f"[bold]{run['id']}[/]  {run['status']}  {_stage(run)}")
     out.print(f"  adapter {run['adapter']}, method {run['method']}, attempt {run['attempt']}")
-    out.print(f"  asked for by {run['requested_by']}, {len(run['documents'])} documents")
+    out.print(f"  asked for by {escape(run['requested_by'])}, {len(run['documents'])} documents")
     for name, seconds in run["report"].get("seconds", {}).items():
         out.print(f"  {STAGES.get(name, name):<11} {seconds:7.1f} s")
     if run["finished_at"]:

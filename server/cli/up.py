@@ -1,4 +1,4 @@
-"""`everlearn up`, `down` and `status`: the server on this machine."""
+"""`everlearn up`, `down`, `status` and `prepare`: the server on this machine."""
 
 import sys
 import time
@@ -12,11 +12,14 @@ from rich.table import Table
 
 from server.cli.console import Failure, err, out
 from server.core.settings import Settings
+from server.db.session import Database
+from server.embedded import up as embedded
 from server.embedded.child import Child
 from server.embedded.detach import Handover, fork_detached
 from server.embedded.plan import answers_http
+from server.embedded.preflight import check_home
 from server.embedded.state import process_start_time, read_state, stop_server
-from server.embedded.up import run_server
+from server.services.keys import ensure_admin_key
 
 
 def up(
@@ -33,9 +36,24 @@ def up(
         return
     handover = fork_detached() if detach else None
     try:
-        run_server(settings, TerminalWatcher(settings, handover))
+        embedded.run_server(settings, TerminalWatcher(settings, handover))
     finally:
         out.file.flush()
+
+
+def prepare() -> None:
+    """Prepare model, database and first rows, and start nothing: what a cluster runs first."""
+    settings = Settings()
+    check_home(settings.home_path)
+    database = Database(settings.sqlalchemy_url)
+    try:
+        model = embedded.prepare(settings, database, TerminalWatcher(settings, None))
+        if settings.admin_key:
+            with database.unit_of_work() as session:
+                ensure_admin_key(session, settings.admin_key)
+    finally:
+        database.close_sync()
+    out.print(f"The model is in {model.path}.", soft_wrap=True)
 
 
 def down() -> None:

@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -32,7 +32,9 @@ def _entries(prefix: str, model: type[BaseModel]) -> Iterator[tuple[str, str, st
         group = field.annotation
         if isinstance(group, type) and issubclass(group, BaseModel):
             yield from _entries(f"{variable}__", group)
-        else:
+        elif not (
+            get_origin(group) is Literal and len(get_args(group)) == 1
+        ):  # no choice, no setting
             yield variable, " ".join((field.description or "").split()), _written(field)
 
 

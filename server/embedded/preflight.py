@@ -1,5 +1,6 @@
-"""Checks before anything is started: folder, disk, port. Each failure names its remedy."""
+"""Checks before anything is started: folder, disk, port, libraries. Each failure names its remedy."""
 
+import ctypes
 import errno
 import os
 import shutil
@@ -11,6 +12,8 @@ from server.core.errors import SetupError
 GIB = 1024**3
 NEEDED_DISK_BYTES = 2 * GIB
 """Room for the converted model (0.5 GiB by default), adapters, database and logs."""
+
+ENGINE_LIBRARIES = ("libnuma.so.1",)
 
 
 def check_home(home: Path, needed_bytes: int = NEEDED_DISK_BYTES) -> None:
@@ -26,6 +29,15 @@ def check_home(home: Path, needed_bytes: int = NEEDED_DISK_BYTES) -> None:
             f"Cannot make the folder {home}: {error.strerror}. "
             "Choose another one: EVERLEARN_HOME=/path/to/folder."
         ) from None
+    check_folder(home, needed_bytes)
+
+
+def check_folder(home: Path, needed_bytes: int = NEEDED_DISK_BYTES) -> None:
+    """An existing folder must be writable and have room.
+
+    Raises:
+        SetupError: it is not, or has not.
+    """
     if not os.access(home, os.W_OK | os.X_OK):
         raise SetupError(
             f"The folder {home} is not writable. Choose another one: EVERLEARN_HOME=/path/to/folder."
@@ -57,6 +69,22 @@ def check_port(host: str, port: int) -> None:
             raise SetupError(
                 f"Cannot listen on {host}:{port} ({error.strerror}). Change "
                 "EVERLEARN_GATEWAY__HOST or EVERLEARN_GATEWAY__PORT."
+            ) from None
+
+
+def check_libraries(names: tuple[str, ...] = ENGINE_LIBRARIES) -> None:
+    """The system libraries that vLLM's CPU build is linked against; no wheel carries them.
+
+    Raises:
+        SetupError: one is missing.
+    """
+    for name in names:
+        try:
+            ctypes.CDLL(name)
+        except OSError:
+            raise SetupError(
+                f"vLLM's CPU build needs the system library {name}. "
+                "On Debian: apt-get install libnuma1."
             ) from None
 
 

@@ -25,7 +25,7 @@ from server.core.settings import Settings
 from server.db.session import Database
 from server.embedded.child import Child
 from server.embedded.plan import Plan, make_plan
-from server.embedded.preflight import check_home, check_port
+from server.embedded.preflight import check_home, check_libraries, check_port
 from server.embedded.state import State, hold_home, remove_state
 from server.embedded.supervisor import Supervisor
 from server.engine.launch import require_engine
@@ -74,8 +74,8 @@ def run_server(settings: Settings, watcher: Watcher) -> None:
     with hold_home(home):
         if settings.gateway.port:
             check_port(settings.gateway.host, settings.gateway.port)
-        if not settings.engine.url:
-            require_engine()
+        if not settings.engine.url and require_engine().is_cpu:
+            check_libraries()
         try:
             _start_and_watch(settings, watcher)
         except KeyboardInterrupt:
@@ -83,13 +83,8 @@ def run_server(settings: Settings, watcher: Watcher) -> None:
 
 
 def _start_and_watch(settings: Settings, watcher: Watcher) -> None:
-    with watcher.step(f"preparing the model {settings.model.source}"):
-        model = prepare_model(settings.model.source, settings.home_path)
     database = Database(settings.sqlalchemy_url)
-    with watcher.step("preparing the database"):
-        migrate(database)
-        with database.unit_of_work() as session:
-            ensure_line(session, settings, base_path=model.path, base_hash=model.hash)
+    model = prepare(settings, database, watcher)
     plan = make_plan(settings, model.path)
     record = _Record(settings.home_path, plan.gateway_url, watcher)
     supervisor = Supervisor(record.on_change)
@@ -109,6 +104,21 @@ def _start_and_watch(settings: Settings, watcher: Watcher) -> None:
             signal.signal(number, signal.SIG_IGN)
         supervisor.stop()
         remove_state(settings.home_path)
+
+
+def prepare(settings: Settings, database: Database, watcher: Watcher) -> PreparedModel:
+    """Model, schema and first rows: everything before the processes. Doing it twice is fine.
+
+    Raises:
+        SetupError: the model, the database or the line of adapters does not fit.
+    """
+    with watcher.step(f"preparing the model {settings.model.source}"):
+        model = prepare_model(settings.model.source, settings.home_path)
+    with watcher.step("preparing the database"):
+        migrate(database)
+        with database.unit_of_work() as session:
+            ensure_line(session, settings, base_path=model.path, base_hash=model.hash)
+    return model
 
 
 def prepare_model(source: str, home: Path) -> PreparedModel:

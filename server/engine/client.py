@@ -4,9 +4,11 @@ Knows nothing of what is sent. An answer of any status is an answer; only silenc
 broken connection is an error here.
 """
 
+import json
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
+from io import BytesIO
 from types import SimpleNamespace, TracebackType
 from typing import Any, Self
 
@@ -94,16 +96,16 @@ class EngineClient:
         headers = {}
         if (request_id := request_id_var.get()) is not None:
             headers["X-Request-Id"] = request_id
-        if isinstance(body, bytes):
+        if body is not None:
             headers["Content-Type"] = "application/json"
+        raw = json.dumps(body).encode() if isinstance(body, Mapping) else body
         for may_retry in (True, False):
             context = SimpleNamespace(is_reused=False)
             try:
                 return await self._open_session().request(
                     method,
                     f"{self.url}{path}",
-                    json=body if isinstance(body, Mapping) else None,
-                    data=body if isinstance(body, bytes) else None,
+                    data=raw if raw is None else BytesIO(raw),  # aiohttp sends it in pieces
                     headers=headers,
                     timeout=self._timeout(timeout_s),
                     trace_request_ctx=context,

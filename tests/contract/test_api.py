@@ -1,0 +1,348 @@
+"""Our own HTTP surface: documents, runs, adapters and keys, and what each bad request is told."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from server.app import create_app
+from server.core.settings import DocumentSettings, EngineSettings, Settings
+from server.db import Base
+from server.db.session import Database
+from server.services import keys
+from server.services.bootstrap import ensure_line
+from tests.conftest import BASE_HASH, RecordingQueue
+from tests.support.factories import make_document, make_run, make_version
+from tests.support.fake_engine import FakeEngine, serve
+
+ADMIN_KEY = "el_admin_of_this_test"
+MAX_BYTES = 10_000
+
+
+@dataclass
+class Api:
+    """The server under test, with doors to look behind it."""
+
+    client: httpx2.Client
+    database: Database
+    queue: RecordingQueue
+    engine: FakeEngine
+
+    def mint(self, *scopes: str) -> dict[str, str]:
+        answer = self.client.post("/api/v1/keys", json={"name": "k", "scopes": list(scopes)})
+        return {"authorization": f"Bearer {answer.json()['key']}"}
+
+
+@pytest.fixture
+def api(tmp_path: Path, settings: Settings, database: Database) -> Iterator[Api]:
+    engine, queue = FakeEngine(), RecordingQueue()
+    with serve(engine.app()) as upstream:
+        settings = settings.model_copy(
+            update={
+                "database_url": database.url.render_as_string(hide_password=False),
+                "engine": EngineSettings(url=upstream.url),
+                "documents": DocumentSettings(max_bytes=MAX_BYTES),
+            }
+        )
+        Base.metadata.create_all(database.engine)
+        with database.unit_of_work() as session:
+            ensure_line(session, settings, base_path=tmp_path / "base", base_hash=BASE_HASH)
+            keys.ensure_admin_key(session, ADMIN_KEY)
+        with (
+            serve(create_app(settings, queue=queue)) as server,
+            httpx2.Client(
+                base_url=server.url, headers={"authorization": f"Bearer {ADMIN_KEY}"}
+            ) as client,
+        ):
+            _wait_ready(client)
+            yield Api(client, database, queue, engine)
+
+
+def error_of(answer: httpx2.Response) -> dict[str, Any]:
+    """The error of a reply, after checking that it has OpenAI's shape."""
+    body = answer.json()
+    assert set(body) == {"error"}
+    assert set(body["error"]) == {"message", "type", "param", "code"}
+    error: dict[str, Any] = body["error"]
+    return error
+
+
+def test_a_document_is_taken_once(api: Api) -> None:
+    first = api.client.post("/api/v1/documents", json={"title": "T", "text": "Odile keeps it."})
+    second = api.client.post("/api/v1/documents", json={"text": "Odile keeps it."})
+
+    assert (first.status_code, second.status_code) == (201, 200)
+    assert first.json()["id"] == second.json()["id"]
+    assert first.json()["state"] == "received"
+    assert api.queue.sent == [("document.ingest", first.json()["id"])]
+
+
+def test_plain_text_and_markdown_are_taken(api: Api) -> None:
+    for media_type in ("text/plain; charset=utf-8", "text/markdown"):
+        answer = api.client.post(
+            "/api/v1/documents?title=Notes",
+            content=f"# {media_type}\nÜber alles".encode(),
+            headers={"content-type": media_type},
+        )
+        assert (answer.status_code, answer.json()["title"]) == (201, "Notes")
+
+
+def test_questions_come_with_the_document(api: Api) -> None:
+    answer = api.client.post(
+        "/api/v1/documents",
+        json={"text": "Odile keeps it.", "questions": [{"question": "Who?", "answers": ["Odile"]}]},
+    )
+
+    assert answer.json()["exam_questions"] == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "media_type", "status", "code"),
+    [
+        (b'{"text": ""}', "application/json", 400, "document_empty"),
+        (b'{"text": "  \\n "}', "application/json", 400, "document_empty"),
+        (b"", "text/plain", 400, "document_empty"),
+        (b"\x89PNG\r\n\x1a\n\x00\x00", "text/plain", 400, "document_not_text"),
+        ("Größe".encode("latin-1"), "text/plain", 400, "document_not_text"),
+        (b"PK\x03\x04 a zip", "text/plain", 400, "document_not_text"),
+        (b"{not json", "application/json", 400, "invalid_request"),
+        (b'"just a string"', "application/json", 400, "invalid_request"),
+        (b'{"title": "no text"}', "application/json", 400, "invalid_request"),
+        (b'{"text": 7}', "application/json", 400, "invalid_request"),
+        (b'{"text": "x", "colour": "red"}', "application/json", 400, "unknown_field"),
+        (b"%PDF-1.7", "application/pdf", 400, "invalid_request"),
+        (b"a" * (MAX_BYTES + 1), "text/plain", 413, "payload_too_large"),
+        (b"a" * (3 * MAX_BYTES), "text/plain", 413, "payload_too_large"),
+    ],
+)
+def test_a_bad_document_is_refused_by_name_and_nothing_is_kept(
+    api: Api, content: bytes, media_type: str, status: int, code: str
+) -> None:
+    answer = api.client.post(
+        "/api/v1/documents", content=content, headers={"content-type": media_type}
+    )
+
+    assert answer.status_code == status
+    assert error_of(answer)["code"] == code
+    assert api.client.get("/api/v1/documents").json()["data"] == []
+    assert api.queue.sent == []
+
+
+def test_an_unknown_field_is_named_with_the_known_ones(api: Api) -> None:
+    answer = api.client.post("/api/v1/documents", json={"text": "x", "txet": "y"})
+
+    error = error_of(answer)
+    assert error["param"] == "txet"
+    assert "questions" in error["message"]
+
+
+def test_learning_without_a_document_is_refused(api: Api) -> None:
+    answer = api.client.post("/api/v1/runs", json={})
+
+    assert answer.status_code == 400
+    assert error_of(answer)["code"] == "nothing_to_learn"
+
+
+def test_a_run_is_ordered_once_followed_and_cancelled(api: Api) -> None:
+    with api.database.unit_of_work() as session:
+        make_document(session)
+
+    first = api.client.post("/api/v1/runs", json={})
+    second = api.client.post("/api/v1/runs", json={})
+    run_id = first.json()["id"]
+    cancelled = api.client.post(f"/api/v1/runs/{run_id}/cancel")
+    again = api.client.post(f"/api/v1/runs/{run_id}/cancel")
+    events = api.client.get(f"/api/v1/runs/{run_id}/events").text
+
+    assert (first.status_code, second.status_code) == (202, 200)
+    assert second.json()["id"] == run_id
+    assert cancelled.json()["status"] == "cancelled"
+    assert (again.status_code, error_of(again)["code"]) == (409, "run_not_cancellable")
+    assert json.loads(events.split("data: ")[1].split("\n")[0])["status"] == "cancelled"
+    assert "event: end" in events
+
+
+def test_rollback_with_nothing_behind_is_refused(api: Api) -> None:
+    answer = api.client.post("/api/v1/adapters/smollm2/rollback", json={})
+
+    assert answer.status_code == 409
+    assert error_of(answer)["code"] == "nothing_to_roll_back"
+
+
+@pytest.mark.parametrize(
+    ("version", "status", "code"),
+    [
+        ("v9", 404, "not_found"),
+        ("newest", 400, "invalid_request"),
+        ("v1", 409, "version_not_servable"),
+    ],
+)
+def test_promotion_of_what_cannot_serve_is_refused(
+    api: Api, version: str, status: int, code: str
+) -> None:
+    with api.database.unit_of_work() as session:
+        adapter = ensure_adapter(session)
+        make_version(session, adapter, status="rejected")  # type: ignore[arg-type]
+
+    answer = api.client.post("/api/v1/adapters/smollm2/promote", json={"version": version})
+
+    assert (answer.status_code, error_of(answer)["code"]) == (status, code)
+
+
+def test_promotion_and_rollback_move_what_answers_at_once(api: Api) -> None:
+    with api.database.unit_of_work() as session:
+        make_version(session, ensure_adapter(session))
+
+    def who_answers() -> tuple[str, str]:
+        answer = api.client.post(
+            "/v1/chat/completions",
+            json={"model": "smollm2", "messages": [{"role": "user", "content": "Hi"}]},
+        )
+        return answer.headers["x-everlearn-version"], answer.json()["model"]
+
+    before = who_answers()
+    promoted = api.client.post("/api/v1/adapters/smollm2/promote", json={"version": "v1"})
+    during = who_answers()
+    rolled_back = api.client.post("/api/v1/adapters/smollm2/rollback", json={"reason": "test"})
+    after = who_answers()
+
+    assert before == after == ("smollm2@base", "smollm2@base")
+    assert during == ("smollm2@v1", "smollm2@v1.00000000")
+    assert (promoted.json()["from_version"], promoted.json()["to_version"]) == (
+        "smollm2@base",
+        "smollm2@v1",
+    )
+    assert rolled_back.json()["kind"] == "rollback"
+    events = api.client.get("/api/v1/adapters/smollm2").json()["events"]
+    assert [(event["kind"], event["reason"]) for event in events] == [
+        ("rollback", "test"),
+        ("promote", ""),
+    ]
+
+
+def test_promotion_fails_whole_when_the_engine_refuses_the_weights(api: Api) -> None:
+    with api.database.unit_of_work() as session:
+        make_version(session, ensure_adapter(session))
+    api.engine.refuses_load = 400
+
+    answer = api.client.post("/api/v1/adapters/smollm2/promote", json={"version": "v1"})
+
+    assert answer.status_code in (502, 503)
+    assert error_of(answer)["message"]
+    assert api.client.get("/api/v1/adapters/smollm2").json()["champion"] == "smollm2@base"
+
+
+ROUTES = [
+    ("POST", "/v1/chat/completions", "chat"),
+    ("GET", "/v1/models", "chat"),
+    ("POST", "/api/v1/documents", "ingest"),
+    ("GET", "/api/v1/documents", "ingest"),
+    ("GET", "/api/v1/documents/doc_x", "ingest"),
+    ("GET", "/api/v1/runs", "ingest"),
+    ("GET", "/api/v1/runs/run_x", "ingest"),
+    ("GET", "/api/v1/runs/run_x/events", "ingest"),
+    ("POST", "/api/v1/runs", "admin"),
+    ("POST", "/api/v1/runs/run_x/cancel", "admin"),
+    ("GET", "/api/v1/adapters", "ingest"),
+    ("GET", "/api/v1/adapters/smollm2", "ingest"),
+    ("POST", "/api/v1/adapters/smollm2/promote", "admin"),
+    ("POST", "/api/v1/adapters/smollm2/rollback", "admin"),
+    ("GET", "/api/v1/keys", "admin"),
+    ("POST", "/api/v1/keys", "admin"),
+    ("DELETE", "/api/v1/keys/key_x", "admin"),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "scope"), ROUTES)
+def test_every_route_is_closed_without_the_right_key(
+    api: Api, method: str, path: str, scope: str
+) -> None:
+    wrong = api.mint(*({"chat", "ingest"} - {scope}))
+
+    without = api.client.request(method, path, json={}, headers={"authorization": ""})
+    forged = api.client.request(method, path, json={}, headers={"authorization": "Bearer el_x"})
+    other = api.client.request(method, path, json={}, headers=wrong)
+    allowed = api.client.request(method, path, json={}, headers=api.mint(scope))
+
+    assert (without.status_code, forged.status_code, other.status_code) == (401, 401, 403)
+    assert error_of(without)["code"] == "invalid_api_key"
+    assert scope in error_of(other)["message"]
+    assert allowed.status_code not in (401, 403)
+    assert allowed.status_code < 500
+
+
+def test_every_route_is_in_the_list_above(api: Api) -> None:
+    schema = api.client.get("/api/openapi.json").json()
+
+    served = {
+        (method.upper(), path)
+        for path, methods in schema["paths"].items()
+        for method in methods
+        if path not in ("/healthz", "/readyz")
+    }
+
+    listed = {
+        (
+            method,
+            path.replace("doc_x", "{document_id}")
+            .replace("run_x", "{run_id}")
+            .replace("key_x", "{key_id}")
+            .replace("/smollm2", "/{name}"),
+        )
+        for method, path, _ in ROUTES
+    }
+    assert {route for route in served if route[1].startswith("/api/")} <= listed
+
+
+def test_health_needs_no_key(api: Api) -> None:
+    for path in ("/healthz", "/readyz"):
+        assert api.client.get(path, headers={"authorization": ""}).status_code == 200
+
+
+def test_a_revoked_key_is_closed(api: Api) -> None:
+    minted = api.client.post("/api/v1/keys", json={"name": "k", "scopes": ["chat"]}).json()
+    header = {"authorization": f"Bearer {minted['key']}"}
+    assert api.client.get("/v1/models", headers=header).status_code == 200
+
+    api.client.delete(f"/api/v1/keys/{minted['id']}")
+
+    async def closes() -> bool:
+        for _ in range(30):
+            if api.client.get("/v1/models", headers=header).status_code == 401:
+                return True
+            await asyncio.sleep(0.1)
+        return False
+
+    assert asyncio.run(closes())
+    assert minted["key"] not in api.client.get("/api/v1/keys").text
+
+
+def test_a_run_in_the_list_names_its_documents(api: Api) -> None:
+    with api.database.unit_of_work() as session:
+        make_document(session)
+        run = make_run(session, ensure_adapter(session))
+
+    [view] = api.client.get("/api/v1/runs").json()["data"]
+
+    assert (view["id"], view["status"], view["adapter"]) == (run.id, "queued", "smollm2")
+
+
+def ensure_adapter(session: Any) -> Any:
+    from server.services import registry
+
+    return registry.get_adapter(session, "smollm2")
+
+
+def _wait_ready(client: httpx2.Client) -> None:
+    import time
+
+    for _ in range(100):
+        if client.get("/readyz").status_code == 200:
+            return
+        time.sleep(0.1)
+    raise TimeoutError(client.get("/readyz").text)

