@@ -69,26 +69,24 @@ class TrainingSpec(_Settings):
 
 
 class SelfEditSpec(_Settings):
-    """What is written from a document before training."""
+    """What the served model writes from a document before training."""
 
-    questions_per_document: int = Field(default=24, ge=0)
-    """Questions the served model is asked to write, one per answer span."""
-    rewrites_per_document: int = Field(default=8, ge=0)
-    """Sentences the served model is asked to restate."""
-    cloze_per_document: int = Field(default=48, ge=0)
-    """Sentences cut before a name or number by rule, at most."""
-    max_new_tokens: int = Field(default=48, ge=8)
-    """Length of one generation."""
+    questions_per_document: int = Field(default=32, ge=0)
+    """Answer spans, in order of the text, that the model is asked to write a question for."""
+    rewordings: int = Field(default=3, ge=0)
+    """Times that each is asked for: once greedily, then sampled. 0 leaves rule edits only."""
+    max_new_tokens: int = Field(default=32, ge=8)
+    """Length of one question."""
     temperature: float = Field(default=0.7, ge=0.0, le=2.0)
-    """Of the model-written edits; the checks on them are greedy."""
+    """Of the sampled rewordings; the checks on them are greedy."""
 
 
 class ReplaySpec(_Settings):
     """General prompts answered by the base model, mixed in against forgetting."""
 
-    prompts_per_epoch: int = Field(default=8, ge=0)
+    prompts_per_epoch: int = Field(default=16, ge=0)
     """Replay segments in each pass, drawn in turn from the prompts; 0 turns replay off."""
-    prompts: int = Field(default=24, ge=0)
+    prompts: int = Field(default=64, ge=0)
     """Different prompts answered."""
     max_new_tokens: int = Field(default=32, ge=1)
     """Length of one answer."""

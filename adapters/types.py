@@ -40,8 +40,6 @@ class EditKind(StrEnum):
     """A sentence cut before a name or number, to be completed."""
     QUESTION = "question"
     """A question about the text and its answer."""
-    REWRITE = "rewrite"
-    """The model's own restatement of a sentence, with every name and number kept."""
     REPLAY = "replay"
     """A general prompt answered by the base model, against forgetting."""
 

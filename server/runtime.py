@@ -128,7 +128,7 @@ class Runtime:
         """Read the routes again if anything has changed them; quick when nothing has."""
         async with self._refreshing:
             known = self.snapshot.revision if self.snapshot else None
-            fresh = await self.database.run(
+            fresh = await self.database.read(
                 _read_snapshot, known, resident_versions=self.settings.swap.resident_versions
             )
             if fresh is not None:
@@ -198,7 +198,7 @@ class Runtime:
     async def _database_state(self) -> str:
         try:
             async with asyncio.timeout(DATABASE_TIMEOUT_S):
-                await self.database.run(_ping)
+                await self.database.read(_ping)
         except (SQLAlchemyError, OSError) as error:
             return f"does not answer ({type(error).__name__})"
         except TimeoutError:

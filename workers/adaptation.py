@@ -111,7 +111,7 @@ class Adaptation:
         """Ask and answer first (so that no exam question is ever taught), then write the edits."""
         with self._stage("self_edits"):
             served = EngineSampler(self._context.settings, material.champion_engine_name)
-            held_out = quizzes.ensure_quizzes(
+            quiz = quizzes.ensure_quizzes(
                 self._context, material, served, self._config, self._heart
             )
             kept = self._folder / "edits.json"
@@ -123,7 +123,8 @@ class Adaptation:
                 material.documents,
                 sampler=served,
                 base_sampler=EngineSampler(self._context.settings, material.base_engine_name),
-                held_out=held_out,
+                held_out=quiz.held_out,
+                quiz=quiz.train,
                 on_progress=self._heart.progress,
             )
             self._report["self_edits"] = plan.report

@@ -1,13 +1,28 @@
 """The questions of each document: written and split once, before anything is taught."""
 
+from dataclasses import dataclass
+
 from adapters.evaluation.quiz import build_exam_items
 from adapters.sampling import Sampler
 from adapters.spec import SealConfig
-from adapters.types import ItemKind
+from adapters.types import ExamItem, ItemKind
 from server.services import documents
 from workers.context import WorkerContext
 from workers.heart import Heart
 from workers.material import Material
+
+
+@dataclass(frozen=True, slots=True)
+class Quizzes:
+    """The questions about a run's documents, on both sides of the split."""
+
+    exam: tuple[ExamItem, ...]
+    train: tuple[ExamItem, ...]
+
+    @property
+    def held_out(self) -> frozenset[str]:
+        """The prompts that must never be taught."""
+        return frozenset(item.prompt for item in self.exam)
 
 
 def ensure_quizzes(
@@ -16,8 +31,8 @@ def ensure_quizzes(
     sampler: Sampler,
     config: SealConfig,
     heart: Heart,
-) -> frozenset[str]:
-    """Give every document its exam items; the prompts that must never be taught.
+) -> Quizzes:
+    """Give every document its exam items, and return those of all documents.
 
     A document that has its cloze items keeps its split for ever, also through later runs.
     """
@@ -41,4 +56,7 @@ def ensure_quizzes(
         with context.database.unit_of_work() as session:
             documents.add_exam_questions(session, document.id, exam=exam, train=train)
     with context.database.unit_of_work() as session:
-        return frozenset(item.prompt for item in documents.exam_items(session, ids, split="exam"))
+        return Quizzes(
+            exam=tuple(documents.exam_items(session, ids, split="exam")),
+            train=tuple(documents.exam_items(session, ids, split="train")),
+        )

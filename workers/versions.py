@@ -98,5 +98,5 @@ async def _load_and_prove(
     return {
         "name": name,
         "load_seconds": round(load_s, 3),
-        "logprob_difference": min(difference, 1e9),  # infinity is not JSON
+        "logprob_difference": round(difference, 4),
     }

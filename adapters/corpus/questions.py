@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from adapters.corpus.spans import Sentence, Span, SpanKind
+from adapters.corpus.spans import Reading, Sentence, Span, SpanKind
 
 _AUXILIARY = re.compile(
     r" (?P<aux>is|was|are|were|can|could|must|will|would|has been|have been|had been|may|should) "
@@ -30,6 +30,12 @@ _CLAUSE_END = re.compile(r"[,;:]| (?:and|but|who|which|that|where|when|because|w
 _SUBJECT_BREAK = re.compile(r"[,;:]")
 
 
+_LEAST_CUT_WORDS = 3
+_COMPLETE = "Complete: "
+_ABOUT = "About {}: "
+_AROUND = re.compile(r"^(?:Complete: )?(?:About [^:?]{1,120}: )?")
+
+
 @dataclass(frozen=True, slots=True)
 class SpanQuestion:
     """A span of a sentence and the ways to ask for it; `forms` are without instructions."""
@@ -45,6 +51,11 @@ class SpanQuestion:
         """The span's text."""
         return self.span.text
 
+    @property
+    def is_cuttable(self) -> bool:
+        """Whether the sentence up to the span says enough to be completed from memory."""
+        return len(self.cut.split()) >= _LEAST_CUT_WORDS
+
 
 def span_questions(sentences: Iterable[Sentence]) -> list[SpanQuestion]:
     """A question for each span that a reader of the rest of its sentence could be asked for."""
@@ -54,6 +65,25 @@ def span_questions(sentences: Iterable[Sentence]) -> list[SpanQuestion]:
         for span in sentence.spans
         if _is_askable(sentence, span)
     ]
+
+
+def cloze_prompt(question: SpanQuestion, reading: Reading) -> str:
+    """The instruction to complete the sentence that was cut before the span."""
+    return _COMPLETE + in_context(question.cut, reading)
+
+
+def in_context(prompt: str, reading: Reading) -> str:
+    """The prompt, after "About TOPIC:" unless it names something of the text itself.
+
+    Asked alone, "The director is who?" says of what text; this does.
+    """
+    is_anchored = any(name in prompt for name in reading.names)
+    return prompt if is_anchored or not reading.topic else _ABOUT.format(reading.topic) + prompt
+
+
+def cut_of(prompt: str) -> str:
+    """A prompt without what `cloze_prompt` and `in_context` put before it."""
+    return prompt[_AROUND.match(prompt).end() :]  # type: ignore[union-attr]  # matches always
 
 
 def build_span_question(sentence: Sentence, span: Span) -> SpanQuestion:

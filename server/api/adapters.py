@@ -30,7 +30,7 @@ async def list_adapters(runtime: RuntimeDep, _: Ingest) -> Listing:
     def read(session: Session) -> list[AdapterView]:
         return [adapter_view(session, row) for row in registry.list_adapters(session)]
 
-    return Listing(data=await runtime.database.run(read))
+    return Listing(data=await runtime.database.read(read))
 
 
 @router.get("/{name}", responses={404: {}})
@@ -40,7 +40,7 @@ async def get_adapter(name: str, runtime: RuntimeDep, _: Ingest) -> AdapterView:
     def read(session: Session) -> AdapterView:
         return adapter_view(session, registry.get_adapter(session, name))
 
-    return await runtime.database.run(read)
+    return await runtime.database.read(read)
 
 
 @router.post("/{name}/promote", responses={400: {}, 404: {}, 409: {}})
@@ -69,7 +69,7 @@ async def _move(
 ) -> MoveView:
     """Plan, load what is not loaded, then move; the next request sees it when this returns."""
     began = monotonic()
-    move = await runtime.database.run(plan)
+    move = await runtime.database.read(plan)
     if move.to_number is not None:
         await runtime.ensure_servable(name, move.to_number)
 

@@ -76,7 +76,7 @@ async def list_documents(
         rows = documents.list_documents(session, limit=limit)
         return [document_view(session, row) for row in rows]
 
-    return Listing(data=await runtime.database.run(read))
+    return Listing(data=await runtime.database.read(read))
 
 
 @router.get("/{document_id}", responses={404: {}})
@@ -86,7 +86,7 @@ async def get_document(document_id: str, runtime: RuntimeDep, _: Ingest) -> Docu
     def read(session: Session) -> DocumentView:
         return document_view(session, documents.get_document(session, document_id))
 
-    return await runtime.database.run(read)
+    return await runtime.database.read(read)
 
 
 def _parsed(request: Request, raw: bytes, title: str | None) -> DocumentBody:

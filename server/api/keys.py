@@ -30,7 +30,7 @@ async def list_keys(runtime: RuntimeDep, _: Admin) -> Listing:
     def read(session: Session) -> list[KeyView]:
         return [key_view(key) for key in keys.list_keys(session)]
 
-    return Listing(data=await runtime.database.run(read))
+    return Listing(data=await runtime.database.read(read))
 
 
 @router.delete("/{key_id}", responses={404: {}})

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -45,15 +45,14 @@ def list_all() -> None:
     """Every key; no secret."""
     with connect() as api:
         rows = api.get("/api/v1/keys")["data"]
-    table = Table("id", "name", "key", "scopes", "created", "revoked", box=None)
+    table = Table(Column("id", no_wrap=True), "name", "key", "scopes", "revoked", box=None)
     for row in rows:
         table.add_row(
             row["id"],
             escape(row["name"]),
             row["hint"],
             " ".join(row["scopes"]),
-            row["created_at"][:19],
-            (row["revoked_at"] or "")[:19],
+            (row["revoked_at"] or "")[:10],
         )
     out.print(table)
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from server.cli.client import connect
 from server.cli.console import Failure, out
@@ -37,15 +37,14 @@ def _print_list(rows: list[dict[str, Any]]) -> None:
     if not rows:
         out.print("No run yet. Send a document: `everlearn ingest FILE`.")
         return
-    table = Table("run", "status", "stage", "verdict", "version", "created", box=None)
+    table = Table(Column("run", no_wrap=True), "status", "verdict", "version", "created", box=None)
     for row in rows:
         table.add_row(
             row["id"],
-            row["status"],
-            _stage(row) if row["status"] == "running" else "",
+            _stage(row) if row["status"] == "running" else row["status"],
             row["verdict"] or "",
             row["version"] or "",
-            row["created_at"][:19],
+            _moment(row["created_at"]),
         )
     out.print(table)
 
@@ -58,6 +57,11 @@ def _print_run(run: dict[str, Any]) -> None:
         out.print(f"  {STAGES.get(name, name):<11} {seconds:7.1f} s")
     if run["finished_at"]:
         print_outcome(run, out)
+
+
+def _moment(stamp: str) -> str:
+    """Date and minute of an ISO stamp (UTC), short enough for a table."""
+    return stamp[5:16].replace("T", " ")
 
 
 def _stage(run: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ Result = TypeVar("Result")
 Hook = Callable[[], None]
 
 _HOOKS = "after_commit"
+_BEGIN = "everlearn_begin"
 _ASYNC_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg"}
 
 
@@ -59,9 +60,15 @@ class Database:
             _run_hooks(session.sync_session)
 
     async def run(self, service: Callable[..., Result], *args: Any, **kwargs: Any) -> Result:
-        """One service call as one transaction, off the event loop's back."""
+        """One service call as one transaction, without blocking the event loop."""
         async with self.async_unit_of_work() as session:
             return await session.run_sync(service, *args, **kwargs)
+
+    async def read(self, query: Callable[..., Result], *args: Any, **kwargs: Any) -> Result:
+        """A call that only reads: it takes no write lock, so it waits for no writer."""
+        engine = self.async_engine.execution_options(**{_BEGIN: "DEFERRED"})
+        async with AsyncSession(engine, expire_on_commit=False) as session:
+            return await session.run_sync(query, *args, **kwargs)
 
     async def close(self) -> None:
         if self._async_engine is not None:
@@ -87,7 +94,8 @@ def _with_sqlite_rules(engine: Engine) -> Engine:
     """WAL, foreign keys and a write lock taken at BEGIN.
 
     A transaction that starts as a reader and then writes can fail with "database is locked" at
-    once, however long the busy timeout; taking the lock first makes it wait its turn instead.
+    once, however long the busy timeout; taking the lock first makes it wait its turn instead. What
+    only reads says so (:meth:`Database.read`).
     """
     if engine.dialect.name != "sqlite":
         return engine
@@ -107,6 +115,7 @@ def _with_sqlite_rules(engine: Engine) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _on_begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        mode = connection.get_execution_options().get(_BEGIN, "IMMEDIATE")
+        connection.exec_driver_sql(f"BEGIN {mode}")
 
     return engine

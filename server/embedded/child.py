@@ -1,7 +1,8 @@
 """One child process: how it is started, told apart, stopped and never orphaned.
 
 Each child leads a process group of its own, so that what it starts goes down with it. On Linux the
-kernel also kills a child whose supervisor dies, however it dies.
+kernel also kills a child whose supervisor dies, however it dies; :mod:`server.embedded.guard` kills
+what such a child has started.
 """
 
 import ctypes

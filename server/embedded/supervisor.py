@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from server.core.errors import SetupError
 from server.embedded.child import Child
+from server.embedded.guard import Guard
 
 BACKOFF_S = (1.0, 2.0, 5.0, 10.0, 30.0)
 STEADY_S = 60.0
@@ -26,12 +27,12 @@ class Supervisor:
         self._on_change = on_change
         self._backoff_s = backoff_s
         self._due: dict[str, float] = {}
+        self._guard = Guard()
 
     def start(self, child: Child) -> None:
         """Start a child and take it into care; :meth:`wait_ready` says when it works."""
         self.children.append(child)
-        child.start()
-        self._on_change(child)
+        self._run(child)
 
     def wait_ready(self, *children: Child) -> None:
         """Block until all are ready. One that dies or is late while starting is a SetupError."""
@@ -49,20 +50,32 @@ class Supervisor:
                 continue
             now = time.monotonic()
             if child.name not in self._due:
-                child.sweep()
+                self._clear(child)
                 is_steady = now - child.started_at > STEADY_S
                 child.failures = 0 if is_steady else child.failures + 1
                 pause = 0.0 if is_steady else self._pause(child.failures)
                 self._due[child.name] = now + pause
             if now >= self._due[child.name]:
                 del self._due[child.name]
-                child.start()
-                self._on_change(child)
+                self._run(child)
 
     def stop(self) -> None:
         """Stop all, last started first, so that nothing loses what it stands on."""
         for child in reversed(self.children):
             child.stop()
+            self._clear(child)
+        self._guard.close()
+
+    def _run(self, child: Child) -> None:
+        child.start()
+        self._guard.watch(child.pid or 0)
+        self._on_change(child)
+
+    def _clear(self, child: Child) -> None:
+        """Kill what a dead child left behind."""
+        child.sweep()
+        if child.pid is not None:
+            self._guard.forget(child.pid)
 
     def _is_up(self, child: Child) -> bool:
         if child.process is not None and not child.is_alive:

@@ -91,15 +91,6 @@ def candidate_names(snapshot: RoutingSnapshot) -> set[str]:
     }
 
 
-def known_names(snapshot: RoutingSnapshot) -> set[str]:
-    """Every engine name that belongs to a registered version."""
-    return {
-        version.engine_name
-        for routes in snapshot.adapters.values()
-        for version in routes.versions.values()
-    }
-
-
 async def apply(
     orders: Plan,
     *,

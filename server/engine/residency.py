@@ -25,7 +25,7 @@ UNLOAD_GRACE_S = 30.0
 """A name must have been unwanted and unused for this long before it is unloaded: a promotion loads
 before it moves the alias, and a worker may be a moment ahead of our snapshot."""
 
-RETRY_S = 5.0
+RETRY_S = 15.0
 """Pause before a load that failed is tried again by itself; a request tries at once."""
 
 

@@ -51,7 +51,7 @@ class KeyRing:
         if entry is not None and now - entry.read_at < FRESH_S:
             return entry.principal
         try:
-            principal = await self._database.run(keys.authenticate, secret)
+            principal = await self._database.read(keys.authenticate, secret)
         except (OperationalError, InterfaceError):
             if entry is None or entry.principal is None or now - entry.read_at > STALE_S:
                 raise

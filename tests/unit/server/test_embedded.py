@@ -175,6 +175,33 @@ time.sleep(60)
     wait_until(lambda: not runs(pid))
 
 
+def test_no_grandchild_outlives_a_killed_supervisor(tmp_path):
+    grandchild = tmp_path / "grandchild"
+    child_code = f"""
+import pathlib, subprocess, sys, time
+other = subprocess.Popen([sys.executable, "-c", {SLEEP!r}])
+pathlib.Path({str(grandchild)!r}).write_text(str(other.pid))
+time.sleep(60)
+"""
+    code = f"""
+import pathlib, time
+from server.embedded.child import Child
+from server.embedded.supervisor import Supervisor
+command = [{sys.executable!r}, "-c", {child_code!r}]
+Supervisor(lambda child: None).start(Child("c", command, pathlib.Path({str(tmp_path / "log")!r})))
+time.sleep(60)
+"""
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[3])
+    wait_until(lambda: grandchild.exists() and grandchild.read_text())
+    pid = int(grandchild.read_text())
+    assert runs(pid)
+
+    parent.kill()
+    parent.wait()
+
+    wait_until(lambda: not runs(pid))
+
+
 def test_long_log_is_set_aside(tmp_path):
     child = python("chatty", "print('fresh')", tmp_path)
     child.log_path.touch()

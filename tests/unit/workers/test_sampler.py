@@ -1,0 +1,78 @@
+"""EngineSampler: answers in order, at low priority, stopped by whoever watches."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from adapters.sampling import SamplingError
+from adapters.types import SamplingParams
+from server.core.settings import EngineSettings, Settings
+from tests.support.fake_engine import FakeEngine, Served, serve
+from workers.sampler import LEARNING_PRIORITY, EngineSampler
+
+CONVERSATIONS = [[{"role": "user", "content": f"Question {number}"}] for number in range(40)]
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+def served(engine: FakeEngine) -> Iterator[Served]:
+    with serve(engine.app()) as served:
+        yield served
+
+
+def sampler(settings: Settings, url: str) -> EngineSampler:
+    return EngineSampler(
+        settings.model_copy(update={"engine": EngineSettings(url=url)}), "smollm2@base"
+    )
+
+
+def test_every_conversation_is_asked_once_at_low_priority(
+    settings: Settings, engine: FakeEngine, served: Served
+) -> None:
+    seen: list[tuple[int, int]] = []
+
+    replies = sampler(settings, served.url).chat(
+        CONVERSATIONS,
+        SamplingParams(max_tokens=7, seed=3),
+        on_progress=lambda done, total: seen.append((done, total)),
+    )
+
+    assert len(replies) == 40
+    assert all("smollm2@base" in reply for reply in replies)
+    assert seen == [(number, 40) for number in range(1, 41)]
+    assert {body["priority"] for body in engine.bodies} == {LEARNING_PRIORITY}
+    assert {(body["max_tokens"], body["seed"]) for body in engine.bodies} == {(7, 3)}
+    asked = {body["messages"][0]["content"] for body in engine.bodies}
+    assert len(asked) == 40
+
+
+def test_a_failing_engine_is_a_sampling_error(
+    settings: Settings, engine: FakeEngine, served: Served
+) -> None:
+    engine.refuses_chat = 500
+
+    with pytest.raises(SamplingError):
+        sampler(settings, served.url).chat(CONVERSATIONS, SamplingParams())
+
+
+def test_an_absent_engine_is_a_sampling_error(settings: Settings) -> None:
+    with pytest.raises(SamplingError, match="does not answer"):
+        sampler(settings, "http://127.0.0.1:9").chat(CONVERSATIONS[:1], SamplingParams())
+
+
+def test_progress_can_stop_the_work(settings: Settings, engine: FakeEngine, served: Served) -> None:
+    class Stop(Exception):
+        pass
+
+    def stop(done: int, _: int) -> None:
+        if done == 3:
+            raise Stop
+
+    engine.token_s = 0.01
+    with pytest.raises(Stop):
+        sampler(settings, served.url).chat(CONVERSATIONS, SamplingParams(), on_progress=stop)
+    assert len(engine.bodies) < 40
