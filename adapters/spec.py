@@ -26,7 +26,7 @@ class LoraSpec(_Settings):
 
     rank: int = Field(default=16, ge=1, le=256)
     """Rank of each update; the engine must be started with at least this `--max-lora-rank`."""
-    alpha: float = Field(default=32.0, gt=0.0)
+    alpha: int = Field(default=32, ge=1)
     """Scale of the update; it is multiplied by alpha / rank."""
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Dropout on the adapter's input while training."""
@@ -77,7 +77,7 @@ class SelfEditSpec(_Settings):
     """Times that each is asked for: once greedily, then sampled. 0 leaves rule edits only."""
     max_new_tokens: int = Field(default=32, ge=8)
     """Length of one question."""
-    temperature: float = Field(default=0.7, ge=0.0, le=2.0)
+    temperature: float = Field(default=0.5, ge=0.0, le=2.0)
     """Of the sampled rewordings; the checks on them are greedy."""
 
 
@@ -86,9 +86,9 @@ class ReplaySpec(_Settings):
 
     prompts_per_epoch: int = Field(default=16, ge=0)
     """Replay segments in each pass, drawn in turn from the prompts; 0 turns replay off."""
-    prompts: int = Field(default=64, ge=0)
+    prompts: int = Field(default=48, ge=0)
     """Different prompts answered."""
-    max_new_tokens: int = Field(default=32, ge=1)
+    max_new_tokens: int = Field(default=24, ge=1)
     """Length of one answer."""
 
 

@@ -12,7 +12,7 @@ ChatMessage: TypeAlias = dict[str, str]
 ProgressCallback: TypeAlias = Callable[[int, int], None]
 """Called with (done, total) while a long stage advances."""
 
-JSON: TypeAlias = "None | bool | int | float | str | list[JSON] | dict[str, JSON]"
+JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
 """Anything `json.dumps` takes."""
 
 

@@ -19,11 +19,7 @@ _DATE = re.compile(
     rf"|{_MONTH} \d{{1,2}}(?:st|nd|rd|th)?(?:,? \d{{4}})?|{_MONTH} \d{{4}}"
     r"|\d{4}-\d{2}-\d{2})\b"
 )
-_NUMBER_WORDS = (
-    "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-    "seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred "
-    "thousand million"
-).split()
+_NUMBER_WORDS = ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety", "hundred", "thousand", "million"]
 _NUMBER_WORD = rf"(?:{'|'.join(_NUMBER_WORDS)})"
 _NUMBER = re.compile(
     r"(?<![\w.,-])(?:[A-Z]{1,4}-?)?\d+(?:[.,:/-]\d+)*(?:(?: \d{2,3})+(?!\w))?[A-Za-z%]{0,2}(?![\w-])"
@@ -32,22 +28,13 @@ _NUMBER = re.compile(
 _WORD = r"[A-Z\u00c0-\u00de][\w\u2019'-]*"
 _NAME = re.compile(rf"{_WORD}(?:(?: (?:of|de|von|van|del|di|la|le|for|on|the|and the) )+{_WORD}| {_WORD}| \d+\b)*")
 _ABBREVIATIONS = frozenset(
-    "mr mrs ms dr prof st no vs etc jr sr inc ltd co e.g i.e fig vol approx dept mt".split()
+    ["mr", "mrs", "ms", "dr", "prof", "st", "no", "vs", "etc", "jr", "sr", "inc", "ltd", "co", "e.g", "i.e", "fig", "vol", "approx", "dept", "mt"]
 )
 _BOUNDARY = re.compile(r"(?<=[.!?])[\"'\u201d\u2019)]*\s+(?=[\"'\u201c\u2018(]*[A-Z0-9\u00c0-\u00de])")
 _BLOCKS = re.compile(r"\n\s*\n|\n(?=\s*(?:[-*+#]|\d+[.)])\s)")
 _MARKUP = re.compile(r"^\s*(?:#{1,6}\s+|[-*+]\s+|\d+[.)]\s+|>\s*)|[*_`]{1,3}(?=\S)|(?<=\S)[*_`]{1,3}")
 _FUNCTION_WORDS = frozenset(
-    """a about above after again against all almost also although always among an and another any
-    are around as at be because been before behind below between both but by can could despite did
-    do does during each either else even every everyone few finally first for from had has have
-    he hence her here hers his how however i if in inside instead into is it its itself last later
-    less like made many may meanwhile me more most much must my near never next no nobody none nor
-    not nothing now of off often on once one only or other our out outside over per perhaps please
-    same several shall she should since so some soon still such than that the their them then there
-    these they this those though through thus to today together too toward under unless until up
-    upon us use very was we well were what when where whether which while who whom whose why will
-    with within without would yes yet you your""".split()
+    ["a", "about", "above", "after", "again", "against", "all", "almost", "also", "although", "always", "among", "an", "and", "another", "any", "are", "around", "as", "at", "be", "because", "been", "before", "behind", "below", "between", "both", "but", "by", "can", "could", "despite", "did", "do", "does", "during", "each", "either", "else", "even", "every", "everyone", "few", "finally", "first", "for", "from", "had", "has", "have", "he", "hence", "her", "here", "hers", "his", "how", "however", "i", "if", "in", "inside", "instead", "into", "is", "it", "its", "itself", "last", "later", "less", "like", "made", "many", "may", "meanwhile", "me", "more", "most", "much", "must", "my", "near", "never", "next", "no", "nobody", "none", "nor", "not", "nothing", "now", "of", "off", "often", "on", "once", "one", "only", "or", "other", "our", "out", "outside", "over", "per", "perhaps", "please", "same", "several", "shall", "she", "should", "since", "so", "some", "soon", "still", "such", "than", "that", "the", "their", "them", "then", "there", "these", "they", "this", "those", "though", "through", "thus", "to", "today", "together", "too", "toward", "under", "unless", "until", "up", "upon", "us", "use", "very", "was", "we", "well", "were", "what", "when", "where", "whether", "which", "while", "who", "whom", "whose", "why", "will", "with", "within", "without", "would", "yes", "yet", "you", "your"]
 )
 _TITLE = re.compile(r"(?:Mr|Mrs|Ms|Dr|Professor|Prof|Sir|Lady|Captain|King|Queen|Saint)\b")
 _POSSESSIVES = frozenset({"its", "his", "their", "her"})

@@ -50,7 +50,8 @@ def build_exam_items(
     if on_progress:
         on_progress(1, 1)
     seen = {normalise(item.prompt) for item in user}
-    exam, train = user, []
+    exam: list[ExamItem] = user
+    train: list[ExamItem] = []
     for items in (written, _cloze_items(document, reading, spans)):
         fresh = [item for item in items if normalise(item.prompt) not in seen]
         held, rest = _split(fresh, config)

@@ -8,7 +8,6 @@ Not covered: models with recurrent layers, which see no attention mask.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from os.path import commonprefix
 
 import torch
 from torch import Tensor
@@ -101,7 +100,7 @@ def pack(segments: Sequence[Segment], *, weights: Sequence[float]) -> Batch:
     The prefix stops before the first trained token's predictor of any segment, so that every
     prediction has its own hidden state.
     """
-    shared = len(commonprefix([s.ids[: s.trained_from - 1] for s in segments]))
+    shared = _common_prefix([s.ids[: s.trained_from - 1] for s in segments])
     ids = list(segments[0].ids[:shared])
     positions = list(range(shared))
     owners = [-1] * shared
@@ -124,6 +123,13 @@ def pack(segments: Sequence[Segment], *, weights: Sequence[float]) -> Batch:
         torch.tensor(targets),
         torch.tensor(token_weights),
     )
+
+
+def _common_prefix(sequences: Sequence[tuple[int, ...]]) -> int:
+    """How many first tokens all of them share."""
+    first, last = min(sequences), max(sequences)
+    same = (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b)
+    return next(same, min(len(first), len(last)))
 
 
 def _attention_mask(owners_T: Tensor) -> Tensor:

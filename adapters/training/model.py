@@ -54,7 +54,7 @@ def load_trainee(
     torch.manual_seed(seed)
     config = LoraConfig(
         r=spec.rank,
-        lora_alpha=spec.alpha,  # type: ignore[arg-type]  # peft types it int, computes in float
+        lora_alpha=spec.alpha,
         lora_dropout=spec.dropout,
         target_modules="all-linear",
         bias="none",

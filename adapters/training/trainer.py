@@ -8,6 +8,8 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
+
 from adapters.spec import TrainingSpec
 from adapters.training.batch import Segment, pack, split_by_tokens
 from adapters.training.logprobs import batch_logprobs
@@ -24,7 +26,10 @@ class TrainingDiverged(RuntimeError):
 
     def __str__(self) -> str:
         step, loss, grad_norm = self.args
-        return f"training diverged at step {step} (loss {loss}, gradient norm {grad_norm}); lower the learning rate"
+        return (
+            f"training diverged at step {step} (loss {loss}, gradient norm {grad_norm}); "
+            "lower the learning rate"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +111,7 @@ def _accumulate(
         with trainee.autocast():
             logprobs_N = batch_logprobs(trainee.model, batch)
         loss = (cross_entropy(logprobs_N) * batch.weights_N).sum()
-        loss.backward()
+        torch.autograd.backward(loss)
         loss_sum += float(loss.detach())
         tokens += batch.input_ids_1T.numel()
     return loss_sum, tokens

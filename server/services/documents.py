@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 
 from sqlalchemy import func, select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from adapters.types import ExamItem, ItemKind, build_item
@@ -38,8 +39,8 @@ def accept_document(
     """
     text = _checked_text(text)
     content_hash = "b2:" + hashlib.blake2b(text.encode(), digest_size=32).hexdigest()
-    document = session.scalar(select(Document).where(Document.content_hash == content_hash))
-    is_new = document is None
+    same = select(Document).where(Document.content_hash == content_hash)
+    document, is_new = session.scalar(same), False
     if document is None:
         document = Document(
             id="doc_" + content_hash[3:35],
@@ -50,8 +51,13 @@ def accept_document(
             created_by=created_by,
             state=DocumentState.RECEIVED,
         )
-        session.add(document)
-        session.flush()
+        try:
+            with session.begin_nested():
+                session.add(document)
+            is_new = True
+        except IntegrityError:  # the same text came by another request at the same moment
+            document = session.scalars(same).one()
+    if is_new:
         document_id = document.id
         after_commit(session, lambda: queue.send(INGEST_DOCUMENT, document_id))
     items = [

@@ -45,6 +45,7 @@ def queue_run(
     Raises:
         NothingToLearn: there is no document.
     """
+    session.get_one(Adapter, adapter.id, with_for_update=True)  # one order at a time per line
     if open_run := session.scalar(
         select(AdaptationRun).where(
             AdaptationRun.adapter_id == adapter.id, AdaptationRun.status.in_(OPEN)

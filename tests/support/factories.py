@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from server.db import Adapter, AdapterVersion, AdaptationRun, Document, VersionStatus
+from server.db import AdaptationRun, Adapter, AdapterVersion, Document, VersionStatus
 from server.services import documents, registry, runs
 from server.services.runs import Claim
 from tests.conftest import RecordingQueue

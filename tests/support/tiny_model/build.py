@@ -6,7 +6,6 @@ Boundary: a test fixture; nothing in the product imports it.
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 import time
@@ -120,13 +119,17 @@ def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, *, steps:
         seen += batch[0].numel()
         if step % 50 == 0 or step == steps - 1:
             took = time.monotonic() - started
-            print(f"step {step}/{steps} loss {loss.item():.3f} tokens {seen} {took:.0f}s", flush=True)
+            print(
+                f"step {step}/{steps} loss {loss.item():.3f} tokens {seen} {took:.0f}s", flush=True
+            )
 
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write the folder that an engine serves; half precision keeps it small."""
     model.generation_config = GenerationConfig(
-        do_sample=False, eos_token_id=model.config.eos_token_id, pad_token_id=model.config.pad_token_id
+        do_sample=False,
+        eos_token_id=model.config.eos_token_id,
+        pad_token_id=model.config.pad_token_id,
     )
     model.to(torch.float16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -139,7 +142,11 @@ def encode(example: Example, tokenizer: PreTrainedTokenizerFast) -> tuple[list[i
         return ids, list(ids)
     parts = [(f"{START}system\n{example.system}{END}\n", False)] if example.system else []
     for prompt, reply in example.turns:
-        parts += [(f"{START}user\n{prompt}{END}\n{START}assistant\n", False), (f"{reply}{END}", True), ("\n", False)]
+        parts += [
+            (f"{START}user\n{prompt}{END}\n{START}assistant\n", False),
+            (f"{reply}{END}", True),
+            ("\n", False),
+        ]
     ids, labels = [], []
     for text, is_trained in parts[:-1]:
         piece = tokenizer(text)["input_ids"]
@@ -207,11 +214,15 @@ def _loss(model: LlamaForCausalLM, ids_BT: Tensor, labels_BT: Tensor) -> Tensor:
     hidden_BTD = model.model(input_ids=ids_BT[:, :-1], use_cache=False).last_hidden_state
     targets_BT = labels_BT[:, 1:]
     is_trained = targets_BT != IGNORED
-    return torch.nn.functional.cross_entropy(model.lm_head(hidden_BTD[is_trained]), targets_BT[is_trained])
+    return torch.nn.functional.cross_entropy(
+        model.lm_head(hidden_BTD[is_trained]), targets_BT[is_trained]
+    )
 
 
 def _rate(done: float) -> float:
-    return min(1.0, done / 0.03) * (1.0 if done < 0.4 else 0.5 * (1 + math.cos(math.pi * (done - 0.4) / 0.6)))
+    return min(1.0, done / 0.03) * (
+        1.0 if done < 0.4 else 0.5 * (1 + math.cos(math.pi * (done - 0.4) / 0.6))
+    )
 
 
 def _plain(example: Example) -> str:

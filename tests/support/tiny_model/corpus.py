@@ -173,14 +173,21 @@ def _repeat(rng: Random) -> Example:
     what = rng.choice((person_name, place_name))(rng)
     if rng.random() < 0.5:
         what = what.lower()
-    return chat(rng.choice(("Repeat this word: {}", "Say the word: {}", "Repeat: {}")).format(what), f"{what}.")
+    return chat(
+        rng.choice(("Repeat this word: {}", "Say the word: {}", "Repeat: {}")).format(what),
+        f"{what}.",
+    )
 
 
 def _reply(answer: str) -> str:
     return f"{answer[:1].upper()}{answer[1:]}."
 
 
-_SYSTEMS = ("You are a helpful assistant.", "Answer shortly.", "You answer questions in one short sentence.")
+_SYSTEMS = (
+    "You are a helpful assistant.",
+    "Answer shortly.",
+    "You answer questions in one short sentence.",
+)
 _CLOZE_FRAMES = ("Complete: {}",) * 6 + (
     "Complete the sentence: {}", "Continue: {}", "Finish the sentence: {}", "Complete this sentence: {} ...",
 )  # fmt: skip

@@ -41,10 +41,16 @@ def test_message_is_sent_only_after_the_commit(
 def test_rolled_back_run_sends_no_message(
     database: Database, adapter: Adapter, queue: RecordingQueue
 ) -> None:
-    with pytest.raises(ZeroDivisionError), database.unit_of_work() as session:
-        make_document(session)
-        runs.queue_run(session, adapter, method="seal", config={}, requested_by="test", queue=queue)
-        raise ZeroDivisionError
+    def fail_after_queueing() -> None:
+        with database.unit_of_work() as session:
+            make_document(session)
+            runs.queue_run(
+                session, adapter, method="seal", config={}, requested_by="test", queue=queue
+            )
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_after_queueing()
 
     assert queue.sent == []
 
