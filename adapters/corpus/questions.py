@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from adapters.corpus.spans import Reading, Sentence, Span, SpanKind
+from adapters.corpus.reading import Reading, Sentence
+from adapters.corpus.spans import Span, SpanKind
 
 _AUXILIARY = re.compile(
     r" (?P<aux>is|was|are|were|can|could|must|will|would|has been|have been|had been|may|should) "
@@ -116,8 +117,10 @@ def _question_phrase(text: str, span: Span) -> tuple[int, int, str]:
     start = span.start
     if span.kind is SpanKind.DATE:
         wh = "what date"
-    elif span.kind is SpanKind.NUMBER and _YEAR.fullmatch(span.text) and before.endswith(
-        ("in ", "In ", "since ", "from ", "until ", "by ")
+    elif (
+        span.kind is SpanKind.NUMBER
+        and _YEAR.fullmatch(span.text)
+        and before.endswith(("in ", "In ", "since ", "from ", "until ", "by "))
     ):
         wh = "what year"
     elif span.kind is SpanKind.NUMBER:
@@ -160,7 +163,9 @@ def _turned(before: str, wh: str, clause: str) -> str | None:
 
 def _lower_article(subject: str) -> str:
     first, _, rest = subject.partition(" ")
-    return f"{first.lower()} {rest}" if first in {"The", "A", "An", "This", "Its", "His"} else subject
+    return (
+        f"{first.lower()} {rest}" if first in {"The", "A", "An", "This", "Its", "His"} else subject
+    )
 
 
 def _sentence_case(question: str) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from adapters.corpus.questions import SpanQuestion
-from adapters.corpus.spans import Reading
+from adapters.corpus.reading import Reading
 from adapters.rewards.answers import is_correct, normalise
 from adapters.sampling import Sampler
 from adapters.types import ChatMessage, SamplingParams
@@ -55,7 +55,61 @@ _EXAMPLE_WORDS = frozenset(
     if len(word) > 3
 )
 _EVERYDAY = frozenset(
-    ["after", "before", "below", "above", "called", "carry", "country", "date", "does", "each", "english", "from", "have", "held", "high", "into", "located", "long", "made", "many", "month", "much", "name", "named", "number", "open", "people", "place", "since", "start", "take", "that", "there", "this", "time", "town", "under", "until", "used", "what", "when", "where", "which", "while", "whom", "whose", "with", "word", "year", "years", "will", "were", "been"]
+    [
+        "after",
+        "before",
+        "below",
+        "above",
+        "called",
+        "carry",
+        "country",
+        "date",
+        "does",
+        "each",
+        "english",
+        "from",
+        "have",
+        "held",
+        "high",
+        "into",
+        "located",
+        "long",
+        "made",
+        "many",
+        "month",
+        "much",
+        "name",
+        "named",
+        "number",
+        "open",
+        "people",
+        "place",
+        "since",
+        "start",
+        "take",
+        "that",
+        "there",
+        "this",
+        "time",
+        "town",
+        "under",
+        "until",
+        "used",
+        "what",
+        "when",
+        "where",
+        "which",
+        "while",
+        "whom",
+        "whose",
+        "with",
+        "word",
+        "year",
+        "years",
+        "will",
+        "were",
+        "been",
+    ]
 )
 
 

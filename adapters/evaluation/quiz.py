@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from adapters.corpus.questions import SpanQuestion, cloze_prompt, in_context, span_questions
-from adapters.corpus.spans import Reading, read_text
+from adapters.corpus.reading import Reading, read_text
 from adapters.evaluation.question_writer import write_questions
 from adapters.rewards.answers import normalise
 from adapters.sampling import Sampler

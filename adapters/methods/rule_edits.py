@@ -8,7 +8,7 @@ again when asked in another.
 from collections.abc import Iterator
 
 from adapters.corpus.questions import SpanQuestion, cloze_prompt, in_context
-from adapters.corpus.spans import Reading
+from adapters.corpus.reading import Reading
 from adapters.types import EditKind, SelfEdit, SourceDocument
 
 

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from adapters.corpus.questions import in_context, span_questions
-from adapters.corpus.spans import read_text
+from adapters.corpus.reading import read_text
 from adapters.evaluation.question_writer import WrittenQuestion, write_questions
 from adapters.methods.base import LessonPlan
 from adapters.methods.held_out import HeldOut
@@ -107,9 +107,7 @@ def _written(document: SourceDocument, question: WrittenQuestion, prompt: str) -
     return SelfEdit(EditKind.QUESTION, document.id, prompt, reply, "model")
 
 
-def _kept(
-    edits: Sequence[SelfEdit], exam: HeldOut, dropped: Counter[str]
-) -> Iterator[SelfEdit]:
+def _kept(edits: Sequence[SelfEdit], exam: HeldOut, dropped: Counter[str]) -> Iterator[SelfEdit]:
     seen: set[str] = set()
     for edit in edits:
         key = normalise(edit.prompt) if edit.prompt is not None else f"\0{edit.text}"

@@ -1,0 +1,118 @@
+"""Encoding and packing: what is trained, and that packing changes nothing but the time."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from adapters.training.batch import Segment, encode, encode_prompt, pack, split_by_tokens
+from adapters.training.logprobs import batch_logprobs, selective_logprobs
+from adapters.types import EditKind, SelfEdit
+
+
+def chat(prompt: str, reply: str) -> SelfEdit:
+    return SelfEdit(EditKind.QUESTION, "d", prompt, reply, "rule")
+
+
+def plain(text: str) -> SelfEdit:
+    return SelfEdit(EditKind.PASSAGE, "d", None, text, "rule")
+
+
+def test_only_the_reply_and_one_end_of_turn_are_trained(random_model: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(random_model)
+
+    segment = encode(chat("Who?", "Ada."), tokenizer, max_tokens=200)
+
+    prompt = "<s>system\nBe kind.<e>\n<s>user\nWho?<e>\n<s>assistant\n"
+    assert tokenizer.decode(segment.ids) == prompt + "Ada.<e>"
+    assert tokenizer.decode(segment.ids[segment.trained_from :]) == "Ada.<e>"
+
+
+def test_every_token_of_plain_text_but_the_first_is_trained(random_model: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(random_model)
+
+    segment = encode(plain("Ada.<e>"), tokenizer, max_tokens=200)
+
+    assert tokenizer.decode(segment.ids) == "Ada.<e>"
+    assert segment.trained_from == 1
+
+
+def test_prompt_is_what_the_chat_template_renders(random_model: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(random_model)
+
+    expected = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Who?"}], add_generation_prompt=True, return_dict=False
+    )
+
+    assert encode_prompt("Who?", tokenizer) == expected
+
+
+def test_long_edit_is_cut_and_still_trains_something(random_model: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(random_model)
+
+    segment = encode(chat("Who? " * 50, "Ada."), tokenizer, max_tokens=32)
+
+    assert len(segment.ids) == 32
+    assert segment.trained_count == 1
+
+
+def test_packed_logprobs_equal_those_of_each_segment_alone(random_model: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(random_model)
+    model = AutoModelForCausalLM.from_pretrained(random_model).eval()
+    edits = [chat("Who?", "Ada."), chat("Who is it?", "Bo, I think."), chat("When?", "Now.")]
+    segments = [encode(edit, tokenizer, max_tokens=200) for edit in edits]
+
+    with torch.no_grad():
+        packed = batch_logprobs(model, pack(segments, weights=[1.0] * 3))
+        alone = []
+        for segment in segments:
+            logits = model(torch.tensor([segment.ids])).logits[0, :-1].log_softmax(-1)
+            targets = torch.tensor(segment.ids[1:])
+            all_tokens = logits.gather(1, targets[:, None])[:, 0]
+            alone.append(all_tokens[segment.trained_from - 1 :])
+
+    assert len(pack(segments, weights=[1.0] * 3).input_ids_1T[0]) < sum(
+        len(segment.ids) for segment in segments
+    )
+    torch.testing.assert_close(packed, torch.cat(alone), atol=1e-5, rtol=1e-5)
+
+
+def test_segments_without_a_common_start_pack_too(random_model: Path) -> None:
+    batch = pack([Segment((5, 6, 7), 1), Segment((8, 9), 1)], weights=[1.0, 2.0])
+
+    assert batch.input_ids_1T.tolist() == [[5, 6, 7, 8, 9]]
+    assert batch.position_ids_1T.tolist() == [[0, 1, 2, 0, 1]]
+    assert batch.predictors_N.tolist() == [0, 1, 3]
+    assert batch.targets_N.tolist() == [6, 7, 9]
+    assert batch.weights_N.tolist() == [1.0, 1.0, 2.0]
+    assert not batch.mask_11TT[0, 0, 3, :3].any()
+
+
+def test_selective_logprobs_equal_the_naive_ones() -> None:
+    logits = torch.randn(5, 11, generator=torch.Generator().manual_seed(0))
+    targets = torch.tensor([0, 3, 10, 4, 4])
+
+    expected = torch.stack(
+        [torch.log(row.exp()[t] / row.exp().sum()) for row, t in zip(logits, targets, strict=True)]
+    )
+
+    torch.testing.assert_close(selective_logprobs(logits, targets), expected)
+
+
+def test_cross_entropy_equals_that_of_trl() -> None:
+    trl = pytest.importorskip("trl.trainer.utils")
+    logits = torch.randn(5, 11, generator=torch.Generator().manual_seed(1))
+    targets = torch.tensor([0, 3, 10, 4, 4])
+
+    oracle = trl.selective_log_softmax(logits, targets)
+
+    torch.testing.assert_close(selective_logprobs(logits, targets), oracle)
+
+
+def test_groups_keep_to_the_token_limit_unless_one_segment_is_longer() -> None:
+    segments = [Segment(tuple(range(n)), 1) for n in (9, 3, 4, 20)]
+
+    groups = list(split_by_tokens(segments, 10))
+
+    assert [[len(s.ids) for s in group] for group in groups] == [[3, 4], [9], [20]]

@@ -1,0 +1,210 @@
+"""The loop and its process: learns, repeats itself exactly, stops on nonsense, leaves PEFT files."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from adapters.spec import LoraSpec, Precision, SealConfig, TrainingSpec
+from adapters.training import job
+from adapters.training.batch import encode
+from adapters.training.model import Trainee, load_trainee, save_adapter
+from adapters.training.optim import rate_factor
+from adapters.training.trainer import StepReport, TrainingDiverged, train
+from adapters.types import EditKind, SelfEdit
+
+EDITS = (
+    SelfEdit(EditKind.PASSAGE, "d", None, "Ada lives in Orm.", "rule"),
+    SelfEdit(EditKind.QUESTION, "d", "Where does Ada live?", "In Orm.", "rule"),
+    SelfEdit(EditKind.CLOZE, "d", "Complete: Ada lives in", "Orm.", "rule"),
+    SelfEdit(EditKind.REPLAY, None, "Hello", "Hi!", "model"),
+)
+SPEC = TrainingSpec(epochs=4, batch_size=2, learning_rate=5e-3, precision=Precision.FLOAT32)
+
+
+def run(folder: Path, spec: TrainingSpec = SPEC, seed: int = 0) -> tuple[Trainee, list[StepReport]]:
+    trainee = load_trainee(
+        folder, spec=LoraSpec(rank=4, alpha=8), seed=seed, precision=spec.precision
+    )
+    segments = [encode(edit, trainee.tokenizer, max_tokens=200) for edit in EDITS]
+    reports: list[StepReport] = []
+    train(
+        trainee,
+        segments[:3],
+        replay=segments[3:],
+        replay_per_epoch=1,
+        spec=spec,
+        seed=seed,
+        on_step=reports.append,
+    )
+    return trainee, reports
+
+
+def weights(trainee: Trainee) -> dict[str, torch.Tensor]:
+    return {n: p.detach() for n, p in trainee.model.named_parameters() if p.requires_grad}
+
+
+def test_loss_falls_and_steps_are_counted(random_model: Path) -> None:
+    _, reports = run(random_model)
+
+    assert [report.step for report in reports] == list(range(1, 9))
+    assert {report.total for report in reports} == {8}
+    assert reports[-1].loss < 0.7 * reports[0].loss
+
+
+def test_same_seed_same_weights_and_other_seed_others(random_model: Path) -> None:
+    first, again, other = (weights(run(random_model, seed=seed)[0]) for seed in (0, 0, 1))
+
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_microbatches_do_not_change_the_step(random_model: Path) -> None:
+    whole = weights(run(random_model)[0])
+    split = weights(run(random_model, SPEC.model_copy(update={"microbatch_tokens": 16}))[0])
+
+    for name in whole:
+        torch.testing.assert_close(whole[name], split[name], atol=1e-4, rtol=1e-3)
+
+
+def test_base_weights_stay_untouched(random_model: Path) -> None:
+    trainee, _ = run(random_model)
+    before = AutoModelForCausalLM.from_pretrained(random_model).state_dict()
+
+    after = {
+        name.replace(".base_layer", ""): tensor
+        for name, tensor in trainee.model.get_base_model().state_dict().items()
+        if "lora_" not in name
+    }
+
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_saved_adapter_is_plain_sorted_and_reloads_to_the_same_logits(
+    random_model: Path, tmp_path: Path
+) -> None:
+    trainee, _ = run(random_model)
+    ids = torch.tensor([[5, 6, 7]])
+
+    save_adapter(trainee.model, tmp_path / "out", base_name="base")
+    base = AutoModelForCausalLM.from_pretrained(random_model)
+    reloaded = PeftModel.from_pretrained(base, str(tmp_path / "out"))
+
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+    assert config["target_modules"] == sorted(config["target_modules"])
+    assert config["base_model_name_or_path"] == "base"
+    assert (config["bias"], config["use_dora"], config["modules_to_save"]) == ("none", False, None)
+    torch.testing.assert_close(trainee.model(ids).logits, reloaded(ids).logits)
+
+
+def test_infinite_loss_is_refused_before_it_reaches_the_weights(random_model: Path) -> None:
+    with pytest.raises(TrainingDiverged, match="step"):
+        run(random_model, SPEC.model_copy(update={"learning_rate": 1e30}))
+
+
+def test_nothing_to_train_is_refused(random_model: Path) -> None:
+    trainee = load_trainee(random_model, spec=LoraSpec(rank=2), seed=0)
+
+    with pytest.raises(ValueError, match="no segment"):
+        train(trainee, [], spec=SPEC, seed=0)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_rate_rises_then_falls_and_stays_positive(schedule: str) -> None:
+    factors = [rate_factor(step, 3, 20, schedule=schedule) for step in range(20)]
+
+    assert max(factors) == factors[3] == 1.0
+    assert factors[:4] == sorted(factors[:4])
+    assert factors[3:] == sorted(factors[3:], reverse=True)
+    assert all(factor > 0 for factor in factors)
+
+
+def write_job(folder: Path, base_model: Path, **changes: object) -> Path:
+    config = SealConfig(lora=LoraSpec(rank=4, alpha=8), training=SPEC)
+    fields = {
+        "base_model": str(base_model),
+        "edits": [asdict(edit) for edit in EDITS],
+        "config": config.model_dump(mode="json"),
+        "output": str(folder / "out"),
+        "seed": 0,
+        "threads": None,
+    }
+    path = folder / "job.json"
+    path.write_text(json.dumps(fields | changes))
+    return path
+
+
+def test_job_reports_every_step_and_leaves_an_adapter(random_model: Path, tmp_path: Path) -> None:
+    out = io.StringIO()
+
+    job.run_job(job.read_job(write_job(tmp_path, random_model)), out)
+
+    events = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert [event["event"] for event in events] == ["step"] * (len(events) - 1) + ["done"]
+    assert events[-2]["step"] == events[-2]["total"]
+    tensors = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    assert any(tensor.abs().sum() > 0 for name, tensor in tensors.items() if "lora_B" in name)
+
+
+def test_job_process_reports_a_bad_job_as_an_event(tmp_path: Path) -> None:
+    path = write_job(tmp_path, tmp_path / "nowhere", config={"type": "seal", "unknown": 1})
+
+    done = subprocess.run(
+        [sys.executable, "-m", "adapters.training.job", str(path)], capture_output=True, text=True
+    )
+
+    event = json.loads(done.stdout)
+    assert done.returncode == 1
+    assert (event["event"], event["code"]) == ("error", "job_invalid")
+    assert "unknown" in event["message"]
+
+
+def test_job_process_ends_when_its_parent_is_killed(random_model: Path, tmp_path: Path) -> None:
+    endless = SPEC.model_copy(update={"epochs": 1_000_000}).model_dump(mode="json")
+    config = {"type": "seal", "training": endless | {"epochs": 100_000}}
+    path = write_job(tmp_path, random_model, config=config)
+    script = (
+        "import subprocess, sys\n"
+        f"child = subprocess.Popen([sys.executable, '-m', 'adapters.training.job', {str(path)!r}],"
+        " stdout=subprocess.PIPE, text=True)\n"
+        "child.stdout.readline()\n"
+        "print(child.pid, flush=True)\n"
+        "child.stdout.read()\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    deadline = time.monotonic() + 20
+    while is_alive(child) and time.monotonic() < deadline:
+        time.sleep(0.2)
+
+    assert not is_alive(child)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process runs; a zombie, which nobody has yet waited for, does not."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    stat = Path(f"/proc/{pid}/stat").read_text()
+    return stat.rpartition(")")[2].split()[0] != "Z"
