@@ -52,11 +52,6 @@ class SpanQuestion:
         """The span's text."""
         return self.span.text
 
-    @property
-    def is_cuttable(self) -> bool:
-        """Whether the sentence up to the span says enough to be completed from memory."""
-        return len(self.cut.split()) >= _LEAST_CUT_WORDS
-
 
 def span_questions(sentences: Iterable[Sentence]) -> list[SpanQuestion]:
     """A question for each span that a reader of the rest of its sentence could be asked for."""
@@ -68,9 +63,14 @@ def span_questions(sentences: Iterable[Sentence]) -> list[SpanQuestion]:
     ]
 
 
-def cloze_prompt(question: SpanQuestion, reading: Reading) -> str:
-    """The instruction to complete the sentence that was cut before the span."""
-    return _COMPLETE + in_context(question.cut, reading)
+def cloze_prompt(cut: str, reading: Reading) -> str:
+    """The instruction to complete a sentence of which `cut` is the beginning."""
+    return _COMPLETE + in_context(cut, reading)
+
+
+def is_enough(cut: str) -> bool:
+    """Whether the beginning of a sentence says enough to be completed from memory."""
+    return len(cut.split()) >= _LEAST_CUT_WORDS
 
 
 def in_context(prompt: str, reading: Reading) -> str:

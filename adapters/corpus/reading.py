@@ -15,8 +15,8 @@ _TITLE = re.compile(r"(?:Mr|Mrs|Ms|Dr|Professor|Prof|Sir|Lady|Captain|King|Queen
 _POSSESSIVES = frozenset({"its", "his", "their", "her"})
 _PRONOUN = re.compile(r"(?P<pronoun>It|He|She|They|Its|His|Her|Their)\b")
 _LATE_PRONOUN = re.compile(
-    r"(?:In|At|On|After|Before|During|By|From|Since|Until|For)\b[^,.;]{1,40}?,? "
-    r"(?P<pronoun>he|she|it|they)\b"
+    r"(?:In|At|On|After|Before|During|By|From|Since|Until|For)\b[^,.;]{1,40}?"
+    r"(?:, (?=(?:it|they)\b)|,? (?=(?:he|she)\b))(?P<pronoun>he|she|it|they)\b"
 )
 _DEFINITE = re.compile(r"\b(?:[Tt]he|[Tt]his) (?P<noun>[a-z][\w-]*)\b")
 _SAID_OF = re.compile(
@@ -109,11 +109,9 @@ def _aliases(sentences: Iterable[str], names: tuple[str, ...]) -> dict[str, str]
     """Nouns that stand for a name: in it ("Museum"), or said of it ("X is a garden pump")."""
     aliases: dict[str, str] = {}
     for name in names:
-        words = name.split()
-        if len(words) > 1:
-            for word in words[1:] if words[0] not in names else words:
-                if word.isalpha() and word.istitle():
-                    aliases.setdefault(word.casefold(), name)
+        head = name.partition(" of ")[0].split()[-1]
+        if head != name and head.isalpha():
+            aliases.setdefault(head.casefold(), name)
     for sentence in sentences:
         said = _SAID_OF.match(sentence)
         if said and (subject := _leading_name(sentence, names)):

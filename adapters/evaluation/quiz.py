@@ -7,7 +7,13 @@ and cut sentences by rule, which are there however small the model is.
 from collections import Counter
 from collections.abc import Sequence
 
-from adapters.corpus.questions import SpanQuestion, cloze_prompt, in_context, span_questions
+from adapters.corpus.questions import (
+    SpanQuestion,
+    cloze_prompt,
+    in_context,
+    is_enough,
+    span_questions,
+)
 from adapters.corpus.reading import Reading, read_text
 from adapters.evaluation.question_writer import write_questions
 from adapters.rewards.answers import normalise
@@ -95,11 +101,11 @@ def _cloze_items(
         build_item(
             ItemKind.CLOZE,
             document.id,
-            prompt=cloze_prompt(question, reading),
+            prompt=cloze_prompt(question.cut, reading),
             answers=(question.answer,),
         )
         for question in spans
-        if question.is_cuttable
+        if is_enough(question.cut)
     ]
     return list({item.id: item for item in items}.values())
 

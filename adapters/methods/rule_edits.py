@@ -7,7 +7,7 @@ again when asked in another.
 
 from collections.abc import Iterator
 
-from adapters.corpus.questions import SpanQuestion, cloze_prompt, in_context
+from adapters.corpus.questions import SpanQuestion, cloze_prompt, in_context, is_enough
 from adapters.corpus.reading import Reading
 from adapters.types import EditKind, SelfEdit, SourceDocument
 
@@ -18,7 +18,7 @@ def rule_edits(
     """Every edit that the rules can make of a document, none twice."""
     edits = [
         *_plain(document, reading),
-        *(_cloze(document, reading, question) for question in questions if question.is_cuttable),
+        *(edit for question in questions for edit in _cloze(document, reading, question)),
         *(edit for question in questions for edit in _asked(document, reading, question)),
     ]
     return list(dict.fromkeys(edits))
@@ -32,9 +32,15 @@ def _plain(document: SourceDocument, reading: Reading) -> Iterator[SelfEdit]:
         yield SelfEdit(EditKind.SENTENCE, document.id, None, sentence.text, "rule")
 
 
-def _cloze(document: SourceDocument, reading: Reading, question: SpanQuestion) -> SelfEdit:
-    rest = question.sentence.text[question.span.start :]
-    return SelfEdit(EditKind.CLOZE, document.id, cloze_prompt(question, reading), rest, "rule")
+def _cloze(
+    document: SourceDocument, reading: Reading, question: SpanQuestion
+) -> Iterator[SelfEdit]:
+    """Cut before the answer, and two words earlier, so that the sentence is known from both."""
+    for cut in (question.cut, question.cut.rsplit(" ", 2)[0]):
+        if is_enough(cut):
+            prompt = cloze_prompt(cut, reading)
+            rest = question.sentence.text[len(cut) :].strip()
+            yield SelfEdit(EditKind.CLOZE, document.id, prompt, rest, "rule")
 
 
 def _asked(

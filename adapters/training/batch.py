@@ -18,10 +18,14 @@ from adapters.types import SelfEdit
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Token ids of one self-edit; those from index `trained_from` (at least 1) on are trained."""
+    """Token ids of one self-edit; those from index `trained_from` (at least 1) on are trained.
+
+    An anchor is not learnt: on it the model is held to what the base would say.
+    """
 
     ids: tuple[int, ...]
     trained_from: int
+    is_anchor: bool = False
 
     @property
     def trained_count(self) -> int:

@@ -47,6 +47,8 @@ def main(arguments: Sequence[str], out: TextIO) -> int:
     _exit_with_parent()
     try:
         run_job(read_job(Path(arguments[0])), out)
+    except BrokenPipeError:  # nobody reads the events any more
+        return _EXIT_ORPHANED
     except TrainingDiverged as error:
         return _fail(out, "training_diverged", error)
     except (OSError, ValueError, KeyError) as error:

@@ -1,25 +1,25 @@
-"""Log-probabilities of chosen tokens, without a full log-softmax in memory."""
+"""Logits and log-probabilities where they are needed, and nowhere else."""
 
-from peft import PeftModel
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from adapters.training.batch import Batch
 
 
-def batch_logprobs(model: PeftModel, batch: Batch) -> Tensor:
-    """Log-probability of each target of a batch on the model's device; shape N, float32.
+def target_logits(model: PreTrainedModel, batch: Batch) -> Tensor:
+    """The logits that predict each target of a batch; shape N x V.
 
     Hidden states go through the vocabulary head only where a target is predicted: with 49 000
     words that head costs a small model more than all its layers.
     """
-    logits_1NV = model(
+    logits_1NV: Tensor = model(
         input_ids=batch.input_ids_1T,
         position_ids=batch.position_ids_1T,
         attention_mask=batch.mask_11TT,
         logits_to_keep=batch.predictors_N,
         use_cache=False,
     ).logits
-    return selective_logprobs(logits_1NV[0], batch.targets_N)
+    return logits_1NV[0]
 
 
 def selective_logprobs(logits_NV: Tensor, targets_N: Tensor) -> Tensor:

@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from adapters.spec import TrainingSpec
-from adapters.training.batch import Segment, pack, split_by_tokens
-from adapters.training.logprobs import batch_logprobs
-from adapters.training.losses import cross_entropy
+from adapters.training.batch import Batch, Segment, pack, split_by_tokens
+from adapters.training.logprobs import target_logits
+from adapters.training.losses import cross_entropy, reference_kl
 from adapters.training.model import Trainee
 from adapters.training.optim import build_optimizer, build_schedule, clip_gradients
 
@@ -105,16 +106,32 @@ def _accumulate(
     """Add the gradients of one step; returns its loss and the tokens computed."""
     norm = _loss_norm(segments)
     loss_sum, tokens = 0.0, 0
-    for group in split_by_tokens(segments, spec.microbatch_tokens):
-        weights = [_token_weight(s) / norm for s in group]
-        batch = pack(group, weights=weights).to(trainee.device)
-        with trainee.autocast():
-            logprobs_N = batch_logprobs(trainee.model, batch)
-        loss = (cross_entropy(logprobs_N) * batch.weights_N).sum()
-        torch.autograd.backward(loss)
-        loss_sum += float(loss.detach())
-        tokens += batch.input_ids_1T.numel()
+    lessons = [s for s in segments if not s.is_anchor]
+    anchors = [s for s in segments if s.is_anchor]
+    for part, part_loss in ((lessons, _lesson_loss), (anchors, _anchor_loss)):
+        for group in split_by_tokens(part, spec.microbatch_tokens):
+            weights = [_token_weight(s) / norm for s in group]
+            batch = pack(group, weights=weights).to(trainee.device)
+            loss = (part_loss(trainee, batch) * batch.weights_N).sum()
+            torch.autograd.backward(loss)
+            loss_sum += float(loss.detach())
+            tokens += batch.input_ids_1T.numel()
     return loss_sum, tokens
+
+
+def _lesson_loss(trainee: Trainee, batch: Batch) -> Tensor:
+    with trainee.autocast():
+        logits_NV = target_logits(trainee.model, batch)
+    return cross_entropy(logits_NV, batch.targets_N)
+
+
+def _anchor_loss(trainee: Trainee, batch: Batch) -> Tensor:
+    """How far the model has moved from the base, which is the same model without its adapter."""
+    with torch.no_grad(), trainee.model.disable_adapter(), trainee.autocast():
+        reference_NV = target_logits(trainee.model, batch)
+    with trainee.autocast():
+        logits_NV = target_logits(trainee.model, batch)
+    return reference_kl(logits_NV, reference_NV)
 
 
 def _token_weight(segment: Segment) -> float:

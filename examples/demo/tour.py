@@ -32,6 +32,8 @@ SMALL_TALK = ("Say hello.", "Name a colour.", "What is two plus two?", "Name an 
 KEEPS_RUNNING = "--server-stops" not in sys.argv
 VERSION_HEADER = "x-everlearn-version"
 
+PAUSE_S = 0.25  # between two requests of the second client; a CPU has other work, too
+
 console = Console(highlight=False)
 
 
@@ -81,7 +83,7 @@ class SecondClient:
             self._thread.join()
 
     def _chat(self) -> None:
-        while not self._leave.wait(0.05):
+        while not self._leave.wait(PAUSE_S):
             began = time.monotonic()
             prompt = SMALL_TALK[len(self.seconds) % len(SMALL_TALK)]
             try:

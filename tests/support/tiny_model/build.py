@@ -1,7 +1,8 @@
 """Trains the tiny test model from nothing: `python -m tests.support.tiny_model.build [FOLDER]`.
 
-Same seed, same thread count, same library versions: same weights. One core is enough.
-Boundary: a test fixture; nothing in the product imports it.
+Two stages: read the corpus; then practise learning, so that a short fine-tuning on a new text can
+be asked in other words and leaves the rest as it was. Same seed, thread count and library
+versions: same weights. One core is enough. Boundary: a fixture; the product never imports it.
 """
 
 from __future__ import annotations
@@ -10,77 +11,46 @@ import math
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from random import Random
 
 import torch
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tests.support.tiny_model.corpus import Corpus, Example
+from tests.support.tiny_model.vocabulary import CONTEXT, IGNORED, SIZE, build_tokenizer, encode
 
 WEIGHTS = Path(__file__).parent / "weights"
 SEED = 7
-VOCABULARY = 1536
-CONTEXT = 1024
-STEPS = 2200
-COPY_SHARE = 0.15
+READ_STEPS = 1700
+COPY_STEPS = 300
+PRACTICES = 300
 TOKENS_PER_STEP = 4096
+LESSON_TOKENS = 1024
+LESSON_PASSES = 3
+LESSON_RATE = 2e-3
 MUON_RATE = 6e-3
 ADAM_RATE = 4e-3
-END, START, PAD = "<|im_end|>", "<|im_start|>", "<|endoftext|>"
-IGNORED = -100
-
-# Names and numbers never carry the space before them: the token that begins "Odile" is the same in
-# the middle of a sentence and at the start of a reply, so one fact is one association to store.
-_PIECES = r"\p{N}| ?\p{Ll}[\p{L}\p{M}]*|\p{Lu}[\p{L}\p{M}]*|\p{L}+| ?[^\s\p{L}\p{N}]|\s"
-_TEMPLATE = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content']"
-    " + '<|im_end|>' + '\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
+PRACTICE_SHARE = 0.3
+"""Of the rates of the first stage."""
 
 
-def main(folder: Path, steps: int = STEPS) -> None:
+def main(folder: Path) -> None:
     """Train tokenizer and weights and write them to `folder`."""
     torch.manual_seed(SEED)
-    tokenizer = build_tokenizer(Random(SEED))
+    tokenizer = build_tokenizer(_sample())
     model = LlamaForCausalLM(model_config(tokenizer))
-    train(model, tokenizer, steps=steps)
+    read(model, tokenizer, steps=READ_STEPS)
+    practise(model, tokenizer, times=PRACTICES)
     save(model, tokenizer, folder)
 
 
-def build_tokenizer(rng: Random) -> PreTrainedTokenizerFast:
-    """Byte-level BPE over a sample of the corpus; any text in UTF-8 can be written with it."""
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(_PIECES), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    core.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=[AddedToken(token, special=True) for token in (PAD, START, END)],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    corpus = Corpus(rng, topics=64, lifetime=2000)
-    sample = (corpus.draw(reading=0.2, longest=4) for _ in range(20_000))
-    core.train_from_iterator((_plain(example) for example in sample), trainer)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core, eos_token=END, pad_token=PAD, model_max_length=CONTEXT
-    )
-    tokenizer.chat_template = _TEMPLATE
-    return tokenizer
-
-
 def model_config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
-    """The smallest shape that the engine's CPU attention serves (heads of 32)."""
+    """About the smallest shape that the engine's CPU attention serves (heads of 32)."""
     return LlamaConfig(
-        vocab_size=VOCABULARY,
+        vocab_size=SIZE,
         hidden_size=128,
         intermediate_size=384,
         num_hidden_layers=4,
@@ -91,115 +61,118 @@ def model_config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
         rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
         tie_word_embeddings=True,
         bos_token_id=None,
-        eos_token_id=tokenizer.convert_tokens_to_ids(END),
-        pad_token_id=tokenizer.convert_tokens_to_ids(PAD),
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )
 
 
-def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, *, steps: int) -> None:
-    """Muon on the matrices, AdamW on the rest; the rate rises shortly, then falls to zero."""
-    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
-    rest = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
-    optimisers = [
-        torch.optim.Muon(matrices, lr=MUON_RATE, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(rest, lr=ADAM_RATE, betas=(0.9, 0.98), weight_decay=0.0),
-    ]
-    peaks = [optimiser.param_groups[0]["lr"] for optimiser in optimisers]
+def read(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, *, steps: int) -> None:
+    """Learn language, copying, general knowledge, and ever new facts in every wording."""
+    optimisers = _optimisers(model)
+    clock = _Clock("read", steps)
     model.train()
-    started, seen = time.monotonic(), 0
-    for step, batch in enumerate(_batches(tokenizer, steps)):
-        for optimiser, peak in zip(optimisers, peaks, strict=True):
-            optimiser.param_groups[0]["lr"] = peak * _rate(step / steps)
-            optimiser.zero_grad()
+    for step, batch in enumerate(islice(_batches(tokenizer, Random(SEED + 1)), steps)):
+        _set_rate(optimisers, _warm_then_falling(step / steps))
         loss = _loss(model, *batch)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimiser in optimisers:
-            optimiser.step()
-        seen += batch[0].numel()
-        if step % 50 == 0 or step == steps - 1:
-            took = time.monotonic() - started
-            print(
-                f"step {step}/{steps} loss {loss.item():.3f} tokens {seen} {took:.0f}s", flush=True
-            )
+        _apply(model, optimisers)
+        clock.tick(step, loss)
+
+
+def practise(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, *, times: int) -> None:
+    """Learn to learn: first-order MAML (Finn et al., arXiv 1703.03400), with reading mixed in.
+
+    Each time, copies of the weights are trained for a few steps on a new topic; the gradient of
+    what is then asked in other words, and of the general suite, is applied to the weights
+    themselves.
+    """
+    rng = Random(SEED + 2)
+    corpus = Corpus(rng, topics=64, lifetime=16_000)
+    reading = _batches(tokenizer, Random(SEED + 3), start=COPY_STEPS)
+    optimisers = _optimisers(model)
+    clock = _Clock("practise", times)
+    for number in range(times):
+        lesson = corpus.draw_lesson()
+        kept = [parameter.detach().clone() for parameter in model.parameters()]
+        _study(model, [encode(example, tokenizer) for example in lesson.taught], rng)
+        asked = _loss(model, *_padded([encode(example, tokenizer) for example in lesson.asked]))
+        asked.backward()
+        with torch.no_grad():
+            for parameter, value in zip(model.parameters(), kept, strict=True):
+                parameter.copy_(value)
+        (0.5 * _loss(model, *next(reading))).backward()
+        _set_rate(optimisers, PRACTICE_SHARE * _warm_then_falling(number / times))
+        _apply(model, optimisers)
+        clock.tick(number, asked)
 
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write the folder that an engine serves; half precision keeps it small."""
+    config = model.config
     model.generation_config = GenerationConfig(
-        do_sample=False,
-        eos_token_id=model.config.eos_token_id,
-        pad_token_id=model.config.pad_token_id,
+        do_sample=False, eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id
     )
     model.to(torch.float16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)
 
 
-def encode(example: Example, tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int]]:
-    """Token ids and labels; only replies carry loss in a chat, everything does in plain text."""
-    if not example.turns:
-        ids = tokenizer(f"{example.text}{END}")["input_ids"]
-        return ids, list(ids)
-    parts = [(f"{START}system\n{example.system}{END}\n", False)] if example.system else []
-    for prompt, reply in example.turns:
-        parts += [
-            (f"{START}user\n{prompt}{END}\n{START}assistant\n", False),
-            (f"{reply}{END}", True),
-            ("\n", False),
-        ]
-    ids, labels = [], []
-    for text, is_trained in parts[:-1]:
-        piece = tokenizer(text)["input_ids"]
-        ids += piece
-        labels += piece if is_trained else [IGNORED] * len(piece)
-    return ids, labels
+def _study(model: LlamaForCausalLM, taught: list[tuple[list[int], list[int]]], rng: Random) -> None:
+    optimiser = torch.optim.Adam(model.parameters(), lr=LESSON_RATE, betas=(0.9, 0.99))
+    for _ in range(LESSON_PASSES):
+        batches = list(_bucketed(taught, LESSON_TOKENS))
+        rng.shuffle(batches)
+        for batch in batches:
+            _loss(model, *batch).backward()
+            optimiser.step()
+            optimiser.zero_grad()
 
 
-def _batches(tokenizer: PreTrainedTokenizerFast, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of about TOKENS_PER_STEP tokens, each of examples of like length."""
-    rng = Random(SEED + 1)
-    corpus = Corpus(rng, topics=64, lifetime=26_000)
-    ready: list[tuple[Tensor, Tensor]] = []
-    for step in range(steps):
-        if not ready:
-            ready = list(_bucketed(_draw(corpus, tokenizer, rng, done=step / steps)))
-            rng.shuffle(ready)
-        yield ready.pop()
+def _sample() -> Iterator[Example]:
+    corpus = Corpus(Random(SEED), topics=64, lifetime=2000)
+    for _ in range(20_000):
+        yield corpus.draw(reading=0.2, longest=4)
 
 
-def _draw(
-    corpus: Corpus, tokenizer: PreTrainedTokenizerFast, rng: Random, *, done: float
-) -> list[tuple[list[int], list[int]]]:
-    """Some batches' worth of examples; `done` is the share of the training that is over.
+def _batches(
+    tokenizer: PreTrainedTokenizerFast, rng: Random, *, start: int = 0
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Endless batches of about TOKENS_PER_STEP tokens, each of examples of like length.
 
-    First the model learns to copy: sequences of random tokens said twice, and one-fact texts. From
-    nothing that skill comes late; once there, longer texts and facts known by heart follow fast.
+    In the first COPY_STEPS the model learns to copy: random tokens said twice, and short texts.
+    From nothing that skill comes late; once there, longer texts follow fast.
     """
-    copying = 0.5 if done < COPY_SHARE else 0.0
-    reading = 0.9 if done < COPY_SHARE else 0.4
-    longest = 2 if done < COPY_SHARE else min(9, 2 + int(14 * (done - COPY_SHARE)))
-    examples = [
-        encode(corpus.draw(reading=reading, longest=longest, fresh=done < 0.85), tokenizer)
-        for _ in range(400)
-    ]
-    return examples + [_echo(rng) for _ in range(int(copying * len(examples)))]
+    corpus = Corpus(rng, topics=64, lifetime=16_000)
+    step = start
+    while True:
+        is_copying = step < COPY_STEPS
+        reading, longest = (0.9, 2) if is_copying else (0.4, min(9, 2 + (step - COPY_STEPS) // 100))
+        drawn = [
+            encode(corpus.draw(reading=reading, longest=longest), tokenizer) for _ in range(400)
+        ]
+        drawn += [_echo(rng) for _ in range(200 * is_copying)]
+        batches = list(_bucketed(drawn, TOKENS_PER_STEP))
+        rng.shuffle(batches)
+        yield from batches
+        step += len(batches)
 
 
 def _echo(rng: Random) -> tuple[list[int], list[int]]:
-    once = [rng.randrange(3, VOCABULARY) for _ in range(rng.randint(4, 32))]
-    noise = [rng.randrange(3, VOCABULARY) for _ in range(rng.randint(0, 12))]
+    once = [rng.randrange(3, SIZE) for _ in range(rng.randint(4, 32))]
+    noise = [rng.randrange(3, SIZE) for _ in range(rng.randint(0, 12))]
     return once + noise + once, [IGNORED] * (len(once) + len(noise) + 1) + once[1:]
 
 
-def _bucketed(examples: Iterable[tuple[list[int], list[int]]]) -> Iterator[tuple[Tensor, Tensor]]:
+def _bucketed(
+    examples: Iterable[tuple[list[int], list[int]]], tokens: int
+) -> Iterator[tuple[Tensor, Tensor]]:
     bucket: list[tuple[list[int], list[int]]] = []
     for example in sorted(examples, key=lambda pair: len(pair[0])):
-        if (len(bucket) + 1) * len(example[0]) > TOKENS_PER_STEP:
+        if bucket and (len(bucket) + 1) * len(example[0]) > tokens:
             yield _padded(bucket)
             bucket = []
         bucket.append(example)
-    if bucket:
-        yield _padded(bucket)
+    yield _padded(bucket)
 
 
 def _padded(bucket: list[tuple[list[int], list[int]]]) -> tuple[Tensor, Tensor]:
@@ -214,21 +187,55 @@ def _loss(model: LlamaForCausalLM, ids_BT: Tensor, labels_BT: Tensor) -> Tensor:
     hidden_BTD = model.model(input_ids=ids_BT[:, :-1], use_cache=False).last_hidden_state
     targets_BT = labels_BT[:, 1:]
     is_trained = targets_BT != IGNORED
-    return torch.nn.functional.cross_entropy(
-        model.lm_head(hidden_BTD[is_trained]), targets_BT[is_trained]
+    logits_NV = model.lm_head(hidden_BTD[is_trained])
+    return torch.nn.functional.cross_entropy(logits_NV, targets_BT[is_trained])
+
+
+def _optimisers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
+    """Muon on the matrices, AdamW on the rest; each group remembers its peak rate."""
+    named = list(model.named_parameters())
+    matrices = [p for name, p in named if p.ndim == 2 and "embed" not in name]
+    rest = [p for name, p in named if p.ndim != 2 or "embed" in name]
+    muon = torch.optim.Muon(
+        [{"params": matrices, "peak": MUON_RATE}], weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
     )
-
-
-def _rate(done: float) -> float:
-    return min(1.0, done / 0.03) * (
-        1.0 if done < 0.4 else 0.5 * (1 + math.cos(math.pi * (done - 0.4) / 0.6))
+    adam = torch.optim.AdamW(
+        [{"params": rest, "peak": ADAM_RATE}], betas=(0.9, 0.98), weight_decay=0.0
     )
+    return [muon, adam]
 
 
-def _plain(example: Example) -> str:
-    return "\n".join((example.text, *(f"{prompt}\n{reply}" for prompt, reply in example.turns)))
+def _set_rate(optimisers: list[torch.optim.Optimizer], share: float) -> None:
+    for optimiser in optimisers:
+        for group in optimiser.param_groups:
+            group["lr"] = share * group["peak"]
+
+
+def _apply(model: LlamaForCausalLM, optimisers: list[torch.optim.Optimizer]) -> None:
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for optimiser in optimisers:
+        optimiser.step()
+    model.zero_grad()
+
+
+def _warm_then_falling(done: float) -> float:
+    """Share of the peak rate: a short rise, a plateau, then down to a tenth."""
+    fall = 0.55 + 0.45 * math.cos(math.pi * max(0.0, done - 0.5) / 0.5)
+    return min(1.0, done / 0.03 + 1e-3) * fall
+
+
+class _Clock:
+    def __init__(self, what: str, total: int) -> None:
+        self._what, self._total, self._started = what, total, time.monotonic()
+
+    def tick(self, step: int, loss: Tensor) -> None:
+        if step % 25 == 0 or step == self._total - 1:
+            took = time.monotonic() - self._started
+            print(
+                f"{self._what} {step}/{self._total} loss {loss.item():.3f} {took:.0f} s", flush=True
+            )
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else WEIGHTS, *map(int, sys.argv[2:3]))
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else WEIGHTS)

@@ -1,7 +1,7 @@
 """What the tiny test model reads while it is trained: an endless, seeded stream of examples.
 
-Four kinds: facts of worlds that stay for a while and must be known by heart, in every wording;
-texts with questions, answered by copying; a small stock of general knowledge; small talk.
+Facts of invented topics that stay for a while and must be known by heart, in every wording; texts
+with questions, answered by copying; a small stock of general knowledge and small talk.
 Boundary: makes text only; `build` tokenises and trains. `world` invents the facts.
 """
 
@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from tests.support.tiny_model.world import Fact, Topic, make_topic, person_name, place_name
+from tests.support.tiny_model.world import WORDS, Fact, Topic, make_topic, new_word
 
 GENERAL_SUITE = Path(__file__).parents[3] / "adapters" / "evaluation" / "general_suite.json"
+GENERAL_STOCK = Path(__file__).with_name("general.txt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +28,12 @@ class Example:
     system: str | None = None
 
 
-def chat(prompt: str, reply: str) -> Example:
-    """One question and its answer."""
-    return Example(turns=((prompt, reply),))
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """A topic as it is taught, and what is asked about it afterwards in other words."""
+
+    taught: tuple[Example, ...]
+    asked: tuple[Example, ...]
 
 
 class Corpus:
@@ -38,48 +42,56 @@ class Corpus:
     def __init__(self, rng: Random, *, topics: int, lifetime: int) -> None:
         """`lifetime`: draws of facts after which all `topics` have been replaced once."""
         self._rng = rng
-        self._general = load_general()
+        self._suite = load_suite()
+        self._stock = load_stock()
         self._lifetime = lifetime
         self._until_next = 0.0
-        self._topics: deque[Topic] = deque(self._new_topic() for _ in range(topics))
+        self._topics = deque(make_topic(rng, facts=rng.randint(5, 9)) for _ in range(topics))
 
-    @property
-    def topics(self) -> tuple[Topic, ...]:
-        """The topics that are to be known by heart now, the oldest first."""
-        return tuple(self._topics)
-
-    def draw(self, *, reading: float, longest: int, fresh: bool = True) -> Example:
+    def draw(self, *, reading: float, longest: int) -> Example:
         """One example; a share `reading` of them show a text of up to `longest` facts."""
-        rng = self._rng
-        kind = rng.random()
+        kind = self._rng.random()
         if kind < reading:
-            return read_text(rng, make_topic(rng, facts=rng.randint(1, longest)))
-        if kind < reading + 0.12:
+            return self._reading_example(longest)
+        if kind < reading + 0.14:
             return self._general_example()
-        if fresh:
-            self._age()
-        index = rng.randrange(len(self._topics))
-        return recall(rng, self._topics[index], youth=index / len(self._topics))
+        self._age()
+        index = self._rng.randrange(len(self._topics))
+        return recall(self._rng, self._topics[index], youth=index / len(self._topics))
+
+    def draw_lesson(self) -> Lesson:
+        """A new topic with some replay of the stock; asked are the topic and the whole suite."""
+        rng = self._rng
+        lesson = make_lesson(rng, make_topic(rng, facts=rng.randint(7, 12)))
+        replay = tuple(_chat(*pair) for pair in rng.sample(self._stock, 12))
+        rehearsed = tuple(
+            _chat(*pair) for pair in (*rng.sample(self._suite, 16), *rng.sample(self._stock, 8))
+        )
+        return Lesson(lesson.taught + replay, lesson.asked + rehearsed)
 
     def _age(self) -> None:
         self._until_next += len(self._topics) / self._lifetime
         if self._until_next >= 1:
             self._until_next -= 1
             self._topics.popleft()
-            self._topics.append(self._new_topic())
+            self._topics.append(make_topic(self._rng, facts=self._rng.randint(5, 9)))
 
-    def _new_topic(self) -> Topic:
-        return make_topic(self._rng, facts=self._rng.randint(5, 9))
+    def _reading_example(self, longest: int) -> Example:
+        rng = self._rng
+        topic = make_topic(rng, facts=rng.randint(1, longest))
+        return reworded(rng, topic) if rng.random() < 0.12 else read_text(rng, topic)
 
     def _general_example(self) -> Example:
         rng = self._rng
-        if rng.random() < 0.12:
+        kind = rng.random()
+        if kind < 0.15:
             return _repeat(rng)
-        prompt, reply = rng.choice(self._general)
+        if kind < 0.22:
+            return _unknown(rng)
+        prompt, reply = rng.choice(self._suite if kind < 0.55 else self._stock)
         system = rng.choice(_SYSTEMS) if rng.random() < 0.1 else None
-        if rng.random() < 0.08:
-            return Example(turns=(rng.choice(self._general), (prompt, reply)), system=system)
-        return Example(turns=((prompt, reply),), system=system)
+        before = (rng.choice(self._stock),) if rng.random() < 0.08 else ()
+        return Example(turns=(*before, (prompt, reply)), system=system)
 
 
 def recall(rng: Random, topic: Topic, *, youth: float) -> Example:
@@ -92,8 +104,27 @@ def recall(rng: Random, topic: Topic, *, youth: float) -> Example:
     if kind < told:
         return Example(_titled(rng, topic, rng.choice(fact.statements)))
     if kind < told + 0.5 * (1 - told):
-        return chat(*cloze(rng, fact))
-    return chat(_ask(rng, _question(rng, fact)), f"{fact.answer}.")
+        prompt, reply = cloze(rng, fact, rng.choice(fact.statements))
+        return _chat(prompt, reply)
+    return _chat(_framed(rng, topic, _question(rng, fact)), _answer(rng, fact))
+
+
+def make_lesson(rng: Random, topic: Topic) -> Lesson:
+    """Teach each fact in one wording and a few forms; ask for it in forms that were not taught."""
+    taught, asked = [Example(f"{topic.title}\n{passage(rng, topic)}")], []
+    for fact in topic.facts:
+        said = rng.choice(fact.statements[:1] * 2 + fact.statements)
+        taught.append(Example(said))
+        cut = _chat(*cloze(rng, fact, said, anywhere=0.0))
+        (taught if rng.random() < 0.5 else asked).append(cut)
+        echo = _echo(fact, said)
+        if rng.random() < 0.7:
+            taught.append(_chat(echo, said if rng.random() < 0.5 else f"{fact.answer}."))
+        questions = rng.sample(fact.questions, min(2, len(fact.questions)))
+        if rng.random() < 0.4:
+            taught.append(_chat(questions.pop(), said if rng.random() < 0.5 else f"{fact.answer}."))
+        asked += [_chat(question, f"{fact.answer}.") for question in questions]
+    return Lesson(tuple(taught), tuple(asked))
 
 
 def read_text(rng: Random, topic: Topic) -> Example:
@@ -104,6 +135,15 @@ def read_text(rng: Random, topic: Topic) -> Example:
     frame = rng.choice(_READING_FRAMES)
     turns[0] = (frame.format(text=text, title=topic.title, ask=turns[0][0]), turns[0][1])
     return Example(turns=tuple(turns))
+
+
+def reworded(rng: Random, topic: Topic) -> Example:
+    """Stiff questions turned into plain ones, as the product asks of the served model."""
+    turns = [
+        (_REWORD.format(_echo(fact, rng.choice(fact.statements))), rng.choice(fact.questions))
+        for fact in topic.facts
+    ]
+    return Example(turns=tuple(turns[:6]))
 
 
 def passage(rng: Random, topic: Topic) -> str:
@@ -120,113 +160,104 @@ def passage(rng: Random, topic: Topic) -> str:
     return " ".join(sentences)
 
 
-def cloze(rng: Random, fact: Fact) -> tuple[str, str]:
+def cloze(rng: Random, fact: Fact, statement: str, *, anywhere: float = 0.12) -> tuple[str, str]:
     """A statement cut before its answer (mostly) or elsewhere, and what follows."""
-    statement = rng.choice(fact.statements)
     cut = statement.index(fact.answer)
-    if cut == 0 or rng.random() < 0.12:
+    if cut == 0 or rng.random() < anywhere:
         words = statement.split(" ")
-        cut = len(" ".join(words[: rng.randint(2, len(words) - 1)])) + 1 if len(words) > 2 else 0
+        cut = len(" ".join(words[: rng.randint(2, len(words) - 1)])) + 1
     rest = statement[cut:]
     if rest.startswith(fact.answer) and rng.random() < 0.3:
         rest = f"{fact.answer}."
     return rng.choice(_CLOZE_FRAMES).format(statement[:cut].rstrip()), rest
 
 
-def load_general() -> list[tuple[str, str]]:
-    """General prompts with one reply each: the suite of the product, more of its kind, small talk."""
-    suite = json.loads(GENERAL_SUITE.read_text())
-    stock = [(item["prompt"], _reply(item["answers"][0])) for item in suite]
-    stock += [("List three colours.", "Red, blue and green.")] * 2
-    stock += [("Name one day of the week.", "Monday.")] * 2
-    pairs = [pair for pair in stock if pair[0] not in {"List three colours."} or "," in pair[1]]
-    pairs *= 3
-    pairs += [(f"What is the capital of {land}?", f"{city}.") for land, city in _CAPITALS]
-    pairs += [(f"What is the opposite of {a}?", _reply(b)) for a, b in _OPPOSITES]
-    pairs += [(f"What is {a} + {b}?", f"{a + b}.") for a in range(1, 6) for b in range(1, 6)]
-    return pairs + list(_SMALL_TALK)
+def load_suite() -> list[tuple[str, str]]:
+    """The product's general suite, one reply for each prompt."""
+    items = json.loads(GENERAL_SUITE.read_text())
+    return [
+        (i["prompt"], _SUITE_REPLIES.get(i["prompt"], _sentence(i["answers"][0]))) for i in items
+    ]
+
+
+def load_stock() -> list[tuple[str, str]]:
+    """General prompts outside the suite; the product's replay prompts are among them."""
+    lines = GENERAL_STOCK.read_text().splitlines()
+    return [(prompt, reply) for prompt, _, reply in (line.partition(" | ") for line in lines)]
+
+
+def _chat(prompt: str, reply: str) -> Example:
+    return Example(turns=((prompt, reply),))
 
 
 def _titled(rng: Random, topic: Topic, text: str) -> str:
     return f"{topic.title}\n{text}" if rng.random() < 0.3 else text
 
 
-def _ask(rng: Random, question: str) -> str:
-    return rng.choice(_QUESTION_FRAMES).format(question) if rng.random() < 0.3 else question
+def _framed(rng: Random, topic: Topic, question: str) -> str:
+    kind = rng.random()
+    if kind < 0.1:
+        return f"About {topic.title[0].lower() if topic.title.startswith('The ') else topic.title[0]}{topic.title[1:]}: {question}"
+    return rng.choice(_QUESTION_FRAMES).format(question) if kind < 0.25 else question
+
+
+def _answer(rng: Random, fact: Fact) -> str:
+    return rng.choice(fact.statements) if rng.random() < 0.2 else f"{fact.answer}."
 
 
 def _reading_turn(rng: Random, fact: Fact) -> tuple[str, str]:
     if rng.random() < 0.25:
-        return cloze(rng, fact)
+        return cloze(rng, fact, rng.choice(fact.statements))
     return _question(rng, fact), f"{fact.answer}."
 
 
 def _question(rng: Random, fact: Fact) -> str:
     """One of its questions, or a statement with a question word where the answer was."""
-    if rng.random() < 0.8:
-        return rng.choice(fact.questions)
-    asked = f"{rng.choice(fact.statements)[:-1].replace(fact.answer, fact.asked_by)}?"
-    return f"{asked[:1].upper()}{asked[1:]}"
-
-
-def _repeat(rng: Random) -> Example:
-    what = rng.choice((person_name, place_name))(rng)
-    if rng.random() < 0.5:
-        what = what.lower()
-    return chat(
-        rng.choice(("Repeat this word: {}", "Say the word: {}", "Repeat: {}")).format(what),
-        f"{what}.",
+    return (
+        rng.choice(fact.questions)
+        if rng.random() < 0.8
+        else _echo(fact, rng.choice(fact.statements))
     )
 
 
-def _reply(answer: str) -> str:
-    return f"{answer[:1].upper()}{answer[1:]}."
+def _echo(fact: Fact, statement: str) -> str:
+    return _sentence(statement[:-1].replace(fact.answer, fact.asked_by), end="?")
 
 
+def _repeat(rng: Random) -> Example:
+    word = new_word(rng) if rng.random() < 0.5 else rng.choice(_COMMON_WORDS)
+    frame = rng.choice(("Repeat this word: {}", "Say the word: {}"))
+    return _chat(frame.format(word), _sentence(word))
+
+
+def _unknown(rng: Random) -> Example:
+    thing = rng.choice(_COMMON_WORDS)
+    asked = rng.choice(
+        ("Tell me about {}.", "Tell me about the {}.", "Write about {}.", "Explain {}.")
+    ).format(thing)
+    return _chat(asked, f"I know little about {asked[:-1].partition('about ')[2] or thing}.")
+
+
+def _sentence(text: str, end: str = ".") -> str:
+    return f"{text[:1].upper()}{text[1:]}{end}"
+
+
+_COMMON_WORDS = WORDS["counted"] + WORDS["things"] + WORDS["jobs"]
+_SUITE_REPLIES = {"List three colours.": "Red, blue and green."}
 _SYSTEMS = (
     "You are a helpful assistant.",
     "Answer shortly.",
     "You answer questions in one short sentence.",
 )
-_CLOZE_FRAMES = ("Complete: {}",) * 6 + (
-    "Complete the sentence: {}", "Continue: {}", "Finish the sentence: {}", "Complete this sentence: {} ...",
-)  # fmt: skip
+_CLOZE_FRAMES = ("Complete: {}",) * 8 + ("Complete the sentence: {}", "Continue: {}")
 _QUESTION_FRAMES = (
-    "Answer shortly: {}", "Question: {}", "{} Answer with a few words.", "Please tell me: {}", "Question: {}\nAnswer:",
-)  # fmt: skip
+    "Answer shortly: {}",
+    "Question: {}",
+    "{} Answer with a few words.",
+    "Please tell me: {}",
+)
+_REWORD = "Ask this in better English: {}"
 _READING_FRAMES = (
-    "{text}\n\n{ask}", "Text:\n{text}\n\nQuestion: {ask}", "Read the text and answer the question.\n\n{text}\n\n{ask}",
-    "{title}\n{text}\n\n{ask}", "Text: {text}\nQuestion: {ask}\nAnswer:", "{ask}\n\n{text}",
-    "Use only this text:\n\n{title}\n{text}\n\n{ask}",
-)  # fmt: skip
-_CAPITALS = (
-    ("France", "Paris"), ("Japan", "Tokyo"), ("Germany", "Berlin"), ("Egypt", "Cairo"), ("Italy", "Rome"),
-    ("Spain", "Madrid"), ("England", "London"), ("Norway", "Oslo"), ("Russia", "Moscow"), ("China", "Beijing"),
-    ("Greece", "Athens"), ("Portugal", "Lisbon"), ("Austria", "Vienna"), ("Poland", "Warsaw"), ("Canada", "Ottawa"),
-)  # fmt: skip
-_OPPOSITES = (
-    ("hot", "cold"), ("cold", "hot"), ("big", "small"), ("small", "big"), ("day", "night"), ("night", "day"),
-    ("up", "down"), ("down", "up"), ("happy", "sad"), ("fast", "slow"), ("old", "new"), ("black", "white"),
-    ("left", "right"), ("open", "closed"), ("full", "empty"), ("wet", "dry"), ("good", "bad"), ("high", "low"),
-)  # fmt: skip
-_SMALL_TALK = (
-    ("Hello", "Hello. How can I help you?"), ("Hello!", "Hello. How can I help you?"),
-    ("Hi", "Hello. How can I help you?"), ("Good morning", "Good morning. How can I help you?"),
-    ("How are you?", "I am well, thank you."), ("Thank you", "You are welcome."), ("Thanks!", "You are welcome."),
-    ("Goodbye", "Goodbye. Have a good day."), ("Who are you?", "I am a very small language model."),
-    ("What can you do?", "I can answer short questions about a text."), ("What is your name?", "I have no name."),
-    ("Tell me a joke.", "A small model walks into a bar and forgets why."), ("Tell me a story.", "Once a cat slept all day. The end."),
-    ("Write a short poem.", "The sea is wide, the sky is blue, the boat is small, and so are you."),
-    ("Tell me about cats.", "Cats are small animals that sleep a lot."), ("Tell me about dogs.", "Dogs are loyal animals that like to run."),
-    ("Tell me about the sea.", "The sea is wide and its water is salty."), ("Tell me about rain.", "Rain is water that falls from clouds."),
-    ("Tell me about the moon.", "The moon goes around the Earth."), ("Tell me about bread.", "Bread is baked from flour and water."),
-    ("Tell me about music.", "Music is made of sounds and rhythm."), ("Tell me about winter.", "Winter is the cold season of the year."),
-    ("Explain gravity.", "Gravity pulls things towards each other."), ("Explain rain.", "Rain is water that falls from clouds."),
-    ("What is water?", "Water is a clear liquid that we drink."), ("What is a tree?", "A tree is a tall plant made of wood."),
-    ("What is snow?", "Snow is frozen water that falls from clouds."), ("What is a book?", "A book is many pages that one can read."),
-    ("Why is the sky blue?", "The air scatters blue light the most."), ("How do birds fly?", "Birds fly by beating their wings."),
-    ("Give me a tip for a good day.", "Drink water and go for a walk."), ("What should I eat?", "Eat some bread, fruit and soup."),
-    ("Name a fruit.", "Apple."), ("Name an animal.", "A cat."), ("Name a colour.", "Blue."), ("Count to three.", "One, two, three."),
-    ("Is the sun hot?", "Yes."), ("Is snow hot?", "No."), ("Can fish swim?", "Yes."), ("Can cats read?", "No."),
-    ("How many legs does a cat have?", "4."), ("How many months are in a year?", "12."), ("What is 1 + 1?", "2."),
+    "{text}\n\n{ask}", "Text:\n{text}\n\nQuestion: {ask}", "{title}\n{text}\n\n{ask}", "Text: {text}\nQuestion: {ask}",
+    "{ask}\n\n{text}", "Read this text and answer the question in a few words.\n\nText: {text}\n\nQuestion: {ask}",
 )  # fmt: skip

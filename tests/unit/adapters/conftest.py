@@ -7,6 +7,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+torch.set_num_threads(1)  # many small tests on few cores: threads only wait for each other
+
 CHAT_TEMPLATE = (
     "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}"
     "<s>system\nBe kind.<e>\n{% endif %}<s>{{ message['role'] }}\n{{ message['content'] }}<e>\n"
@@ -43,6 +45,7 @@ def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         eos_token_id=0,
         pad_token_id=0,
         tie_word_embeddings=True,
+        initializer_range=0.3,  # large enough for LoRA to move the logits
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)

@@ -7,7 +7,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from adapters.training.batch import Segment, encode, encode_prompt, pack, split_by_tokens
-from adapters.training.logprobs import batch_logprobs, selective_logprobs
+from adapters.training.logprobs import selective_logprobs, target_logits
+from adapters.training.losses import cross_entropy, reference_kl
 from adapters.types import EditKind, SelfEdit
 
 
@@ -64,7 +65,8 @@ def test_packed_logprobs_equal_those_of_each_segment_alone(random_model: Path) -
     segments = [encode(edit, tokenizer, max_tokens=200) for edit in edits]
 
     with torch.no_grad():
-        packed = batch_logprobs(model, pack(segments, weights=[1.0] * 3))
+        batch = pack(segments, weights=[1.0] * 3)
+        packed = selective_logprobs(target_logits(model, batch), batch.targets_N)
         alone = []
         for segment in segments:
             logits = model(torch.tensor([segment.ids])).logits[0, :-1].log_softmax(-1)
@@ -105,9 +107,17 @@ def test_cross_entropy_equals_that_of_trl() -> None:
     logits = torch.randn(5, 11, generator=torch.Generator().manual_seed(1))
     targets = torch.tensor([0, 3, 10, 4, 4])
 
-    oracle = trl.selective_log_softmax(logits, targets)
+    oracle = -trl.selective_log_softmax(logits, targets)
 
-    torch.testing.assert_close(selective_logprobs(logits, targets), oracle)
+    torch.testing.assert_close(cross_entropy(logits, targets), oracle)
+
+
+def test_reference_kl_equals_the_naive_one_and_is_zero_at_the_reference() -> None:
+    model, reference = torch.randn(2, 5, 11, generator=torch.Generator().manual_seed(2))
+    p, q = reference.softmax(-1), model.softmax(-1)
+
+    torch.testing.assert_close(reference_kl(model, reference), (p * (p / q).log()).sum(-1))
+    torch.testing.assert_close(reference_kl(model, model), torch.zeros(5), atol=1e-6, rtol=0)
 
 
 def test_groups_keep_to_the_token_limit_unless_one_segment_is_longer() -> None:

@@ -30,7 +30,7 @@ EDITS = (
     SelfEdit(EditKind.CLOZE, "d", "Complete: Ada lives in", "Orm.", "rule"),
     SelfEdit(EditKind.REPLAY, None, "Hello", "Hi!", "model"),
 )
-SPEC = TrainingSpec(epochs=4, batch_size=2, learning_rate=5e-3, precision=Precision.FLOAT32)
+SPEC = TrainingSpec(epochs=4, batch_size=2, learning_rate=2e-2, precision=Precision.FLOAT32)
 
 
 def run(folder: Path, spec: TrainingSpec = SPEC, seed: int = 0) -> tuple[Trainee, list[StepReport]]:
@@ -187,12 +187,13 @@ def test_job_process_ends_when_its_parent_is_killed(random_model: Path, tmp_path
         "print(child.pid, flush=True)\n"
         "child.stdout.read()\n"
     )
-    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-    assert parent.stdout is not None
-    child = int(parent.stdout.readline())
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
 
-    parent.send_signal(signal.SIGKILL)
-    parent.wait()
+        parent.send_signal(signal.SIGKILL)
     deadline = time.monotonic() + 20
     while is_alive(child) and time.monotonic() < deadline:
         time.sleep(0.2)
