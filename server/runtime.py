@@ -14,7 +14,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from server.core.clock import monotonic
-from server.core.errors import AppError, EngineUnavailable, EngineUnsafe, RowNotFound
+from server.core.errors import (
+    AppError,
+    EngineError,
+    EngineUnavailable,
+    EngineUnsafe,
+    RowNotFound,
+)
 from server.core.queue import Queue
 from server.core.settings import Settings
 from server.db.session import Database
@@ -22,7 +28,7 @@ from server.engine.client import EngineClient
 from server.engine.control import EngineControl
 from server.engine.probe import check_engine
 from server.engine.residency import Residency
-from server.engine.routing import Route, RoutingSnapshot, resolve
+from server.engine.routing import Route, RoutingSnapshot, VersionRoute, resolve
 from server.services import registry
 
 log = structlog.get_logger(__name__)
@@ -105,9 +111,9 @@ class Runtime:
             not self._has_been_ready or isinstance(self._engine_error, EngineUnsafe)
         ):
             raise self._engine_error
-        if route.path is None or route.engine_name in self.residency.listed:
+        if route.weights is None or self.residency.holds(route.weights):
             return
-        await self._load(route.adapter, route.engine_name, route.path, REQUEST_LOAD_TIMEOUT_S)
+        await self._load(route.adapter, route.weights, REQUEST_LOAD_TIMEOUT_S)
 
     async def ensure_servable(self, adapter: str, number: int) -> None:
         """Have the engine hold and prove a version before an alias is moved to it.
@@ -121,8 +127,7 @@ class Runtime:
         if version is None:
             raise RowNotFound("version", registry.version_name(adapter, number))
         await self.residency.observe()
-        timeout_s = self.settings.engine.load_timeout_s
-        await self._load(adapter, version.engine_name, version.path, timeout_s)
+        await self._load(adapter, version, self.settings.engine.load_timeout_s)
 
     async def refresh(self) -> None:
         """Read the routes again if anything has changed them; quick when nothing has."""
@@ -147,9 +152,9 @@ class Runtime:
         except EngineUnsafe as error:
             self._note(error)
             return
-        except EngineUnavailable as error:
+        except EngineError as error:
             self._note(error)
-            self._needs_probe = True  # whatever comes back may be another engine
+            self._needs_probe = True  # whatever answers next may be another engine
             return
         if self.snapshot is not None and not self._needs_probe:
             await self.residency.reconcile(self.snapshot)
@@ -182,13 +187,13 @@ class Runtime:
         self._engine_error = None
         log.info("engine_ready", url=self.client.url)
 
-    async def _load(self, adapter: str, engine_name: str, path: str, timeout_s: float) -> None:
+    async def _load(self, adapter: str, version: VersionRoute, timeout_s: float) -> None:
         base = registry.base_engine_name(adapter)
         try:
             async with asyncio.timeout(timeout_s):
-                await self.residency.ensure_loaded(engine_name, path, base)
+                await self.residency.ensure_loaded(version, base)
         except TimeoutError as error:
-            raise EngineUnavailable(f"it is still loading {engine_name}") from error
+            raise EngineUnavailable(f"it is still loading {version.engine_name}") from error
 
     def _note(self, error: AppError) -> None:
         if str(error) != str(self._engine_error):
@@ -211,7 +216,7 @@ class Runtime:
             route = self.route(name)
         except AppError as error:
             return str(error)
-        if route.number is None or route.engine_name in self.residency.listed:
+        if route.weights is None or self.residency.holds(route.weights):
             return "ok"
         return f"{route.version_name} is not loaded yet"
 

@@ -35,6 +35,16 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 
 @pytest.fixture
+def paper_artifacts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Versions without files: the digest of ``…/v0007`` is the number seven."""
+
+    def digest(folder: Path) -> str:
+        return f"{int(folder.name.removeprefix('v')):064x}"
+
+    monkeypatch.setattr("adapters.artifact.digest", digest)
+
+
+@pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
     """A SQLite file with every table."""
     database = Database(f"sqlite:///{tmp_path / 'test.db'}")

@@ -23,11 +23,13 @@ from server.core.clock import monotonic
 from server.core.errors import AliasMoved, AppError, LeaseLost
 from server.core.queue import RUN_ADAPTATION
 from server.db import Adapter, RunStatus, VersionStatus
-from server.services import evaluations, promotion, registry, runs
+from server.engine.routing import CHAMPION
+from server.services import documents, evaluations, promotion, registry, runs
 from server.services.runs import Claim
 from workers import examination, quizzes, versions
 from workers.context import WorkerContext, worker_context
 from workers.heart import Heart, RunCancelled
+from workers.ingest import ingest
 from workers.material import Material, collect, with_champion
 from workers.sampler import EngineSampler
 from workers.training import TrainingFailed, train
@@ -53,18 +55,23 @@ def run(context: WorkerContext, run_id: str) -> None:
     if owned is None:
         return
     log.info("run_claimed", run_id=run_id, attempt=owned.attempt)
-    with Heart(context.database, owned, every_s=learning.heartbeat_s) as heart:
+    with Heart(
+        context.database, owned, every_s=learning.heartbeat_s, lease_s=learning.lease_s
+    ) as heart:
+        adaptation = Adaptation(context, owned, heart)
         try:
-            Adaptation(context, owned, heart).go_through()
-        except RunCancelled:
-            _close(context, owned, RunStatus.CANCELLED)
-        except LeaseLost as lost:
-            log.warning("run_lost", run_id=run_id, reason=str(lost))
+            adaptation.go_through()
+        except (RunCancelled, LeaseLost):
+            # Closing it as cancelled changes nothing where the lease is really lost.
+            adaptation.close(RunStatus.CANCELLED)
         except (AppError, SamplingError, TrainingFailed, versions.ArtifactRefused) as failure:
-            _close(context, owned, RunStatus.FAILED, error=str(failure))
-        except Exception as failure:  # a defect of ours; the run must still end
+            adaptation.close(RunStatus.FAILED, error=str(failure))
+        except Exception:  # a defect of ours; the run must still end
             log.exception("run_crashed", run_id=run_id)
-            _close(context, owned, RunStatus.FAILED, error=f"{type(failure).__name__}: {failure}")
+            error = "The worker met a defect of its own; its log has the details."
+            adaptation.close(RunStatus.FAILED, error=error)
+        finally:
+            adaptation.clean_up()
 
 
 class Adaptation:
@@ -80,45 +87,67 @@ class Adaptation:
         with self._database.unit_of_work() as session:
             self._config = SealConfig.model_validate(runs.get_run(session, owned.run_id).config)
         self._folder = context.settings.runs_path / owned.run_id
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._scratch = self._folder / f"attempt-{owned.attempt}"
+        self._scratch.mkdir(parents=True, exist_ok=True)
 
     def go_through(self) -> None:
         """All stages; raises whatever ends the run early."""
         material = self._collect()
-        edits = self._write_self_edits(material)
-        version_id = self._train(material, edits)
-        for _ in range(_MOST_EXAMS):
-            exam = self._examine(material, version_id)
+        lesson = self._write_self_edits(material)
+        version_id = self._train(material, lesson.edits)
+        for attempt in range(1, _MOST_EXAMS + 1):
             try:
+                exam = self._examine(material, version_id, lesson.exam)
                 self._swap(material, version_id, exam)
-                break
-            except AliasMoved:
-                # Somebody promoted or rolled back during the exam: it compared with the wrong one.
+                return
+            except (AliasMoved, SamplingError) as disturbance:
+                # Somebody promoted or rolled back meanwhile, so it compared with the wrong one; or
+                # the engine was restarted and holds the candidate no more. Once again, then.
+                if attempt == _MOST_EXAMS:
+                    raise
+                log.warning("exam_repeated", run_id=self._owned.run_id, reason=str(disturbance))
                 with self._database.unit_of_work() as session:
                     material = with_champion(session, material)
-        else:
-            raise AliasMoved(material.adapter.name, registry.CHAMPION)
-        shutil.rmtree(self._folder / "adapter", ignore_errors=True)
+
+    def close(self, status: RunStatus, error: str | None = None) -> None:
+        """End a run that did not go through, unless somebody else owns it by now."""
+        log.info("run_closed", run_id=self._owned.run_id, status=status, error=error)
+        try:
+            with self._database.unit_of_work() as session:
+                runs.finish(session, self._owned, status=status, report=self._report, error=error)
+        except LeaseLost as lost:
+            log.warning("run_lost", run_id=self._owned.run_id, reason=str(lost))
+
+    def clean_up(self) -> None:
+        """Drop what only this attempt needed; the self-edits stay, as the record of the lesson."""
+        shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _collect(self) -> Material:
         with self._stage("chunk"):
+            for document_id in self._not_yet_chunked():
+                ingest(self._context, document_id)
             with self._database.unit_of_work() as session:
                 material = collect(session, self._owned)
             self._heart.progress(len(material.documents), len(material.documents))
         return material
 
-    def _write_self_edits(self, material: Material) -> list[SelfEdit]:
+    def _not_yet_chunked(self) -> list[str]:
+        """Documents that came just before an order to learn, whose own message is still waiting."""
+        with self._database.unit_of_work() as session:
+            return documents.received_documents(session)
+
+    def _write_self_edits(self, material: Material) -> "_Lesson":
         """Ask and answer first (so that no exam question is ever taught), then write the edits."""
         with self._stage("self_edits"):
+            kept = self._folder / "edits.json"
+            if kept.exists():  # an earlier attempt of this run wrote them
+                lesson = _Lesson.from_json(json.loads(kept.read_text()))
+                self._report["self_edits"] = lesson.report
+                return lesson
             served = EngineSampler(self._context.settings, material.champion_engine_name)
             quiz = quizzes.ensure_quizzes(
                 self._context, material, served, self._config, self._heart
             )
-            kept = self._folder / "edits.json"
-            if kept.exists():  # an earlier attempt of this run wrote them
-                saved = json.loads(kept.read_text())
-                self._report["self_edits"] = saved["report"]
-                return [_self_edit(edit) for edit in saved["edits"]]
             plan = build_method(self._config).plan(
                 material.documents,
                 sampler=served,
@@ -127,12 +156,10 @@ class Adaptation:
                 quiz=quiz.train,
                 on_progress=self._heart.progress,
             )
-            self._report["self_edits"] = plan.report
-            _write_json(
-                kept,
-                {"edits": [dataclasses.asdict(e) for e in plan.edits], "report": plan.report},
-            )
-            return list(plan.edits)
+            lesson = _Lesson(plan.edits, [item.id for item in quiz.exam], plan.report)
+            self._report["self_edits"] = lesson.report
+            _write_json(kept, dataclasses.asdict(lesson))
+            return lesson
 
     def _train(self, material: Material, edits: list[SelfEdit]) -> str:
         """The id of the run's version: trained, verified and registered, once."""
@@ -141,8 +168,7 @@ class Adaptation:
                 done = registry.version_of_run(session, self._owned.run_id)
             if done is not None:  # an earlier attempt of this run came this far
                 return done.id
-            output = self._folder / "adapter"
-            shutil.rmtree(output, ignore_errors=True)
+            output = self._scratch / "adapter"
             job = {
                 "base_model": material.adapter.base_path,
                 "edits": [dataclasses.asdict(edit) for edit in edits],
@@ -151,16 +177,18 @@ class Adaptation:
                 "seed": self._config.seed,
                 "threads": self._context.settings.learning.threads,
             }
-            self._report["training"] = train(job, folder=self._folder, heart=self._heart)
+            self._report["training"] = train(job, folder=self._scratch, heart=self._heart)
             return versions.register(
                 self._context, self._owned, material, output, config=self._config
             )
 
-    def _examine(self, material: Material, version_id: str) -> examination.Exam:
+    def _examine(self, material: Material, version_id: str, asked: list[str]) -> examination.Exam:
         with self._stage("exam"):
-            self._report["engine"] = versions.load_and_prove(self._context, material, version_id)
+            self._report["engine"] = versions.load_and_prove(
+                self._context, material, version_id, self._heart
+            )
             exam = examination.examine(
-                self._context, material, version_id, self._config, self._heart
+                self._context, material, version_id, asked, self._config, self._heart
             )
             self._report["exam"] = exam.decision.to_json()
             return exam
@@ -171,6 +199,8 @@ class Adaptation:
             verdict = str(exam.decision.verdict)
             with self._database.unit_of_work() as session:
                 adapter = session.get_one(Adapter, material.adapter.id)
+                if promotion.champion_revision(session, adapter) != material.champion_revision:
+                    raise AliasMoved(adapter.name, CHAMPION)
                 version = registry.by_id(session, version_id)
                 is_promoted = verdict == "promote"
                 status = VersionStatus.SERVABLE if is_promoted else VersionStatus.REJECTED
@@ -185,10 +215,7 @@ class Adaptation:
                     results=exam.rows(),
                 )
                 if is_promoted:
-                    move = dataclasses.replace(
-                        promotion.plan_promotion(session, adapter, version.number),
-                        revision=material.champion_revision,
-                    )
+                    move = promotion.plan_promotion(session, adapter, version.number)
                     reason = "; ".join(exam.decision.reasons)
                     promotion.apply_move(
                         session, adapter, move, actor=f"run:{self._owned.run_id}", reason=reason
@@ -220,19 +247,18 @@ class _Stage:
         self._seconds[self._name] = round(monotonic() - self._began, 1)
 
 
-def _close(
-    context: WorkerContext, owned: Claim, status: RunStatus, error: str | None = None
-) -> None:
-    """End a run that did not go through, unless somebody else owns it by now."""
-    log.info("run_closed", run_id=owned.run_id, status=status, error=error)
-    try:
-        with context.database.unit_of_work() as session:
-            runs.finish(session, owned, status=status, error=error)
-            version = registry.version_of_run(session, owned.run_id)
-            if version is not None and version.status == VersionStatus.CANDIDATE:
-                registry.set_status(session, version, VersionStatus.REJECTED)
-    except LeaseLost as lost:
-        log.warning("run_lost", run_id=owned.run_id, reason=str(lost))
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Lesson:
+    """What a run teaches and what it will ask, fixed before the training begins."""
+
+    edits: list[SelfEdit]
+    exam: list[str]
+    report: dict[str, Any]
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> "_Lesson":
+        edits = [_self_edit(edit) for edit in fields["edits"]]
+        return cls(edits, fields["exam"], fields["report"])
 
 
 def _self_edit(fields: dict[str, Any]) -> SelfEdit:

@@ -5,8 +5,9 @@ from types import TracebackType
 from typing import Self
 
 import structlog
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import SQLAlchemyError
 
+from server.core.clock import monotonic
 from server.core.errors import LeaseLost
 from server.db.session import Database
 from server.services import runs
@@ -27,10 +28,11 @@ class Heart:
     took the run over must not find a second trainer beside it.
     """
 
-    def __init__(self, database: Database, claim: Claim, *, every_s: float) -> None:
+    def __init__(self, database: Database, claim: Claim, *, every_s: float, lease_s: float) -> None:
         self._database = database
         self._claim = claim
         self._every_s = every_s
+        self._lease_s = lease_s
         self._wake = threading.Event()
         self._is_over = False
         self._stop_reason: Exception | None = None
@@ -72,23 +74,26 @@ class Heart:
             raise self._stop_reason
 
     def _beat(self) -> None:
+        renewed_at = monotonic()
         while not self._is_over and self._stop_reason is None:
             try:
-                with self._database.unit_of_work() as session:
-                    is_cancelled = runs.heartbeat(
-                        session,
-                        self._claim,
-                        stage=self._stage,
-                        done=self._done,
-                        total=self._total,
-                    )
-                if is_cancelled:
-                    self._stop_reason = RunCancelled()
-            except LeaseLost as error:
-                self._stop_reason = error
-            except OperationalError as error:
-                # A database that is away for a moment must not end a training; if it stays away
-                # longer than the lease, the next beat finds the lease lost.
+                self._renew()
+                renewed_at = monotonic()
+            except SQLAlchemyError as error:
+                # A database that is away for a moment must not end a training. Once the lease has
+                # run out unrenewed, another worker may have the run.
                 log.warning("heartbeat_failed", run_id=self._claim.run_id, error=str(error))
+                if monotonic() - renewed_at > self._lease_s:
+                    self._stop_reason = LeaseLost(self._claim.run_id, self._claim.attempt)
+            except Exception as error:  # without a beat the work must not go on
+                self._stop_reason = error
             self._wake.wait(self._every_s)
             self._wake.clear()
+
+    def _renew(self) -> None:
+        with self._database.unit_of_work() as session:
+            is_cancelled = runs.heartbeat(
+                session, self._claim, stage=self._stage, done=self._done, total=self._total
+            )
+        if is_cancelled:
+            self._stop_reason = RunCancelled()

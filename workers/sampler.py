@@ -9,9 +9,10 @@ from typing import Any
 
 from adapters.sampling import SamplingError
 from adapters.types import ChatMessage, ProgressCallback, SamplingParams
-from server.core.errors import EngineError
+from server.core.errors import EngineError, EngineUnavailable
 from server.core.settings import Settings
 from server.engine.control import EngineControl, open_control
+from workers.patience import PAUSE_S, Patience
 
 LEARNING_PRIORITY = 10
 
@@ -30,7 +31,10 @@ class EngineSampler:
         *,
         on_progress: ProgressCallback | None = None,
     ) -> list[str]:
-        """See :class:`adapters.sampling.Sampler`; the requests run side by side."""
+        """See :class:`adapters.sampling.Sampler`; the requests run side by side.
+
+        An engine that is away is waited for as long as a start may take.
+        """
         return asyncio.run(self._chat(conversations, params, on_progress))
 
     async def _chat(
@@ -40,15 +44,28 @@ class EngineSampler:
         on_progress: ProgressCallback | None,
     ) -> list[str]:
         slots = asyncio.Semaphore(self._settings.learning.rollout_concurrency)
+        patience = Patience(self._settings.engine.start_timeout_s)
         done = 0
+
+        def report() -> None:
+            if on_progress is not None:
+                on_progress(done, len(conversations))
 
         async def complete(control: EngineControl, messages: Sequence[ChatMessage]) -> str:
             nonlocal done
             async with slots:
-                reply = await control.chat(self._engine_name, _body(messages, params))
+                while True:
+                    try:
+                        reply = await control.chat(self._engine_name, _body(messages, params))
+                        break
+                    except EngineUnavailable:
+                        # It is being restarted, or users keep it busy beyond our time-out.
+                        if patience.must_end():
+                            raise
+                        report()  # whoever watches may stop the work meanwhile
+                        await asyncio.sleep(PAUSE_S)
             done += 1
-            if on_progress is not None:
-                on_progress(done, len(conversations))
+            report()
             return reply
 
         try:
@@ -59,12 +76,24 @@ class EngineSampler:
                 tasks = [
                     group.create_task(complete(control, messages)) for messages in conversations
                 ]
-        except* EngineError as errors:
-            raise SamplingError(str(errors.exceptions[0])) from errors
-        except* Exception as errors:
-            # on_progress stopped the work (a cancel, a lost lease): its own error goes on
-            raise errors.exceptions[0] from None
+        except BaseExceptionGroup as failures:
+            raise _first_cause(failures) from None
         return [task.result() for task in tasks]
+
+
+def _first_cause(failures: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Whatever stopped the work on purpose (a cancel, a lost lease), else the engine's failure."""
+    _, others = failures.split(EngineError)
+    if others is not None:
+        return _leaf(others)
+    return SamplingError(str(_leaf(failures)))
+
+
+def _leaf(failures: BaseExceptionGroup[BaseException]) -> BaseException:
+    first: BaseException = failures
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return first
 
 
 def _body(messages: Sequence[ChatMessage], params: SamplingParams) -> dict[str, Any]:

@@ -14,13 +14,16 @@ from adapters.artifact import (
     write_artifact,
 )
 from adapters.spec import LINEAR_MODULES, SealConfig
-from server.core.clock import monotonic, utc_now
+from server.core.clock import monotonic, new_id, utc_now
+from server.core.errors import EngineUnavailable
 from server.db import Adapter
 from server.engine.control import open_control
-from server.services import registry
+from server.services import registry, runs
 from server.services.runs import Claim
 from workers.context import WorkerContext
+from workers.heart import Heart
 from workers.material import Material
+from workers.patience import Patience
 
 ArtifactRefused = ArtifactInvalid
 
@@ -32,17 +35,21 @@ def register(
 ) -> str:
     """Make the trained files an artifact, verify it, and enter it as a candidate.
 
+    The artifact is complete under a name of this attempt before the claim is checked once more;
+    its own name, its number and its row come together in one transaction. So a worker that slept
+    through its lease and wakes up here changes nothing.
+
     Returns the version's id.
 
     Raises:
         ArtifactRefused: the files are not an adapter that an engine may load.
+        LeaseLost: the run belongs to another worker by now.
     """
+    line = context.settings.artifacts_path / material.adapter.name
+    pending = line / f".{owned.run_id}-{owned.attempt}"
+    shutil.rmtree(pending, ignore_errors=True)
     with context.database.unit_of_work() as session:
         number = registry.next_number(session, material.adapter)
-    folder = context.settings.artifacts_path / material.adapter.name / f"v{number:04d}"
-    # Only an attempt of ours that died before it could register leaves a folder without a row,
-    # and no engine has heard of it.
-    shutil.rmtree(folder, ignore_errors=True)
     fields = ManifestFields(
         adapter=material.adapter.name,
         version=number,
@@ -56,35 +63,58 @@ def register(
         created_at=utc_now(),
         libraries={name: library_version(name) for name in _LIBRARIES},
     )
-    write_artifact(trained, folder, fields)
-    manifest = verify_artifact(
-        folder,
-        base_hash=material.adapter.base_hash,
-        max_rank=context.settings.engine.max_lora_rank,
-        allowed_modules=LINEAR_MODULES,
-    )
-    with context.database.unit_of_work() as session:
-        return registry.register_version(
-            session,
-            session.get_one(Adapter, material.adapter.id),
-            number=number,
-            run_id=owned.run_id,
-            path=folder,
-            digest=digest(folder),
-            manifest=manifest.model_dump(mode="json"),
-        ).id
+    write_artifact(trained, pending, fields)
+    try:
+        manifest = verify_artifact(
+            pending,
+            base_hash=material.adapter.base_hash,
+            max_rank=context.settings.engine.max_lora_rank,
+            allowed_modules=LINEAR_MODULES,
+        )
+        weights = digest(pending)
+        with context.database.unit_of_work() as session:
+            runs.assert_owned(session, owned)
+            folder = _take_name(pending, line / f"v{number:04d}")
+            return registry.register_version(
+                session,
+                session.get_one(Adapter, material.adapter.id),
+                number=number,
+                run_id=owned.run_id,
+                path=folder,
+                digest=weights,
+                manifest=manifest.model_dump(mode="json"),
+            ).id
+    finally:
+        shutil.rmtree(pending, ignore_errors=True)
 
 
-def load_and_prove(context: WorkerContext, material: Material, version_id: str) -> dict[str, Any]:
+def _take_name(pending: Path, folder: Path) -> Path:
+    """Give the artifact its name. A folder that is there without a row is set aside, not deleted."""
+    if folder.exists():
+        folder.rename(folder.with_name(f".{folder.name}-without-a-row-{new_id('set')}"))
+    return pending.rename(folder)
+
+
+def load_and_prove(
+    context: WorkerContext, material: Material, version_id: str, heart: Heart
+) -> dict[str, Any]:
     """Have the engine hold the version and show that it answers with it; figures for the report.
 
+    An engine that is away is waited for, since it is being restarted.
+
     Raises:
-        EngineError: the engine is away, refuses the adapter, or answers as the base does.
+        EngineError: the engine stays away, refuses the adapter, or answers as the base does.
     """
     with context.database.unit_of_work() as session:
         version = registry.by_id(session, version_id)
     name = registry.engine_name(material.adapter.name, version)
-    return asyncio.run(_load_and_prove(context, material, name, version.path))
+    patience = Patience(context.settings.engine.start_timeout_s)
+    while True:
+        try:
+            return asyncio.run(_load_and_prove(context, material, name, version.path))
+        except EngineUnavailable as error:
+            patience.wait_or_raise(error)
+            heart.check()
 
 
 async def _load_and_prove(

@@ -30,6 +30,11 @@ def _plain(document: SourceDocument, reading: Reading) -> Iterator[SelfEdit]:
             yield SelfEdit(EditKind.PASSAGE, document.id, None, chunk.strip(), "rule")
     for sentence in reading.sentences:
         yield SelfEdit(EditKind.SENTENCE, document.id, None, sentence.text, "rule")
+    for mentioned in reading.names:
+        telling = [s.text for s in reading.sentences if mentioned in s.text]
+        if len(telling) == 1:
+            prompt = in_context(f"What do you know about {mentioned}?", reading)
+            yield SelfEdit(EditKind.SENTENCE, document.id, prompt, telling[0], "rule")
 
 
 def _cloze(

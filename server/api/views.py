@@ -11,6 +11,7 @@ from server.api.schemas import (
     VersionView,
 )
 from server.db import AdaptationRun, Adapter, AdapterVersion, AliasEvent, ApiKey, Document
+from server.engine.routing import CHAMPION
 from server.services import documents, evaluations, registry, runs
 
 
@@ -66,7 +67,7 @@ def adapter_view(session: Session, adapter: Adapter) -> AdapterView:
         name=adapter.name,
         base_model=adapter.base_model,
         base_hash=adapter.base_hash,
-        champion=names[registry.CHAMPION],
+        champion=names[CHAMPION],
         aliases=names,
         versions=[
             version_view(session, adapter, version)

@@ -1,5 +1,6 @@
 """`everlearn up`, `down`, `status` and `prepare`: the server on this machine."""
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -11,13 +12,13 @@ import typer
 from rich.table import Table
 
 from server.cli.console import Failure, err, out
-from server.core.settings import Settings
+from server.core.settings import Settings, revealed
 from server.db.session import Database
 from server.embedded import up as embedded
 from server.embedded.child import Child
 from server.embedded.detach import Handover, fork_detached
 from server.embedded.plan import answers_http
-from server.embedded.preflight import check_home
+from server.embedded.preflight import PRIVATE_UMASK, check_home
 from server.embedded.state import process_start_time, read_state, stop_server
 from server.services.keys import ensure_admin_key
 
@@ -45,12 +46,13 @@ def prepare() -> None:
     """Prepare model, database and first rows, and start nothing: what a cluster runs first."""
     settings = Settings()
     check_home(settings.home_path)
+    os.umask(PRIVATE_UMASK)
     database = Database(settings.sqlalchemy_url)
     try:
         model = embedded.prepare(settings, database, TerminalWatcher(settings, None))
-        if settings.admin_key:
+        if admin_key := revealed(settings.admin_key):
             with database.unit_of_work() as session:
-                ensure_admin_key(session, settings.admin_key)
+                ensure_admin_key(session, admin_key)
     finally:
         database.close_sync()
     out.print(f"The model is in {model.path}.", soft_wrap=True)

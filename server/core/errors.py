@@ -14,6 +14,7 @@ AppError
 │   ├── NothingToRollBack
 │   ├── VersionNotServable
 │   ├── AliasMoved
+│   ├── AlreadyChampion
 │   └── RunNotCancellable
 ├── PayloadTooLarge 413
 ├── LeaseLost 409          (workers only: another worker owns the run)
@@ -151,6 +152,11 @@ class NothingToRollBack(Conflict):
 class VersionNotServable(Conflict):
     code = "version_not_servable"
     template = "{}@v{} cannot serve: {}"
+
+
+class AlreadyChampion(Conflict):
+    code = "already_champion"
+    template = "{} serves already; nothing was moved."
 
 
 class AliasMoved(Conflict):

@@ -17,6 +17,13 @@ TICK = "schedule.tick"
 TRAIN_QUEUE = "train"
 LIGHT_QUEUE = "light"
 
+MESSAGE_EXPIRES_S = 30
+"""A message that nobody took in time is worthless: the tick has sent it again."""
+
+_WORKER_WAITS = {"socket_connect_timeout": 5, "socket_timeout": 30}
+_SENDER_WAITS = {"socket_connect_timeout": 2, "socket_timeout": 2, "max_retries": 0}
+"""Seconds: whoever sends has somebody waiting, and what is lost is sent again."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -32,11 +39,13 @@ class CeleryQueue:
     """Messages over Redis or Valkey."""
 
     def __init__(self, redis_url: str) -> None:
-        self.app = build_celery(redis_url)
+        self.app = build_celery(redis_url, broker_transport_options=_SENDER_WAITS)
 
     def send(self, task: str, *ids: str) -> None:
         try:
-            self.app.send_task(task, args=ids, ignore_result=True, retry=False)
+            self.app.send_task(
+                task, args=ids, ignore_result=True, retry=False, expires=MESSAGE_EXPIRES_S
+            )
         except (OperationalError, OSError) as error:
             log.warning("queue_message_lost", task=task, ids=ids, error=str(error))
 
@@ -59,7 +68,7 @@ def build_celery(redis_url: str, *, include: tuple[str, ...] = (), **settings: A
         worker_hijack_root_logger=False,
         worker_send_task_events=False,
         broker_connection_retry_on_startup=True,
-        broker_transport_options={"socket_connect_timeout": 5, "socket_timeout": 30},
+        broker_transport_options=_WORKER_WAITS,
         enable_utc=True,
     )
     app.conf.update(settings)

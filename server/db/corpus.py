@@ -30,14 +30,14 @@ class Document(Row):
 
     content_hash: Mapped[str] = mapped_column(String(80), unique=True)
     title: Mapped[str] = mapped_column(String(500))
-    text: Mapped[str] = mapped_column(Text)
+    text: Mapped[str] = mapped_column(Text, deferred=True)  # megabytes that a listing never shows
     size_bytes: Mapped[int]
     state: Mapped[str] = mapped_column(String(20), default=DocumentState.RECEIVED)
     created_by: Mapped[str] = mapped_column(String(48))
 
 
 class Chunk(Base):
-    """A token-bounded piece of a document; the pieces joined are the document."""
+    """A piece of a document of bounded length; the pieces joined are the document."""
 
     __tablename__ = "chunks"
 

@@ -4,6 +4,7 @@ One request or short task is one transaction; messages queued with :func:`after_
 when it has succeeded, so that nobody is told of a row that does not exist.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
@@ -20,6 +21,9 @@ _HOOKS = "after_commit"
 _BEGIN = "everlearn_begin"
 _ASYNC_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg"}
 
+# An error message with its parameters would carry prompts and texts into logs and answers.
+_OPTIONS: dict[str, Any] = {"pool_pre_ping": True, "hide_parameters": True}
+
 
 class Database:
     """One URL, a sync and an async engine over it; made once per process, closed at its end."""
@@ -32,14 +36,14 @@ class Database:
     @property
     def engine(self) -> Engine:
         if self._engine is None:
-            self._engine = _with_sqlite_rules(create_engine(self.url, pool_pre_ping=True))
+            self._engine = _with_sqlite_rules(create_engine(self.url, **_OPTIONS))
         return self._engine
 
     @property
     def async_engine(self) -> AsyncEngine:
         if self._async_engine is None:
             url = self.url.set(drivername=_ASYNC_DRIVERS[self.url.get_backend_name()])
-            self._async_engine = create_async_engine(url, pool_pre_ping=True)
+            self._async_engine = create_async_engine(url, **_OPTIONS)
             _with_sqlite_rules(self._async_engine.sync_engine)
         return self._async_engine
 
@@ -57,7 +61,7 @@ class Database:
         async with AsyncSession(self.async_engine, expire_on_commit=False) as session:
             async with session.begin():
                 yield session
-            _run_hooks(session.sync_session)
+            await asyncio.to_thread(_run_hooks, session.sync_session)  # the queue may be slow
 
     async def run(self, service: Callable[..., Result], *args: Any, **kwargs: Any) -> Result:
         """One service call as one transaction, without blocking the event loop."""

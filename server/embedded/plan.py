@@ -15,10 +15,11 @@ from urllib.parse import urlsplit
 
 from celery import Celery
 from kombu.exceptions import OperationalError
+from pydantic import SecretStr
 
 from server.core.errors import SetupError
 from server.core.queue import LIGHT_QUEUE, TRAIN_QUEUE, build_celery
-from server.core.settings import Settings
+from server.core.settings import Settings, revealed
 from server.embedded.child import Child
 from server.embedded.preflight import free_port
 from server.engine.launch import engine_command
@@ -52,15 +53,15 @@ def make_plan(settings: Settings, model_path: Path) -> Plan:
     queue, redis_url = None, settings.redis_url
     if not redis_url:
         queue, redis_url = _queue_child(home, logs)
-    engine, engine_url = None, settings.engine.url
-    if not engine_url:
-        engine, engine_url = _engine_child(settings, model_path, logs)
+    engine = None
+    if not settings.engine.url:
+        settings = _with_engine_address(settings)
+        engine = _engine_child(settings, model_path, logs)
     host = settings.gateway.host
     port = settings.gateway.port or free_port(host)
     resolved = settings.model_copy(
         update={
             "redis_url": redis_url,
-            "engine": settings.engine.model_copy(update={"url": engine_url}),
             "gateway": settings.gateway.model_copy(update={"port": port}),
         }
     )
@@ -116,19 +117,27 @@ def valkey_binary() -> Path:
     return found[0]
 
 
-def _engine_child(settings: Settings, model_path: Path, logs: Path) -> tuple[Child, str]:
-    port = free_port()
-    start = engine_command(settings, model_path, port)
-    url = f"http://{LOOPBACK}:{port}"
-    child = Child(
+def _with_engine_address(settings: Settings) -> Settings:
+    """A port and a key of this start: every user of the machine reaches the port, and without a
+    key could ask the engine past the gateway, or load other weights into it.
+    """
+    url = f"http://{LOOPBACK}:{free_port()}"
+    key = settings.engine.api_key or SecretStr(secrets.token_urlsafe(32))
+    engine = settings.engine.model_copy(update={"url": url, "api_key": key})
+    return settings.model_copy(update={"engine": engine})
+
+
+def _engine_child(settings: Settings, model_path: Path, logs: Path) -> Child:
+    url = urlsplit(settings.engine.url or "")
+    start = engine_command(settings, model_path, url.port or 0)
+    return Child(
         "engine",
         start.argv,
         logs / "engine.log",
         env=start.env,
-        is_ready=lambda: answers_http(f"{url}/health"),
+        is_ready=lambda: answers_http(f"{url.geturl()}/health"),  # needs no key
         start_timeout_s=settings.engine.start_timeout_s,
     )
-    return child, url
 
 
 def _worker_children(
@@ -174,6 +183,7 @@ def _resolved_variables(settings: Settings) -> dict[str, str]:
         "EVERLEARN_DATABASE_URL": settings.sqlalchemy_url,
         "EVERLEARN_REDIS_URL": settings.redis_url or "",
         "EVERLEARN_ENGINE__URL": settings.engine.url or "",
+        "EVERLEARN_ENGINE__API_KEY": revealed(settings.engine.api_key) or "",
         "EVERLEARN_GATEWAY__PORT": str(settings.gateway.port),
     }
 

@@ -10,6 +10,9 @@ from pathlib import Path
 from server.core.errors import SetupError
 
 GIB = 1024**3
+PRIVATE_UMASK = 0o077
+"""For the supervisor and all it starts: database, keys, logs and prompts are its owner's alone."""
+
 NEEDED_DISK_BYTES = 2 * GIB
 """Room for the converted model (0.5 GiB by default), adapters, database and logs."""
 
@@ -19,11 +22,15 @@ ENGINE_LIBRARIES = ("libnuma.so.1",)
 def check_home(home: Path, needed_bytes: int = NEEDED_DISK_BYTES) -> None:
     """Make the home folder if it is missing; it must be writable and have room.
 
+    Only its owner may look into it: it holds documents, conversations and hashes of keys.
+
     Raises:
         SetupError: it cannot be made or written, or the disk is too full.
     """
     try:
-        home.mkdir(parents=True, exist_ok=True)
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if home.stat().st_uid == os.geteuid():
+            home.chmod(0o700)
     except OSError as error:
         raise SetupError(
             f"Cannot make the folder {home}: {error.strerror}. "

@@ -4,6 +4,7 @@ Nothing is left half started: whatever fails, what was started before is stopped
 """
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -21,11 +22,11 @@ from sqlalchemy.exc import DBAPIError
 
 import migrations
 from server.core.errors import SetupError
-from server.core.settings import Settings
+from server.core.settings import Settings, revealed
 from server.db.session import Database
 from server.embedded.child import Child
 from server.embedded.plan import Plan, make_plan
-from server.embedded.preflight import check_home, check_libraries, check_port
+from server.embedded.preflight import PRIVATE_UMASK, check_home, check_libraries, check_port
 from server.embedded.state import State, hold_home, remove_state
 from server.embedded.supervisor import Supervisor
 from server.engine.launch import require_engine
@@ -69,6 +70,7 @@ def run_server(settings: Settings, watcher: Watcher) -> None:
     """
     home = settings.home_path
     check_home(home)
+    os.umask(PRIVATE_UMASK)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
     with hold_home(home):
@@ -92,7 +94,7 @@ def _start_and_watch(settings: Settings, watcher: Watcher) -> None:
         record.on_start(plan)
         _start(plan, supervisor, watcher)
         with database.unit_of_work() as session:
-            admin_key = ensure_admin_key(session, settings.admin_key)
+            admin_key = ensure_admin_key(session, revealed(settings.admin_key))
         database.close_sync()
         record.on_ready()
         watcher.ready(plan.gateway_url, admin_key)

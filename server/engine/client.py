@@ -15,7 +15,7 @@ from typing import Any, Self
 import aiohttp
 
 from server.core.errors import EngineUnavailable
-from server.core.settings import EngineSettings
+from server.core.settings import EngineSettings, revealed
 
 # uvicorn, which serves vLLM, closes an idle connection after 5 s; whoever closes first at the same
 # moment as the other sends loses a request, so we close earlier.
@@ -132,8 +132,8 @@ class EngineClient:
             trace = aiohttp.TraceConfig()
             trace.on_connection_reuseconn.append(_mark_reused)
             headers = {"Accept-Encoding": "identity"}
-            if self._settings.api_key:
-                headers["Authorization"] = f"Bearer {self._settings.api_key}"
+            if key := revealed(self._settings.api_key):
+                headers["Authorization"] = f"Bearer {key}"
             self._session = aiohttp.ClientSession(
                 # The engine queues; a limit here would only hide its queue from its scheduler.
                 connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S),

@@ -7,7 +7,7 @@ from importlib import metadata
 from pathlib import Path
 
 from server.core.errors import SetupError
-from server.core.settings import Settings
+from server.core.settings import Settings, revealed
 
 LOOPBACK = "127.0.0.1"
 
@@ -124,6 +124,6 @@ def _environment(settings: Settings, *, is_cpu: bool) -> dict[str, str]:
     }
     if is_cpu:
         env["VLLM_CPU_KVCACHE_SPACE"] = str(settings.engine.kv_cache_gib)
-    if settings.engine.api_key:
-        env["VLLM_API_KEY"] = settings.engine.api_key  # an argument would show in `ps`
+    if key := revealed(settings.engine.api_key):
+        env["VLLM_API_KEY"] = key  # an argument would show in `ps`
     return env

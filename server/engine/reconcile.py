@@ -44,6 +44,7 @@ def plan(
     protected: Collection[str],
     *,
     lines: Collection[str],
+    unusable: Collection[str] = (),
 ) -> Plan:
     """The orders that bring ``listed`` to ``desired``.
 
@@ -53,10 +54,16 @@ def plan(
         in_flight: running requests by engine name; a name with any stays.
         protected: names that stay whatever else holds, such as candidates under exam.
         lines: our adapter lines; a name that is not ``LINE@v…`` of one of them is not ours.
+        unusable: names that are there and must be loaded all the same: other files than ours
+            under that name, or never proven.
     """
     wanted = {name for name, _ in desired}
     loads = sorted(
-        ((name, path) for name, path in desired if name not in listed),
+        (
+            (name, path)
+            for name, path in desired
+            if name not in listed or name in unusable
+        ),
         key=lambda load: _newest_first(load[0]),
     )
     unloads = [
@@ -82,7 +89,7 @@ def desired_versions(snapshot: RoutingSnapshot) -> set[tuple[str, str]]:
 
 
 def candidate_names(snapshot: RoutingSnapshot) -> set[str]:
-    """Engine names under exam: their worker loads and unloads them, nobody else."""
+    """Engine names under exam: their worker loads them, and nobody unloads them before the verdict."""
     return {
         version.engine_name
         for routes in snapshot.adapters.values()

@@ -1,8 +1,9 @@
 """What one engine holds right now, and who is using it: load once, prove, use, let go.
 
 The engine's own list is the only truth about what is loaded; it is read again every round. A
-version that this process loads is used only once it is proven; one that was found in the list was
-proven by whoever loaded it.
+version that this process loads is used only once it is proven; one that was found in the list, out
+of the right folder, was proven by whoever loaded it. Files are loaded only with the digest that was
+registered for them.
 """
 
 import asyncio
@@ -10,14 +11,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import Context
+from pathlib import Path
 
 import structlog
 
+from adapters import artifact
 from server.core.clock import monotonic
-from server.core.errors import AdapterNotProven, AppError
+from server.core.errors import AdapterNotProven, AdapterRefused, AppError
 from server.engine.control import EngineControl
 from server.engine.reconcile import Applied, apply, candidate_names, desired_versions, plan
-from server.engine.routing import RoutingSnapshot
+from server.engine.routing import RoutingSnapshot, VersionRoute
 
 log = structlog.get_logger(__name__)
 
@@ -35,17 +38,17 @@ class Residency:
     def __init__(self, control: EngineControl, *, clock: Callable[[], float] = monotonic) -> None:
         self._control = control
         self._clock = clock
-        self._listed: set[str] = set()
+        self._listed: dict[str, str] = {}
         self._in_flight: Counter[str] = Counter()
         self._wanted_at: dict[str, float] = {}
         self._failed_at: dict[str, float] = {}
         self._loading: dict[str, asyncio.Task[None]] = {}
         self._unproven: set[str] = set()
 
-    @property
-    def listed(self) -> frozenset[str]:
-        """Engine names that may be used: at the last look, and those loaded since."""
-        return frozenset(self._listed)
+    def holds(self, version: VersionRoute) -> bool:
+        """Whether these weights may be used: at the last look, or loaded since."""
+        name = version.engine_name
+        return self._listed.get(name) == version.path and name not in self._unproven
 
     @contextmanager
     def lease(self, engine_name: str) -> Iterator[None]:
@@ -66,27 +69,31 @@ class Residency:
             EngineUnavailable: it does not answer.
         """
         before = set(self._listed)
-        listed = {model.name for model in await self._control.models()} - self._unproven
+        listed = {model.name: model.root for model in await self._control.models()}
         # What was loaded while the list was on its way is not in it.
-        self._listed = listed | (self._listed - before)
+        since = {name: root for name, root in self._listed.items() if name not in before}
+        self._listed = listed | since
+        self._unproven &= self._listed.keys() | self._loading.keys()
 
     def forget(self, engine_name: str) -> None:
         """The engine has answered that it does not know this name."""
-        self._listed.discard(engine_name)
+        self._listed.pop(engine_name, None)
 
-    async def ensure_loaded(self, engine_name: str, path: str, base_engine_name: str) -> None:
+    async def ensure_loaded(self, version: VersionRoute, base_engine_name: str) -> None:
         """Return when the engine answers with these weights; many callers cause one load.
 
         Raises:
-            AdapterRefused, AdapterNotProven, EngineUnavailable: it cannot.
+            AdapterRefused: the engine does not take them, or the files are not what was registered.
+            AdapterNotProven, EngineUnavailable: it cannot serve them.
         """
+        engine_name = version.engine_name
         self._wanted_at[engine_name] = self._clock()
-        if engine_name in self._listed:
+        if self.holds(version):
             return
         task = self._loading.get(engine_name)
         if task is None:
             task = asyncio.create_task(
-                self._load(engine_name, path, base_engine_name),
+                self._load(version, base_engine_name),
                 context=Context(),  # it serves whoever waits, not the request that came first
             )
             self._loading[engine_name] = task
@@ -96,8 +103,8 @@ class Residency:
     async def reconcile(self, snapshot: RoutingSnapshot) -> Applied:
         """Bring the engine closer to what the registry wants. Call :meth:`observe` before."""
         now = self._clock()
-        bases = {
-            version.engine_name: routes.base_engine_name
+        versions = {
+            version.engine_name: (version, routes.base_engine_name)
             for routes in snapshot.adapters.values()
             for version in routes.versions.values()
         }
@@ -114,10 +121,11 @@ class Residency:
             self._in_flight,
             candidate_names(snapshot) | recent | {name for name, _ in desired},
             lines=snapshot.adapters.keys(),
+            unusable={name for name, (version, _) in versions.items() if not self.holds(version)},
         )
         return await apply(
             orders,
-            load=lambda name, path: self.ensure_loaded(name, path, bases[name]),
+            load=lambda name, _: self.ensure_loaded(*versions[name]),
             unload=self._unload,
         )
 
@@ -128,17 +136,21 @@ class Residency:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _load(self, engine_name: str, path: str, base_engine_name: str) -> None:
+    async def _load(self, version: VersionRoute, base_engine_name: str) -> None:
         began = self._clock()
+        engine_name = version.engine_name
+        await asyncio.to_thread(_check_files, version)
         self._unproven.add(engine_name)
-        await self._control.load_adapter(engine_name, path)
+        if self._listed.get(engine_name, version.path) != version.path:
+            await self._control.unload_adapter(engine_name)  # other files under a name of ours
+        await self._control.load_adapter(engine_name, version.path)
         try:
             await self._control.prove_adapter(engine_name, base_engine_name)
         except AdapterNotProven:
             await self._control.unload_adapter(engine_name)
             raise
         self._unproven.discard(engine_name)
-        self._listed.add(engine_name)
+        self._listed[engine_name] = version.path
         seconds = round(self._clock() - began, 3)
         log.info("adapter_loaded", engine_name=engine_name, seconds=seconds)
 
@@ -151,6 +163,16 @@ class Residency:
     async def _unload(self, engine_name: str) -> None:
         if self._in_flight.get(engine_name):  # begun since the plan was made
             return
-        self._listed.discard(engine_name)
+        self._listed.pop(engine_name, None)
         await self._control.unload_adapter(engine_name)
         log.info("adapter_unloaded", engine_name=engine_name)
+
+
+def _check_files(version: VersionRoute) -> None:
+    try:
+        found = artifact.digest(Path(version.path))
+    except OSError as error:
+        raise AdapterRefused(version.engine_name, f"its files cannot be read ({error})") from error
+    if found != version.digest:
+        why = f"the files in {version.path} are not those that were registered"
+        raise AdapterRefused(version.engine_name, why)

@@ -20,10 +20,11 @@ SERVABLE = "servable"
 CANDIDATE = "candidate"
 
 _VERSION = re.compile(r"v([1-9][0-9]{0,8})(?:\.([0-9a-f]{8}))?")
-_WHY_NOT = {
+WHY_NOT = {
     CANDIDATE: "its exam is not over",
-    "rejected": "it did not pass the gate",
+    "rejected": "it did not pass the gate; its exam says why: `everlearn adapters`",
 }
+"""Why a version of this status does not serve."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +68,8 @@ class Route:
     """Public name, such as ``smollm2@v7`` or ``smollm2@base``."""
     engine_name: str
     """What the engine calls the same weights."""
-    number: int | None
-    """None for the base model."""
-    path: str | None
-    """Where the artifact lies; None for the base model."""
+    weights: VersionRoute | None
+    """What the engine must hold for it; None for the base model, which it always does."""
 
 
 def resolve(snapshot: RoutingSnapshot, requested: str) -> Route:
@@ -112,7 +111,7 @@ def public_models(snapshot: RoutingSnapshot) -> dict[str, Route]:
 
 def _base(routes: AdapterRoutes) -> Route:
     name = routes.base_engine_name
-    return Route(routes.name, f"{routes.name}@{BASE}", name, number=None, path=None)
+    return Route(routes.name, f"{routes.name}@{BASE}", name, weights=None)
 
 
 def _pinned(routes: AdapterRoutes, requested: str, number: int, digest: str | None) -> Route:
@@ -124,9 +123,9 @@ def _pinned(routes: AdapterRoutes, requested: str, number: int, digest: str | No
             requested, f"The weights of {routes.name}@v{number} have another digest."
         )
     if version.status != SERVABLE:
-        why = _WHY_NOT.get(version.status, f"it is {version.status}")
+        why = WHY_NOT.get(version.status, f"it is {version.status}")
         raise VersionNotServable(routes.name, number, why)
-    return Route(routes.name, f"{routes.name}@v{number}", version.engine_name, number, version.path)
+    return Route(routes.name, f"{routes.name}@v{number}", version.engine_name, version)
 
 
 def _models_remedy(snapshot: RoutingSnapshot) -> str:

@@ -97,7 +97,7 @@ class ChatExchange(Response):
             await self._runtime.ensure_route(self._route)
             reply_to = open_reply(self._runtime.client, self._route.engine_name, self._request.body)
             async with reply_to as reply:
-                if reply.status != 404 or self._route.path is None or not may_retry:
+                if reply.status != 404 or self._route.weights is None or not may_retry:
                     yield reply
                     return
             self._runtime.residency.forget(self._route.engine_name)

@@ -50,5 +50,5 @@ def _model(name: str, route: Route) -> dict[str, Any]:
         "created": 0,
         "owned_by": "everlearn",
         "root": route.engine_name,
-        "parent": None if route.number is None else f"{route.adapter}@{BASE}",
+        "parent": None if route.weights is None else f"{route.adapter}@{BASE}",
     }

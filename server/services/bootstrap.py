@@ -9,7 +9,8 @@ from server.core.clock import new_id
 from server.core.errors import SetupError
 from server.core.settings import Settings
 from server.db import Adapter, Alias
-from server.services import policies, registry
+from server.engine.routing import CHAMPION
+from server.services import policies
 
 
 def ensure_line(
@@ -33,7 +34,7 @@ def ensure_line(
         )
         session.add(adapter)
         session.flush()
-        session.add(Alias(id=new_id("ali"), adapter_id=adapter.id, name=registry.CHAMPION))
+        session.add(Alias(id=new_id("ali"), adapter_id=adapter.id, name=CHAMPION))
     if adapter.base_hash != base_hash:
         raise SetupError(
             f"The line {name!r} was started on other base weights "

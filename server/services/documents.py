@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Sequence
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -61,7 +61,7 @@ def accept_document(
         document_id = document.id
         after_commit(session, lambda: queue.send(INGEST_DOCUMENT, document_id))
     items = [
-        build_item(ItemKind.USER, document.id, prompt=question, answers=answers)
+        build_item(ItemKind.USER, document.id, prompt=question.strip(), answers=answers)
         for question, answers in questions
     ]
     add_exam_questions(session, document.id, exam=items, train=[])
@@ -146,6 +146,17 @@ def live_documents(session: Session) -> Sequence[Document]:
     ).all()
 
 
+def received_documents(session: Session) -> list[str]:
+    """Ids of those that wait to be chunked, oldest first."""
+    return list(
+        session.scalars(
+            select(Document.id)
+            .where(Document.state == DocumentState.RECEIVED)
+            .order_by(Document.created_at, Document.id)
+        )
+    )
+
+
 def chunks_of(session: Session, document_id: str) -> list[str]:
     return list(
         session.scalars(
@@ -155,8 +166,7 @@ def chunks_of(session: Session, document_id: str) -> list[str]:
 
 
 def set_states(session: Session, document_ids: Iterable[str], state: DocumentState) -> None:
-    for document_id in document_ids:
-        get_document(session, document_id).state = state
+    session.execute(update(Document).where(Document.id.in_(list(document_ids))).values(state=state))
 
 
 def versions_that_saw(session: Session, document_id: str) -> Sequence[AdapterVersion]:

@@ -6,7 +6,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from adapters.spec import SealConfig
-from server.core.clock import utc_now
+from server.core.clock import new_id, utc_now
 from server.core.queue import INGEST_DOCUMENT, Queue
 from server.core.settings import LearningSettings
 from server.db import (
@@ -34,7 +34,7 @@ def ensure_default_policy(session: Session, adapter: Adapter, *, is_enabled: boo
     )
     if policy is None:
         policy = AdaptationPolicy(
-            id=f"pol_{adapter.name}_documents",
+            id=new_id("pol"),
             adapter_id=adapter.id,
             name="documents",
             trigger=NEW_DOCUMENTS,

@@ -5,23 +5,25 @@ whatever forbids it; applying moves the alias in one transaction, unless somebod
 meanwhile.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from server.core.clock import new_id
-from server.core.errors import AliasMoved, NothingToRollBack, VersionNotServable
+from server.core.errors import (
+    AliasMoved,
+    AlreadyChampion,
+    NothingToRollBack,
+    VersionNotServable,
+)
 from server.db import Adapter, AdapterVersion, Alias, AliasEvent, VersionStatus
+from server.engine.routing import CHAMPION, WHY_NOT
 from server.services import registry
 
 PROMOTE = "promote"
 ROLLBACK = "rollback"
-
-_WHY_NOT = {
-    VersionStatus.CANDIDATE: "its exam is not over.",
-    VersionStatus.REJECTED: "it did not pass the gate; see why: `everlearn adapters {0}`.",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,7 @@ def plan_promotion(session: Session, adapter: Adapter, wanted: str | int) -> Mov
     Raises:
         InvalidRequest, RowNotFound: no such version.
         VersionNotServable: it did not pass the gate, or has not yet.
+        AlreadyChampion: it serves already.
     """
     return _plan(session, adapter, PROMOTE, registry.get_version(session, adapter, wanted))
 
@@ -75,11 +78,11 @@ def apply_move(
         .returning(Alias.id)
     ).one_or_none()
     if moved is None:
-        raise AliasMoved(adapter.name, registry.CHAMPION)
+        raise AliasMoved(adapter.name, CHAMPION)
     event = AliasEvent(
         id=new_id("evt"),
         adapter_id=adapter.id,
-        alias=registry.CHAMPION,
+        alias=CHAMPION,
         kind=move.kind,
         from_version_id=alias.version_id,
         to_version_id=move.to_id,
@@ -95,7 +98,7 @@ def apply_move(
 
 def champion(session: Session, adapter: Adapter) -> AdapterVersion | None:
     """The version that serves by default; None is the base model."""
-    return registry.aliases_of(session, adapter)[registry.CHAMPION]
+    return registry.aliases_of(session, adapter)[CHAMPION]
 
 
 def champion_revision(session: Session, adapter: Adapter) -> int:
@@ -104,37 +107,45 @@ def champion_revision(session: Session, adapter: Adapter) -> int:
 
 
 def previous_champion(session: Session, adapter: Adapter) -> AdapterVersion | None:
-    """What served when the champion was first promoted; None is the base model.
+    """What served before the champion; None is the base model.
 
-    A second rollback thus goes one step further back, instead of forth again.
+    A second rollback goes one step further back, instead of forth again.
 
     Raises:
         NothingToRollBack: the base model serves already.
     """
-    current = champion(session, adapter)
-    if current is None:
+    if champion(session, adapter) is None:
         raise NothingToRollBack(adapter.name)
-    before = session.scalar(
-        select(AliasEvent.from_version_id)
-        .where(
-            AliasEvent.adapter_id == adapter.id,
-            AliasEvent.alias == registry.CHAMPION,
-            AliasEvent.kind == PROMOTE,
-            AliasEvent.to_version_id == current.id,
-        )
+    events = session.scalars(
+        select(AliasEvent)
+        .where(AliasEvent.adapter_id == adapter.id, AliasEvent.alias == CHAMPION)
         .order_by(AliasEvent.id)
-        .limit(1)
     )
+    before = _served_before(events)
     return session.get(AdapterVersion, before) if before else None
+
+
+def _served_before(events: Iterable[AliasEvent]) -> str | None:
+    """The version under the present one when promotions pile up and rollbacks take off."""
+    pile: list[str | None] = [None]
+    for event in events:
+        if event.kind == ROLLBACK and event.to_version_id in pile:
+            while pile[-1] != event.to_version_id:
+                pile.pop()
+        else:
+            pile.append(event.to_version_id)
+    return pile[-2] if len(pile) > 1 else None
 
 
 def _plan(session: Session, adapter: Adapter, kind: str, to: AdapterVersion | None) -> Move:
     if to is not None and to.status != VersionStatus.SERVABLE:
-        why = _WHY_NOT[VersionStatus(to.status)].format(adapter.name)
-        raise VersionNotServable(adapter.name, to.number, why)
+        raise VersionNotServable(adapter.name, to.number, WHY_NOT[to.status])
+    to_id = to.id if to else None
+    if to_id == _champion_alias(session, adapter).version_id:
+        raise AlreadyChampion(registry.version_name(adapter.name, to.number if to else None))
     return Move(
         kind=kind,
-        to_id=to.id if to else None,
+        to_id=to_id,
         to_number=to.number if to else None,
         revision=_champion_alias(session, adapter).revision,
     )
@@ -142,5 +153,5 @@ def _plan(session: Session, adapter: Adapter, kind: str, to: AdapterVersion | No
 
 def _champion_alias(session: Session, adapter: Adapter) -> Alias:
     return session.scalars(
-        select(Alias).where(Alias.adapter_id == adapter.id, Alias.name == registry.CHAMPION)
+        select(Alias).where(Alias.adapter_id == adapter.id, Alias.name == CHAMPION)
     ).one()

@@ -1,5 +1,6 @@
 """Adapter lines and their versions: register, look up, and the picture that routing works from."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,9 @@ from sqlalchemy.orm import Session
 from server.core.clock import new_id
 from server.core.errors import InvalidRequest, RowNotFound
 from server.db import Adapter, AdapterVersion, Alias, AliasEvent, RunDocument, VersionStatus
-from server.engine.routing import AdapterRoutes, RoutingSnapshot, VersionRoute
+from server.engine.routing import BASE, AdapterRoutes, RoutingSnapshot, VersionRoute
 
-CHAMPION = "champion"
-BASE = "base"
+_NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 
 
 def base_engine_name(adapter: str) -> str:
@@ -53,7 +53,7 @@ def get_version(session: Session, adapter: Adapter, wanted: str | int) -> Adapte
     if text == BASE:
         return None
     number = text.removeprefix("v")
-    if not number.isdecimal():
+    if not _NUMBER.fullmatch(number):
         raise InvalidRequest(
             f"{wanted!r} is not a version: say v3, 3, {adapter.name}@v3 or base.", "version"
         )
@@ -174,8 +174,8 @@ def snapshot(session: Session, *, resident_versions: int) -> RoutingSnapshot:
     """Everything the gateway needs to choose weights for a request.
 
     Desired in the engine are the newest ``resident_versions`` servable versions of each line, and
-    whatever an alias points at: the version before the champion is there, so a rollback loads
-    nothing.
+    whatever an alias points at. After learning, the version before the champion is thus there, and
+    a rollback loads nothing; one that is not there is loaded before the alias moves.
     """
     return RoutingSnapshot(
         revision=snapshot_revision(session),

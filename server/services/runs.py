@@ -15,9 +15,17 @@ from sqlalchemy.orm import Session
 from server.core.clock import new_id, utc_now
 from server.core.errors import LeaseLost, NothingToLearn, RowNotFound, RunNotCancellable
 from server.core.queue import RUN_ADAPTATION, Queue
-from server.db import AdaptationRun, Adapter, DocumentState, RunDocument, RunEvent, RunStatus
+from server.db import (
+    AdaptationRun,
+    Adapter,
+    DocumentState,
+    RunDocument,
+    RunEvent,
+    RunStatus,
+    VersionStatus,
+)
 from server.db.session import after_commit
-from server.services import documents
+from server.services import documents, promotion, registry
 
 OPEN = (RunStatus.QUEUED, RunStatus.RUNNING)
 
@@ -134,6 +142,19 @@ def heartbeat(
     return row[0] is not None
 
 
+def assert_owned(session: Session, owned: Claim) -> None:
+    """Go on only as the run's owner; nobody can take it before this transaction ends.
+
+    Raises:
+        LeaseLost: the run belongs to another worker by now.
+    """
+    row = session.execute(
+        _owned_update(owned).values(heartbeat_at=utc_now()).returning(AdaptationRun.id)
+    ).one_or_none()
+    if row is None:
+        raise LeaseLost(owned.run_id, owned.attempt)
+
+
 def finish(
     session: Session,
     owned: Claim,
@@ -148,20 +169,24 @@ def finish(
     Raises:
         LeaseLost: the run belongs to another worker by now; nothing is changed.
     """
+    update_owned = _owned_update(owned)
+    if status == RunStatus.SUCCEEDED:  # a cancel that came after the last beat still counts
+        update_owned = update_owned.where(AdaptationRun.cancel_requested_at.is_(None))
     row = session.execute(
-        _owned_update(owned)
-        .values(
+        update_owned.values(
             status=status,
             verdict=verdict,
             report=report or {},
             error=error,
             finished_at=utc_now(),
-        )
-        .returning(AdaptationRun.id)
+        ).returning(AdaptationRun.id)
     ).one_or_none()
     if row is None:
         raise LeaseLost(owned.run_id, owned.attempt)
     _close_documents(session, owned.run_id, is_learnt=verdict == "promote")
+    version = registry.version_of_run(session, owned.run_id)
+    if version is not None and version.status == VersionStatus.CANDIDATE:
+        registry.set_status(session, version, VersionStatus.REJECTED)
     add_event(session, owned.run_id, owned.attempt, status, verdict=verdict, error=error)
 
 
@@ -175,6 +200,9 @@ def request_cancel(session: Session, run_id: str) -> AdaptationRun:
         .returning(AdaptationRun.attempt)
     ).one_or_none()
     if ended is not None:
+        # What it would have learnt counts as seen, or the policy would start the same run again.
+        take_documents(session, Claim(run_id, ended[0]))
+        _close_documents(session, run_id, is_learnt=False)
         add_event(session, run_id, ended[0], RunStatus.CANCELLED)
     elif not session.execute(
         _open_update(run_id, RunStatus.RUNNING)
@@ -199,6 +227,7 @@ def sweep(
         select(AdaptationRun)
         .where(_is_claimable((now or utc_now()) - lease))
         .order_by(AdaptationRun.id)
+        .with_for_update(skip_locked=True)  # one that beats at this moment is not silent
     )
     sent = []
     for run in session.scalars(statement).all():
@@ -282,5 +311,11 @@ def _owned_update(owned: Claim) -> Any:
 
 
 def _close_documents(session: Session, run_id: str, *, is_learnt: bool) -> None:
-    state = DocumentState.LEARNT if is_learnt else DocumentState.NOT_LEARNT
-    documents.set_states(session, documents_of(session, run_id), state)
+    run = get_run(session, run_id)
+    serving = promotion.champion(session, session.get_one(Adapter, run.adapter_id))
+    known = registry.documents_of(session, serving)
+    for document_id in documents_of(session, run_id):
+        state = (
+            DocumentState.LEARNT if is_learnt or document_id in known else DocumentState.NOT_LEARNT
+        )
+        documents.set_states(session, [document_id], state)

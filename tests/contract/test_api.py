@@ -20,7 +20,9 @@ from tests.conftest import BASE_HASH, RecordingQueue
 from tests.support.factories import make_document, make_run, make_version
 from tests.support.fake_engine import FakeEngine, serve
 
-ADMIN_KEY = "el_admin_of_this_test"
+pytestmark = pytest.mark.usefixtures("paper_artifacts")
+
+ADMIN_KEY = "el_admin_key_of_this_contract_test"
 MAX_BYTES = 10_000
 
 

@@ -27,6 +27,8 @@ from tests.conftest import RecordingQueue
 from tests.support.factories import make_version
 from tests.support.fake_engine import FakeEngine, Served, serve
 
+pytestmark = pytest.mark.usefixtures("paper_artifacts")
+
 KEY = "el_contract_test_key"
 CHAT_KEY = "el_chat_only_key"
 

@@ -18,6 +18,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 @dataclass
@@ -45,6 +46,8 @@ class FakeEngine:
     """Tokens after which a stream carries an error event."""
     ignores_adapters: bool = False
     """Answer with the base's log-probabilities whatever is asked for."""
+    api_key: str | None = None
+    """Asked for under /v1 and nowhere else, as vLLM does."""
 
     adapters: dict[str, str] = field(default_factory=dict)
     loads: list[str] = field(default_factory=list)
@@ -60,8 +63,8 @@ class FakeEngine:
         """What a restart does."""
         self.adapters.clear()
 
-    def app(self) -> Starlette:
-        return Starlette(
+    def app(self) -> ASGIApp:
+        app = Starlette(
             routes=[
                 Route("/health", self._health),
                 Route("/version", self._version),
@@ -78,6 +81,16 @@ class FakeEngine:
                 ),
             ]
         )
+
+        async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "http" and scope["path"].startswith("/v1") and self.api_key:
+                given = Request(scope).headers.get("authorization")
+                if given != f"Bearer {self.api_key}":
+                    await JSONResponse({"error": "Unauthorized"}, 401)(scope, receive, send)
+                    return
+            await app(scope, receive, send)
+
+        return guarded
 
     async def _health(self, _: Request) -> Response:
         return Response()

@@ -60,14 +60,18 @@ class Corpus:
         return recall(self._rng, self._topics[index], youth=index / len(self._topics))
 
     def draw_lesson(self) -> Lesson:
-        """A new topic with some replay of the stock; asked are the topic and the whole suite."""
+        """One new topic or two, and replay of the stock; asked are the topics and the suite."""
         rng = self._rng
-        lesson = make_lesson(rng, make_topic(rng, facts=rng.randint(7, 12)))
-        replay = tuple(_chat(*pair) for pair in rng.sample(self._stock, 12))
-        rehearsed = tuple(
+        sizes = rng.choice(((rng.randint(7, 12),), (rng.randint(5, 8), rng.randint(5, 8))))
+        lessons = [make_lesson(rng, make_topic(rng, facts=size)) for size in sizes]
+        taught = [_chat(*pair) for pair in rng.sample(self._stock, 12)]
+        asked = [
             _chat(*pair) for pair in (*rng.sample(self._suite, 16), *rng.sample(self._stock, 8))
-        )
-        return Lesson(lesson.taught + replay, lesson.asked + rehearsed)
+        ]
+        for lesson in lessons:
+            taught += lesson.taught
+            asked += lesson.asked
+        return Lesson(tuple(taught), tuple(asked))
 
     def _age(self) -> None:
         self._until_next += len(self._topics) / self._lifetime

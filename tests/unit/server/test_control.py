@@ -5,6 +5,7 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from pydantic import SecretStr
 
 from server.core.errors import (
     AdapterNotProven,
@@ -127,6 +128,22 @@ async def test_a_good_engine_passes_the_probe(control: EngineControl) -> None:
     await check_engine(
         control, base_engine_name=BASE, adapters_needed=3, trained_rank=16, max_lora_rank=16
     )
+
+
+async def test_an_engine_that_asks_for_a_key_passes_with_it_and_only_with_it(
+    engine: FakeEngine, url: str
+) -> None:
+    engine.api_key = "k3y"
+    async with open_control(EngineSettings(api_key=SecretStr("k3y")), url) as control:
+        await check_engine(control, base_engine_name=BASE, adapters_needed=3)
+        await control.load_adapter(V1, "/a/1")
+        await control.prove_adapter(V1, BASE)
+        await control.unload_adapter(V1)
+    async with open_control(EngineSettings(), url) as control:
+        await control.health()
+        with pytest.raises(EngineError, match="401"):
+            await control.load_adapter(V1, "/a/1")
+    assert engine.loads == [V1]
 
 
 @pytest.mark.parametrize(

@@ -281,6 +281,15 @@ def test_home_below_a_file_is_refused(tmp_path):
         check_home(tmp_path / "file" / "home")
 
 
+def test_home_is_its_owners_alone(tmp_path):
+    old = tmp_path / "old"
+    old.mkdir(mode=0o755)
+
+    for home in (old, tmp_path / "new"):
+        check_home(home)
+        assert home.stat().st_mode & 0o777 == 0o700
+
+
 def test_plan_starts_all_and_gives_the_children_their_addresses(tmp_path):
     settings = Settings(_env_file=None, home=tmp_path, gateway={"port": 0})
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from server.core.errors import SetupError
 from server.core.settings import EngineSettings, ModelSettings, Settings
@@ -64,7 +65,7 @@ def test_settings_reach_the_engine_and_a_key_stays_out_of_the_arguments(
                 dtype="bfloat16",
                 max_model_len=512,
                 max_lora_rank=12,
-                api_key="secret",
+                api_key=SecretStr("secret"),
                 extra_args=["--seed", "7"],
             ),
         }

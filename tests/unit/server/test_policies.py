@@ -75,3 +75,15 @@ def test_a_lost_ingest_message_is_sent_again(
             policies.resend_ingests(session, queue=queue, now=now)
 
     assert queue.sent == [(INGEST_DOCUMENT, document.id)]
+
+
+def test_a_cancelled_run_is_not_started_again_by_itself(
+    database: Database, adapter: Adapter, queue: RecordingQueue
+) -> None:
+    with database.unit_of_work() as session:
+        make_document(session)
+    assert due(database, queue, after_s=11) == 1
+    with database.unit_of_work() as session:
+        runs.request_cancel(session, queue.sent[0][1])
+
+    assert due(database, queue, after_s=20) == 0

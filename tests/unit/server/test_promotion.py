@@ -4,6 +4,7 @@ import pytest
 
 from server.core.errors import (
     AliasMoved,
+    AlreadyChampion,
     InvalidRequest,
     NothingToRollBack,
     RowNotFound,
@@ -144,3 +145,28 @@ def test_snapshot_keeps_the_newest_and_the_champion_resident(
     assert resident == [1, 3, 4]
     assert routes.aliases == {"champion": 1}
     assert routes.versions[1].engine_name == "smollm2@v1.00000000"
+
+
+def test_rollback_goes_to_what_served_before_also_after_a_step_back_by_name(
+    database: Database, adapter: Adapter
+) -> None:
+    with database.unit_of_work() as session:
+        make_version(session, adapter)
+        make_version(session, adapter)
+    for wanted in ("v1", "v2", "v1"):
+        promote(database, adapter, wanted)
+
+    roll_back(database, adapter)
+
+    assert champion_number(database, adapter) == 2
+
+
+def test_a_move_to_where_it_is_changes_nothing(database: Database, adapter: Adapter) -> None:
+    with database.unit_of_work() as session:
+        make_version(session, adapter)
+    promote(database, adapter, "v1")
+
+    with pytest.raises(AlreadyChampion):
+        promote(database, adapter, "v1")
+    with database.unit_of_work() as session:
+        assert len(registry.events_of(session, adapter)) == 1

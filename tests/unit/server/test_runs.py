@@ -7,11 +7,11 @@ import pytest
 from server.core.clock import utc_now
 from server.core.errors import LeaseLost, NothingToLearn, RunNotCancellable
 from server.core.queue import RUN_ADAPTATION
-from server.db import Adapter, DocumentState, RunStatus
+from server.db import AdaptationRun, Adapter, DocumentState, RunStatus, VersionStatus
 from server.db.session import Database
-from server.services import documents, runs
+from server.services import documents, promotion, registry, runs
 from tests.conftest import RecordingQueue
-from tests.support.factories import make_document, make_run
+from tests.support.factories import make_document, make_run, make_version
 
 LEASE = timedelta(seconds=30)
 
@@ -189,3 +189,60 @@ def test_a_second_attempt_learns_what_the_first_had_taken(
 
     with database.unit_of_work() as session:
         assert runs.take_documents(session, owned) == [document.id]
+
+
+def test_a_run_that_the_sweep_gives_up_closes_its_candidate(
+    database: Database, adapter: Adapter, queue: RecordingQueue
+) -> None:
+    with database.unit_of_work() as session:
+        make_document(session)
+        run = make_run(session, adapter)
+        owned = runs.claim(session, run.id, worker="dies", lease=LEASE)
+        version = make_version(session, adapter, status=VersionStatus.CANDIDATE, claim=owned)
+
+    with database.unit_of_work() as session:
+        later = utc_now() + 2 * LEASE
+        runs.sweep(session, lease=LEASE, max_attempts=1, queue=queue, now=later)
+
+    with database.unit_of_work() as session:
+        assert registry.by_id(session, version.id).status == VersionStatus.REJECTED
+
+
+def test_a_failed_run_does_not_unlearn_what_the_champion_knows(
+    database: Database, adapter: Adapter
+) -> None:
+    with database.unit_of_work() as session:
+        document = make_document(session)
+        run = make_run(session, adapter)
+        owned = runs.claim(session, run.id, worker="a", lease=LEASE)
+        assert owned is not None
+        runs.take_documents(session, owned)
+        make_version(session, adapter, claim=owned)
+        move = promotion.plan_promotion(session, adapter, 1)
+        promotion.apply_move(session, adapter, move, actor="test", reason="")
+        runs.finish(session, owned, status=RunStatus.SUCCEEDED, verdict="promote")
+    with database.unit_of_work() as session:
+        run = make_run(session, adapter)
+        owned = runs.claim(session, run.id, worker="a", lease=LEASE)
+        assert owned is not None
+        runs.take_documents(session, owned)
+        runs.finish(session, owned, status=RunStatus.FAILED, error="no luck")
+
+    with database.unit_of_work() as session:
+        assert documents.get_document(session, document.id).state == DocumentState.LEARNT
+
+
+def test_a_cancel_after_the_last_beat_still_counts(database: Database, adapter: Adapter) -> None:
+    with database.unit_of_work() as session:
+        make_document(session)
+        run = make_run(session, adapter)
+        owned = runs.claim(session, run.id, worker="a", lease=LEASE)
+        runs.request_cancel(session, run.id)
+    assert owned is not None
+
+    with pytest.raises(LeaseLost), database.unit_of_work() as session:
+        runs.finish(session, owned, status=RunStatus.SUCCEEDED, verdict="promote")
+    with database.unit_of_work() as session:
+        runs.finish(session, owned, status=RunStatus.CANCELLED)
+        session.flush()
+        assert session.get_one(AdaptationRun, run.id).status == RunStatus.CANCELLED

@@ -34,7 +34,7 @@ def until_stopped(heart: Heart, timeout_s: float = 5) -> None:
 
 
 def test_stage_and_progress_reach_the_row(database: Database, owned: runs.Claim) -> None:
-    with Heart(database, owned, every_s=0.02) as heart:
+    with Heart(database, owned, every_s=0.02, lease_s=30) as heart:
         heart.begin("training")
         heart.progress(3, 9)
         time.sleep(0.3)
@@ -47,7 +47,7 @@ def test_stage_and_progress_reach_the_row(database: Database, owned: runs.Claim)
 
 
 def test_a_cancel_stops_the_work(database: Database, owned: runs.Claim) -> None:
-    with Heart(database, owned, every_s=0.02) as heart:
+    with Heart(database, owned, every_s=0.02, lease_s=30) as heart:
         with database.unit_of_work() as session:
             runs.request_cancel(session, owned.run_id)
 
@@ -56,7 +56,7 @@ def test_a_cancel_stops_the_work(database: Database, owned: runs.Claim) -> None:
 
 
 def test_a_lost_lease_stops_the_work(database: Database, owned: runs.Claim) -> None:
-    with Heart(database, owned, every_s=0.02) as heart:
+    with Heart(database, owned, every_s=0.02, lease_s=30) as heart:
         with database.unit_of_work() as session:
             later = utc_now() + 2 * LEASE
             runs.claim(session, owned.run_id, worker="b", lease=LEASE, now=later)

@@ -26,7 +26,8 @@ def served(engine: FakeEngine) -> Iterator[Served]:
 
 def sampler(settings: Settings, url: str) -> EngineSampler:
     return EngineSampler(
-        settings.model_copy(update={"engine": EngineSettings(url=url)}), "smollm2@base"
+        settings.model_copy(update={"engine": EngineSettings(url=url, start_timeout_s=0.1)}),
+        "smollm2@base",
     )
 
 
@@ -76,3 +77,17 @@ def test_progress_can_stop_the_work(settings: Settings, engine: FakeEngine, serv
     with pytest.raises(Stop):
         sampler(settings, served.url).chat(CONVERSATIONS, SamplingParams(), on_progress=stop)
     assert len(engine.bodies) < 40
+
+
+def test_a_cancel_beside_an_engine_error_is_still_a_cancel(
+    settings: Settings, engine: FakeEngine, served: Served
+) -> None:
+    class Stop(Exception):
+        pass
+
+    def stop(done: int, _: int) -> None:
+        engine.refuses_chat = 500
+        raise Stop
+
+    with pytest.raises(Stop):
+        sampler(settings, served.url).chat(CONVERSATIONS, SamplingParams(), on_progress=stop)
