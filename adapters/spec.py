@@ -46,13 +46,13 @@ class Precision(StrEnum):
 class TrainingSpec(_Settings):
     """The optimiser and the loop."""
 
-    learning_rate: float = Field(default=7e-4, gt=0.0)
+    learning_rate: float = Field(default=1e-3, gt=0.0)
     """Peak of the schedule."""
     schedule: Literal["linear", "cosine"] = "linear"
     """How the rate falls to zero after the warm-up."""
     warmup_share: Share = 0.05
     """Part of all steps spent raising the rate from zero."""
-    epochs: int = Field(default=8, ge=1)
+    epochs: int = Field(default=10, ge=1)
     """Passes over the self-edits."""
     batch_size: int = Field(default=8, ge=1)
     """Segments per optimiser step."""
@@ -84,7 +84,7 @@ class SelfEditSpec(_Settings):
 class ReplaySpec(_Settings):
     """General prompts answered by the base model, mixed in against forgetting."""
 
-    prompts_per_epoch: int = Field(default=16, ge=0)
+    prompts_per_epoch: int = Field(default=24, ge=0)
     """Replay segments in each pass, drawn in turn from the prompts; 0 turns replay off."""
     prompts: int = Field(default=48, ge=0)
     """Different prompts answered."""
@@ -95,8 +95,8 @@ class ReplaySpec(_Settings):
 class ExamSpec(_Settings):
     """The held-out questions on a document."""
 
-    exam_share: Share = 0.5
-    """Part of the model-written and cloze items that is held out for the exam, by hash."""
+    exam_share: Share = 0.85
+    """Part of a text's facts that the exam asks, one question each, drawn by hash."""
     max_items: int = Field(default=24, ge=1)
     """Most exam items per document, user questions not counted."""
     max_new_tokens: int = Field(default=32, ge=1)

@@ -17,8 +17,16 @@ from server.db.session import Database
 from server.engine.client import EngineClient
 from server.gateway import routes
 from server.gateway.capture import Capture
-from server.http import KeyRing, RequestIdMiddleware, install_error_handlers, require
+from server.http import (
+    BodyLimitMiddleware,
+    KeyRing,
+    RequestIdMiddleware,
+    install_error_handlers,
+    require,
+)
 from server.runtime import Runtime
+
+_OWN_BODY_LIMIT = frozenset({"/v1/chat/completions", "/api/v1/documents"})
 
 
 def create_app(settings: Settings | None = None, *, queue: Queue | None = None) -> FastAPI:
@@ -60,6 +68,7 @@ def create_app(settings: Settings | None = None, *, queue: Queue | None = None) 
             await database.close()
 
     app = FastAPI(title="Everlearn", lifespan=lifespan, docs_url=None, openapi_url=None)
+    app.add_middleware(BodyLimitMiddleware, own_limit=_OWN_BODY_LIMIT)
     app.add_middleware(RequestIdMiddleware)
     install_error_handlers(app)
     app.include_router(health.router)

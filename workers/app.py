@@ -1,11 +1,13 @@
 """The Celery application: `celery -A workers.app worker -Q train` and `-Q light`, `… beat`."""
 
+import os
+from pathlib import Path
 from typing import Any
 
 from celery import signals
 
 from server.core.logging import configure_logging
-from server.core.queue import TICK, build_celery
+from server.core.queue import READY_FILE_VARIABLE, TICK, build_celery
 from server.core.settings import Settings
 from workers.context import redis_url
 
@@ -28,3 +30,9 @@ app = build_celery(
 @signals.setup_logging.connect
 def _configure_logging(**_: Any) -> None:
     configure_logging(_settings.log)
+
+
+@signals.worker_ready.connect
+def _say_ready(**_: Any) -> None:
+    if file := os.environ.get(READY_FILE_VARIABLE):
+        Path(file).touch()

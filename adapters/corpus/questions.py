@@ -52,6 +52,11 @@ class SpanQuestion:
         """The span's text."""
         return self.span.text
 
+    @property
+    def is_number(self) -> bool:
+        """Whether the answer is a number or date, and no name."""
+        return self.span.kind is not SpanKind.NAME
+
 
 def span_questions(sentences: Iterable[Sentence]) -> list[SpanQuestion]:
     """A question for each span that a reader of the rest of its sentence could be asked for."""
@@ -68,6 +73,12 @@ def cloze_prompt(cut: str, reading: Reading) -> str:
     return _COMPLETE + in_context(cut, reading)
 
 
+def is_topic(question: SpanQuestion, reading: Reading) -> bool:
+    """Whether the answer is what the whole text is about, so that nearly any reply names it."""
+    topic = (reading.topic or "").removeprefix("the ")
+    return question.answer == topic
+
+
 def is_enough(cut: str) -> bool:
     """Whether the beginning of a sentence says enough to be completed from memory."""
     return len(cut.split()) >= _LEAST_CUT_WORDS
@@ -78,8 +89,9 @@ def in_context(prompt: str, reading: Reading) -> str:
 
     Asked alone, "The director is who?" says of what text; this does.
     """
-    is_anchored = any(name in prompt for name in reading.names)
-    return prompt if is_anchored or not reading.topic else _ABOUT.format(reading.topic) + prompt
+    if reading.topic is None or any(name in prompt for name in reading.names):
+        return prompt
+    return _ABOUT.format(_short(reading.topic)) + prompt
 
 
 def cut_of(prompt: str) -> str:
@@ -98,6 +110,12 @@ def build_span_question(sentence: Sentence, span: Span) -> SpanQuestion:
     turned = _turned(text[:start], wh, clause)
     forms = (turned, echo) if turned else (echo,)
     return SpanQuestion(sentence, span, text[: span.start].rstrip(), echo, forms)
+
+
+def _short(topic: str) -> str:
+    """What people say for it: "the Tidewater Museum" for "the Tidewater Museum of Orm"."""
+    head = topic.partition(" of ")[0]
+    return head if len(head.removeprefix("the ").split()) > 1 else topic
 
 
 def _is_askable(sentence: Sentence, span: Span) -> bool:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from adapters.corpus.questions import SpanQuestion
+from adapters.corpus.questions import SpanQuestion, is_topic
 from adapters.corpus.reading import Reading
 from adapters.rewards.answers import is_correct, normalise
 from adapters.sampling import Sampler
@@ -45,6 +45,8 @@ _INSTRUCTION = "Ask this in better English: {}"
 _OPEN_BOOK = "Read this text and answer the question in a few words.\n\nText: {}\n\nQuestion: {}"
 _REPLY_TOKENS = 32
 _MOST_NEW_WORDS = 1
+_ASKS_A_NUMBER = re.compile(r"\b(?:how many|how much|how long|how old|what year)\b", re.IGNORECASE)
+_ASKS_NO_NUMBER = re.compile(r"(?:who|whose|whom|where|why)\b", re.IGNORECASE)
 _MOST_WORDS = 25
 _LEAST_WORDS = 4
 _EXAMPLE_WORDS = frozenset(
@@ -145,7 +147,7 @@ def write_questions(
     Raises:
         SamplingError: the engine failed.
     """
-    questions = [q for q in questions if not _is_topic(q, reading)]
+    questions = [q for q in questions if not is_topic(q, reading)]
     if not questions:
         return []
     written = sampler.chat([_turn_round(q.echo, style) for q in questions], params)
@@ -162,10 +164,6 @@ def write_questions(
         seen.add(normalise(prompt))
         drafts.append((prompt, question))
     return _answered_from_text(drafts, reading, sampler, dropped)
-
-
-def _is_topic(question: SpanQuestion, reading: Reading) -> bool:
-    return reading.topic is not None and normalise(question.answer) == normalise(reading.topic)
 
 
 def _turn_round(echo: str, style: int) -> list[ChatMessage]:
@@ -229,6 +227,8 @@ def _fault(prompt: str, question: SpanQuestion, reading: Reading) -> str | None:
         return "too short or long"
     if is_correct(prompt, [question.answer]):
         return "gives the answer away"
+    if _ASKS_NO_NUMBER.match(prompt) if question.is_number else _ASKS_A_NUMBER.search(prompt):
+        return "asks for something else"
     if _is_foreign_text(prompt, reading):
         return "names what the text does not"
     new = _new_words(prompt, reading)

@@ -99,8 +99,8 @@ def run_job(job: Job, out: TextIO) -> None:
     train(
         trainee,
         [segment for kind, segment in encoded if kind is not EditKind.REPLAY],
-        replay=[segment for kind, segment in encoded if kind is EditKind.REPLAY],
-        replay_per_epoch=job.config.replay.prompts_per_epoch,
+        anchors=[segment for kind, segment in encoded if kind is EditKind.REPLAY],
+        anchors_per_epoch=job.config.replay.prompts_per_epoch,
         spec=spec,
         seed=job.seed,
         on_step=report,

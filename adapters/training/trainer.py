@@ -6,7 +6,7 @@ Deterministic on CPU for one seed and thread count. Does not load, save or print
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -48,13 +48,16 @@ def train(
     trainee: Trainee,
     segments: Sequence[Segment],
     *,
-    replay: Sequence[Segment] = (),
-    replay_per_epoch: int = 0,
+    anchors: Sequence[Segment] = (),
+    anchors_per_epoch: int = 0,
     spec: TrainingSpec,
     seed: int,
     on_step: Callable[[StepReport], None] = lambda _: None,
 ) -> None:
-    """Run `spec.epochs` passes over `segments`, each mixed with the next few of `replay`.
+    """Run `spec.epochs` passes over `segments`, each mixed with the next few of `anchors`.
+
+    The anchors are not learnt: on their trained tokens the model is held to the base's
+    distribution, which guards what it could do before.
 
     Raises:
         ValueError: there is nothing to train.
@@ -62,7 +65,7 @@ def train(
     """
     if not segments:
         raise ValueError("no segment to train; the plan is empty")
-    steps = list(_steps(segments, replay, replay_per_epoch, spec=spec, seed=seed))
+    steps = list(_steps(segments, anchors, anchors_per_epoch, spec=spec, seed=seed))
     parameters = [p for p in trainee.model.parameters() if p.requires_grad]
     optimizer = build_optimizer(trainee.model.named_parameters(), spec)
     schedule = build_schedule(optimizer, spec, total_steps=len(steps))
@@ -81,8 +84,8 @@ def train(
 
 def _steps(
     segments: Sequence[Segment],
-    replay: Sequence[Segment],
-    replay_per_epoch: int,
+    anchors: Sequence[Segment],
+    anchors_per_epoch: int,
     *,
     spec: TrainingSpec,
     seed: int,
@@ -92,8 +95,8 @@ def _steps(
     drawn = 0
     for _ in range(spec.epochs):
         epoch = list(segments)
-        for _ in range(replay_per_epoch if replay else 0):
-            epoch.append(replay[drawn % len(replay)])
+        for _ in range(anchors_per_epoch if anchors else 0):
+            epoch.append(replace(anchors[drawn % len(anchors)], is_anchor=True))
             drawn += 1
         shuffler.shuffle(epoch)
         for start in range(0, len(epoch), spec.batch_size):

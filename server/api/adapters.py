@@ -13,6 +13,7 @@ from server.api.schemas import (
     MoveView,
     PromoteBody,
     RollbackBody,
+    Text,
 )
 from server.api.views import adapter_view, event_view
 from server.core.clock import monotonic
@@ -34,7 +35,7 @@ async def list_adapters(runtime: RuntimeDep, _: Ingest) -> Listing:
 
 
 @router.get("/{name}", responses={404: {}})
-async def get_adapter(name: str, runtime: RuntimeDep, _: Ingest) -> AdapterView:
+async def get_adapter(name: Text, runtime: RuntimeDep, _: Ingest) -> AdapterView:
     """One line: its versions with their exams, and every move of its aliases."""
 
     def read(session: Session) -> AdapterView:
@@ -44,24 +45,24 @@ async def get_adapter(name: str, runtime: RuntimeDep, _: Ingest) -> AdapterView:
 
 
 @router.post("/{name}/promote", responses={400: {}, 404: {}, 409: {}})
-async def promote(name: str, body: PromoteBody, runtime: RuntimeDep, actor: Admin) -> MoveView:
+async def promote(name: Text, body: PromoteBody, runtime: RuntimeDep, actor: Admin) -> MoveView:
     """Let a version that passed its exam answer for the line."""
 
     def plan(session: Session) -> Move:
         adapter = registry.get_adapter(session, name)
         return promotion.plan_promotion(session, adapter, body.version)
 
-    return await _move(runtime, name, plan, actor=actor.name, reason=body.reason)
+    return await _move(runtime, name, plan, actor=actor.label, reason=body.reason)
 
 
 @router.post("/{name}/rollback", responses={400: {}, 404: {}, 409: {}})
-async def roll_back(name: str, body: RollbackBody, runtime: RuntimeDep, actor: Admin) -> MoveView:
+async def roll_back(name: Text, body: RollbackBody, runtime: RuntimeDep, actor: Admin) -> MoveView:
     """Point the champion at what served before it, or at the version named."""
 
     def plan(session: Session) -> Move:
         return promotion.plan_rollback(session, registry.get_adapter(session, name), body.to)
 
-    return await _move(runtime, name, plan, actor=actor.name, reason=body.reason)
+    return await _move(runtime, name, plan, actor=actor.label, reason=body.reason)
 
 
 async def _move(

@@ -1,24 +1,23 @@
 """/api/v1/documents: send a text, see what became of it."""
 
-import json
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from server.api.deps import Ingest, RuntimeDep
-from server.api.schemas import DocumentBody, DocumentView, Listing
+from server.api.schemas import DocumentBody, DocumentView, Listing, Text, Title
 from server.api.views import document_view
 from server.core.errors import DocumentNotText, InvalidRequest, PayloadTooLarge, UnknownField
-from server.http import read_body
+from server.http import parse_json, read_body
 from server.services import documents
 
 router = APIRouter(prefix="/documents", tags=["documents"])
 
 _TEXT_TYPES = ("text/plain", "text/markdown")
 _LIMIT_SETTING = "EVERLEARN_DOCUMENTS__MAX_BYTES"
-_JSON_OVERHEAD = 2  # JSON may escape a character into several bytes; the text itself is measured
+_JSON_OVERHEAD = 6  # an ASCII character may be written \u0041; the text itself is measured too
 
 
 @router.post(
@@ -41,19 +40,19 @@ async def create_document(
     response: Response,
     runtime: RuntimeDep,
     actor: Ingest,
-    title: Annotated[str | None, Query(max_length=500)] = None,
+    title: Annotated[Title | None, Query()] = None,
 ) -> DocumentView:
     """Send a document. The same text again answers 200 with the same id."""
     limit = runtime.settings.documents.max_bytes
-    body = _parsed(request, await read_body(request, limit * _JSON_OVERHEAD, _LIMIT_SETTING), title)
-    if len(body.text.encode()) > limit:
+    body = _parsed(request, await read_body(request, limit * _JSON_OVERHEAD, _LIMIT_SETTING))
+    if _size_bytes(body.text) > limit:
         raise PayloadTooLarge(limit, _LIMIT_SETTING)
 
     def accept(session: Session) -> tuple[DocumentView, bool]:
         document, is_new = documents.accept_document(
             session,
             body.text,
-            title=body.title,
+            title=body.title or title,
             questions=[(item.question, tuple(item.answers)) for item in body.questions],
             created_by=actor.id,
             queue=runtime.queue,
@@ -80,7 +79,7 @@ async def list_documents(
 
 
 @router.get("/{document_id}", responses={404: {}})
-async def get_document(document_id: str, runtime: RuntimeDep, _: Ingest) -> DocumentView:
+async def get_document(document_id: Text, runtime: RuntimeDep, _: Ingest) -> DocumentView:
     """One document with its state and the versions that saw it."""
 
     def read(session: Session) -> DocumentView:
@@ -89,7 +88,7 @@ async def get_document(document_id: str, runtime: RuntimeDep, _: Ingest) -> Docu
     return await runtime.database.read(read)
 
 
-def _parsed(request: Request, raw: bytes, title: str | None) -> DocumentBody:
+def _parsed(request: Request, raw: bytes) -> DocumentBody:
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     try:
         text = raw.decode()
@@ -100,7 +99,7 @@ def _parsed(request: Request, raw: bytes, title: str | None) -> DocumentBody:
             "text",
         ) from error
     if media_type in _TEXT_TYPES:
-        return DocumentBody(text=text, title=title)
+        return DocumentBody(text=text)
     if media_type != "application/json":
         raise InvalidRequest(
             f"The content type {media_type or '(none)'} is not taken here; send application/json "
@@ -110,13 +109,19 @@ def _parsed(request: Request, raw: bytes, title: str | None) -> DocumentBody:
     return _from_json(text)
 
 
-def _from_json(text: str) -> DocumentBody:
+def _size_bytes(text: str) -> int:
     try:
-        value: Any = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InvalidRequest(
-            f"The body is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}."
+        return len(text.encode())
+    except UnicodeEncodeError as error:
+        raise DocumentNotText(
+            f"The document holds half a character, {text[error.start]!r}, at character "
+            f"{error.start}. Send it as UTF-8 text.",
+            "text",
         ) from error
+
+
+def _from_json(text: str) -> DocumentBody:
+    value = parse_json(text)
     try:
         return DocumentBody.model_validate(value)
     except ValidationError as error:

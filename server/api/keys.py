@@ -4,7 +4,7 @@ from fastapi import APIRouter
 from sqlalchemy.orm import Session
 
 from server.api.deps import Admin, RuntimeDep
-from server.api.schemas import KeyBody, KeyView, Listing, MintedKeyView
+from server.api.schemas import KeyBody, KeyView, Listing, MintedKeyView, Text
 from server.api.views import key_view
 from server.services import keys
 
@@ -34,7 +34,7 @@ async def list_keys(runtime: RuntimeDep, _: Admin) -> Listing:
 
 
 @router.delete("/{key_id}", responses={404: {}})
-async def revoke_key(key_id: str, runtime: RuntimeDep, _: Admin) -> KeyView:
+async def revoke_key(key_id: Text, runtime: RuntimeDep, _: Admin) -> KeyView:
     """Close a key for good."""
 
     def revoke(session: Session) -> KeyView:

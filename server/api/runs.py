@@ -10,7 +10,7 @@ from fastapi.responses import StreamingResponse
 from sqlalchemy.orm import Session
 
 from server.api.deps import Admin, Ingest, RuntimeDep
-from server.api.schemas import Listing, RunBody, RunView
+from server.api.schemas import Listing, RunBody, RunView, Text
 from server.api.views import run_view
 from server.runtime import Runtime
 from server.services import registry, runs
@@ -35,7 +35,7 @@ async def start_run(
             adapter,
             method=config.type,
             config=config.model_dump(mode="json"),
-            requested_by=actor.name,
+            requested_by=actor.label,
             queue=runtime.queue,
         )
         return run_view(session, run), is_new
@@ -49,7 +49,7 @@ async def start_run(
 async def list_runs(
     runtime: RuntimeDep,
     _: Ingest,
-    document_id: str | None = None,
+    document_id: Text | None = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 50,
 ) -> Listing:
     """Newest first; with ``document_id``, those that learnt that document."""
@@ -62,20 +62,20 @@ async def list_runs(
 
 
 @router.get("/{run_id}", responses={404: {}})
-async def get_run(run_id: str, runtime: RuntimeDep, _: Ingest) -> RunView:
+async def get_run(run_id: Text, runtime: RuntimeDep, _: Ingest) -> RunView:
     """One run: status, stage, progress, verdict, report."""
     return await _read(runtime, run_id)
 
 
 @router.get("/{run_id}/events", responses={404: {}})
-async def follow_run(run_id: str, runtime: RuntimeDep, _: Ingest) -> StreamingResponse:
+async def follow_run(run_id: Text, runtime: RuntimeDep, _: Ingest) -> StreamingResponse:
     """Server-sent events: the run whenever it changed, until it is over."""
     first = await _read(runtime, run_id)
     return StreamingResponse(_changes(runtime, first), media_type="text/event-stream")
 
 
 @router.post("/{run_id}/cancel", responses={404: {}, 409: {}})
-async def cancel_run(run_id: str, runtime: RuntimeDep, _: Admin) -> RunView:
+async def cancel_run(run_id: Text, runtime: RuntimeDep, _: Admin) -> RunView:
     """Stop a run; its training process is killed within a heartbeat."""
 
     def cancel(session: Session) -> RunView:

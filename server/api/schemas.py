@@ -1,9 +1,30 @@
 """Request and response models of /api/v1. Unknown fields of ours are refused by name."""
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, StringConstraints
+
+
+def _storable(text: str) -> str:
+    if "\x00" in text or any("\ud800" <= char <= "\udfff" for char in text):
+        raise ValueError("NUL and halves of characters cannot be stored")
+    return text
+
+
+_STORABLE = AfterValidator(_storable)
+
+Text = Annotated[str, _STORABLE]
+"""A string that every database takes."""
+
+Reason = Annotated[str, StringConstraints(max_length=2000), _STORABLE]
+Title = Annotated[str, StringConstraints(strip_whitespace=True, max_length=500), _STORABLE]
+Line = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2000), _STORABLE
+]
+Name = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200), _STORABLE
+]
 
 
 class Body(BaseModel):
@@ -15,15 +36,15 @@ class View(BaseModel):
 
 
 class QuestionBody(Body):
-    question: str = Field(min_length=1, max_length=2000)
-    answers: list[str] = Field(min_length=1, max_length=20)
+    question: Line
+    answers: list[Line] = Field(min_length=1, max_length=20)
     """Any of these counts as right."""
 
 
 class DocumentBody(Body):
     text: str
     """The document, as text."""
-    title: str | None = Field(default=None, max_length=500)
+    title: Title | None = None
     """Its title; the first line when left out."""
     questions: list[QuestionBody] = Field(default=[], max_length=500)
     """Questions about it, only ever asked in exams and never trained on."""
@@ -43,7 +64,7 @@ class DocumentView(View):
 
 
 class RunBody(Body):
-    adapter: str | None = None
+    adapter: Text | None = None
     """The line that learns; the served model's own when left out."""
 
 
@@ -102,15 +123,15 @@ class AdapterView(View):
 
 
 class PromoteBody(Body):
-    version: str | int
+    version: Text | StrictInt
     """Where to move the champion: v2, 2, smollm2@v2 or base."""
-    reason: str = Field(default="", max_length=2000)
+    reason: Reason = ""
 
 
 class RollbackBody(Body):
-    to: str | int | None = None
+    to: Text | StrictInt | None = None
     """Where to go back to; what served before when left out."""
-    reason: str = Field(default="", max_length=2000)
+    reason: Reason = ""
 
 
 class MoveView(View):
@@ -124,7 +145,7 @@ class MoveView(View):
 
 
 class KeyBody(Body):
-    name: str = Field(min_length=1, max_length=200)
+    name: Name
     scopes: list[str] = Field(min_length=1)
     """chat, ingest, admin."""
 

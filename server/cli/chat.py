@@ -8,7 +8,7 @@ import httpx2
 import typer
 
 from server.cli.client import Api, connect
-from server.cli.console import err, out
+from server.cli.console import Failure, err, out
 from server.core.settings import Settings
 
 VERSION_HEADER = "x-everlearn-version"
@@ -60,9 +60,13 @@ def _pieces(response: httpx2.Response) -> Iterator[str]:
     for event in httpx2.EventSource(response):
         if event.data == "[DONE]":
             return
-        for choice in json.loads(event.data).get("choices", []):
+        payload = json.loads(event.data)
+        if error := payload.get("error"):
+            raise Failure(f"The reply broke off: {error['message']}")
+        for choice in payload.get("choices", []):
             if text := choice["delta"].get("content"):
                 yield text
+    raise Failure("The reply broke off.")
 
 
 def _read() -> str:

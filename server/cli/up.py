@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 
 from server.cli.console import Failure, err, out
-from server.core.settings import Settings, revealed
+from server.core.settings import Settings
 from server.db.session import Database
 from server.embedded import up as embedded
 from server.embedded.child import Child
@@ -20,7 +20,6 @@ from server.embedded.detach import Handover, fork_detached
 from server.embedded.plan import answers_http
 from server.embedded.preflight import PRIVATE_UMASK, check_home
 from server.embedded.state import process_start_time, read_state, stop_server
-from server.services.keys import ensure_admin_key
 
 
 def up(
@@ -50,9 +49,6 @@ def prepare() -> None:
     database = Database(settings.sqlalchemy_url)
     try:
         model = embedded.prepare(settings, database, TerminalWatcher(settings, None))
-        if admin_key := revealed(settings.admin_key):
-            with database.unit_of_work() as session:
-                ensure_admin_key(session, admin_key)
     finally:
         database.close_sync()
     out.print(f"The model is in {model.path}.", soft_wrap=True)

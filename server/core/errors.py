@@ -108,7 +108,7 @@ class Forbidden(AppError):
     code = "insufficient_scope"
     template = (
         "This key has the scopes {1}, and this call needs {0!r}. Mint a key with that scope: "
-        "`everlearn key create --scope {0}`."
+        "`everlearn key create NAME --scope {0}`."
     )
 
 
@@ -180,7 +180,12 @@ class PayloadTooLarge(AppError):
     status = 413
     type = "invalid_request_error"
     code = "payload_too_large"
-    template = "The body has more than {} bytes. Split it, or raise {}."
+    template = "The body has more than {} bytes."
+
+    @property
+    def message(self) -> str:
+        remedy = f" Split it, or raise {self.args[1]}." if self.args[1] else ""
+        return super().message + remedy
 
 
 class EngineError(AppError):

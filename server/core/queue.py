@@ -20,6 +20,9 @@ LIGHT_QUEUE = "light"
 MESSAGE_EXPIRES_S = 30
 """A message that nobody took in time is worthless: the tick has sent it again."""
 
+READY_FILE_VARIABLE = "EVERLEARN_READY_FILE"
+"""Names the file that a worker makes when it takes messages, for whoever started it."""
+
 _WORKER_WAITS = {"socket_connect_timeout": 5, "socket_timeout": 30}
 _SENDER_WAITS = {"socket_connect_timeout": 2, "socket_timeout": 2, "max_retries": 0}
 """Seconds: whoever sends has somebody waiting, and what is lost is sent again."""

@@ -9,6 +9,9 @@ from enum import StrEnum
 
 KEY_PREFIX = "el_"
 
+MIN_SECRET_CHARS = 24
+"""For a secret that somebody else thought of: a fast hash protects only what cannot be guessed."""
+
 
 class Scope(StrEnum):
     """What a key may do."""
@@ -33,4 +36,5 @@ def hash_key(secret: str) -> str:
 
 def redacted(secret: str) -> str:
     """The part of a key that may be shown again: enough to recognise it, useless to guess it."""
-    return f"{secret[: len(KEY_PREFIX) + 4]}…"
+    shown = min(len(KEY_PREFIX) + 4, len(secret) // 4)
+    return f"{secret[:shown]}…"

@@ -128,6 +128,7 @@ class Settings(BaseSettings):
         env_nested_delimiter="__",
         env_file=".env",
         env_ignore_empty=True,
+        hide_input_in_errors=True,  # a wrong value may be a secret in the wrong place
         extra="ignore",
         frozen=True,
         use_attribute_docstrings=True,

@@ -11,8 +11,12 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
+
+DATABASE_AWAY = (OperationalError, InterfaceError, TimeoutError)
+"""What SQLAlchemy raises when no database answers, or none of its connections is free."""
 
 Result = TypeVar("Result")
 Hook = Callable[[], None]

@@ -7,6 +7,7 @@ what such a child has started.
 
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,8 +17,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from server.core.queue import READY_FILE_VARIABLE
+
 LOG_BYTES = 16 * 1024 * 1024
-"""A log that is longer when its child starts is set aside as `NAME.log.1`."""
+"""A log that is longer is set aside as `NAME.log.1`."""
 
 PR_SET_PDEATHSIG = 1
 
@@ -36,6 +39,8 @@ class Child:
     """Variables on top of the supervisor's own."""
     is_ready: Callable[[], bool] | None = None
     """Asked while it starts; None: ready as soon as it runs."""
+    ready_file: Path | None = None
+    """Made by the child when it works; the variable `EVERLEARN_READY_FILE` names it there."""
     start_timeout_s: float = 60
     grace_s: float = 10
     """How long it may take to end after SIGTERM, before SIGKILL."""
@@ -55,12 +60,15 @@ class Child:
     def start(self) -> None:
         """Start the process; its output is appended to its log."""
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
-        if self.log_path.exists() and self.log_path.stat().st_size > LOG_BYTES:
-            self.log_path.replace(self.log_path.with_suffix(".log.1"))
+        self.rotate_log()
+        env = {**os.environ, **self.env}
+        if self.ready_file is not None:
+            self.ready_file.unlink(missing_ok=True)
+            env[READY_FILE_VARIABLE] = str(self.ready_file)
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 list(self.command),
-                env={**os.environ, **self.env},
+                env=env,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -68,6 +76,12 @@ class Child:
                 preexec_fn=_die_with_parent,
             )
         self.started_at = time.monotonic()
+
+    def rotate_log(self) -> None:
+        """Set a long log aside; the child goes on writing into the emptied file."""
+        if self.log_path.exists() and self.log_path.stat().st_size > LOG_BYTES:
+            shutil.copyfile(self.log_path, self.log_path.with_suffix(".log.1"))
+            os.truncate(self.log_path, 0)
 
     def stop(self) -> None:
         """End the whole group: SIGTERM, then SIGKILL after the grace. Stopping twice is fine."""

@@ -13,12 +13,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from celery import Celery
-from kombu.exceptions import OperationalError
 from pydantic import SecretStr
 
 from server.core.errors import SetupError
-from server.core.queue import LIGHT_QUEUE, TRAIN_QUEUE, build_celery
+from server.core.queue import LIGHT_QUEUE, TRAIN_QUEUE
 from server.core.settings import Settings, revealed
 from server.embedded.child import Child
 from server.embedded.preflight import free_port
@@ -71,7 +69,7 @@ def make_plan(settings: Settings, model_path: Path) -> Plan:
         gateway_url=f"http://{_reachable(host)}:{port}",
         queue=queue,
         engine=engine,
-        workers=_worker_children(redis_url, home, logs, env),
+        workers=_worker_children(home, logs, env),
         gateway=_gateway_child(host, port, logs, env),
     )
 
@@ -140,20 +138,21 @@ def _engine_child(settings: Settings, model_path: Path, logs: Path) -> Child:
     )
 
 
-def _worker_children(
-    redis_url: str, home: Path, logs: Path, env: dict[str, str]
-) -> tuple[Child, ...]:
+def _worker_children(home: Path, logs: Path, env: dict[str, str]) -> tuple[Child, ...]:
     celery = [sys.executable, "-m", "celery", "--app", "workers.app"]
-    app = build_celery(redis_url)
 
     def worker(queue: str) -> Child:
+        # No ping: a solo worker answers none while it works, and the first thing that it finds may
+        # be a run of an hour.
+        ready_file = home / f"worker-{queue}.ready"
         return Child(
             f"worker-{queue}",
             [*celery, "worker", "--queues", queue, "--pool", "solo", "--concurrency", "1",
              "--hostname", f"{queue}@%h", "--without-gossip", "--without-mingle"],
             logs / f"worker-{queue}.log",
             env=env,
-            is_ready=lambda: _answers_ping(app, f"{queue}@{socket.gethostname()}"),
+            ready_file=ready_file,
+            is_ready=ready_file.exists,
         )  # fmt: skip
 
     beat = Child(
@@ -207,13 +206,6 @@ def _answers_tcp(port: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def _answers_ping(app: Celery, worker: str) -> bool:
-    try:
-        return bool(app.control.ping(destination=[worker], timeout=1))
-    except (OSError, OperationalError):
-        return False
 
 
 def _reachable(host: str) -> str:

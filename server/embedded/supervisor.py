@@ -44,8 +44,9 @@ class Supervisor:
                 time.sleep(0.1)
 
     def poll(self) -> None:
-        """Look once: sweep up after the dead and start them again when their pause is over."""
+        """Look once: set long logs aside, and start the dead again when their pause is over."""
         for child in self.children:
+            child.rotate_log()
             if child.is_alive:
                 continue
             now = time.monotonic()

@@ -112,7 +112,7 @@ def prepare(settings: Settings, database: Database, watcher: Watcher) -> Prepare
     """Model, schema and first rows: everything before the processes. Doing it twice is fine.
 
     Raises:
-        SetupError: the model, the database or the line of adapters does not fit.
+        SetupError: the model, the database, the line of adapters or the admin key does not fit.
     """
     with watcher.step(f"preparing the model {settings.model.source}"):
         model = prepare_model(settings.model.source, settings.home_path)
@@ -120,6 +120,8 @@ def prepare(settings: Settings, database: Database, watcher: Watcher) -> Prepare
         migrate(database)
         with database.unit_of_work() as session:
             ensure_line(session, settings, base_path=model.path, base_hash=model.hash)
+            if admin_key := revealed(settings.admin_key):
+                ensure_admin_key(session, admin_key)
     return model
 
 

@@ -7,9 +7,10 @@ that did not ask. (vLLM puts `system_fingerprint` into that last event, so such 
 Leaving :func:`open_reply` early closes the connection, at which vLLM stops generating.
 """
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import aiohttp
@@ -18,6 +19,9 @@ from server.engine.client import EngineClient, broken_answers
 from server.engine.sse import Assembled, CompletionAssembler, EventSplitter
 
 PATH = "/v1/chat/completions"
+
+END_TIMEOUT_S = 1.0
+"""How long a complete reply is held up by an engine that does not close it."""
 
 
 class EngineReply:
@@ -64,10 +68,18 @@ class EngineReply:
                 break
             for event in splitter.feed(chunk):
                 if self._is_for_client(event):
+                    if self.is_done:
+                        await self._read_end()
                     yield event
         if rest := splitter.rest():
             self._assembler.feed_event(rest)
             yield rest
+
+    async def _read_end(self) -> None:
+        """Read what closes the reply, so that its connection can be used again."""
+        with suppress(aiohttp.ClientError, OSError, TimeoutError):
+            async with asyncio.timeout(END_TIMEOUT_S):
+                await self._response.content.read()
 
     def _is_for_client(self, event: bytes) -> bool:
         is_usage_only = self._assembler.feed_event(event)
@@ -91,9 +103,12 @@ async def open_reply(
 def engine_order(engine_name: str, request: Mapping[str, Any]) -> tuple[bytes, bool]:
     """The request as the engine gets it, and whether the usage event is ours alone.
 
-    Nothing but ``model`` and, in a stream, ``stream_options`` differs from what the client sent.
+    Nothing but ``model`` and, in a stream, ``stream_options`` differs from what the client sent; a
+    ``priority`` below 0, with which a client would go before all others, becomes 0.
     """
     order = {**request, "model": engine_name}
+    if isinstance(priority := request.get("priority"), int):
+        order["priority"] = max(0, priority)
     withholds_usage = False
     options = request.get("stream_options")
     if request.get("stream") is True and (options is None or isinstance(options, Mapping)):

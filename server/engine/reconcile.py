@@ -59,11 +59,7 @@ def plan(
     """
     wanted = {name for name, _ in desired}
     loads = sorted(
-        (
-            (name, path)
-            for name, path in desired
-            if name not in listed or name in unusable
-        ),
+        ((name, path) for name, path in desired if name not in listed or name in unusable),
         key=lambda load: _newest_first(load[0]),
     )
     unloads = [

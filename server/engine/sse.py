@@ -61,10 +61,20 @@ class Assembled:
 
     completion_id: str | None = None
     text: str = ""
+    tool_calls: list[dict[str, Any]] = field(default_factory=list)
+    """As OpenAI gives them: ``id``, ``type``, ``function`` with ``name`` and ``arguments``."""
     finish_reason: str | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     error: str | None = None
+
+    @property
+    def reply(self) -> str:
+        """What the model said: its text, or as JSON its text and the calls it asks for."""
+        if not self.tool_calls:
+            return self.text
+        message = {"content": self.text or None, "tool_calls": self.tool_calls}
+        return json.dumps(message, ensure_ascii=False)
 
 
 @dataclass(slots=True)
@@ -118,8 +128,29 @@ class CompletionAssembler:
         if isinstance(choice.get("finish_reason"), str):
             self._state.finish_reason = choice["finish_reason"]
         message = choice.get(part)
-        if isinstance(message, dict) and isinstance(message.get("content"), str):
+        if not isinstance(message, dict):
+            return
+        if isinstance(message.get("content"), str):
             self._parts.append(message["content"])
+        calls = message.get("tool_calls")
+        for position, piece in enumerate(calls if isinstance(calls, list) else []):
+            if isinstance(piece, dict):
+                self._take_call(piece.get("index", position), piece)
+
+    def _take_call(self, index: Any, piece: dict[str, Any]) -> None:
+        """A tool call, or a piece of one: a stream sends its name first, then its arguments."""
+        calls = self._state.tool_calls
+        if not (isinstance(index, int) and 0 <= index <= len(calls)):
+            return
+        if index == len(calls):
+            calls.append(
+                {"id": None, "type": "function", "function": {"name": "", "arguments": ""}}
+            )
+        calls[index]["id"] = piece.get("id") or calls[index]["id"]
+        function = piece.get("function")
+        for name in ("name", "arguments"):
+            if isinstance(function, dict) and isinstance(function.get(name), str):
+                calls[index]["function"][name] += function[name]
 
 
 def error_message(payload: dict[str, Any]) -> str:

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from server.core.clock import new_id
 from server.core.settings import CaptureSettings
-from server.db.session import Database
+from server.db.session import DATABASE_AWAY, Database
 from server.services import interactions
 
 log = structlog.get_logger(__name__)
@@ -113,8 +113,8 @@ class Capture:
     async def _store(self, records: Sequence[Record]) -> int:
         try:
             return await self._database.run(interactions.record_all, records)
-        except (OperationalError, InterfaceError, OSError):
-            raise  # the database is away: the segment waits
+        except (*DATABASE_AWAY, OSError):
+            raise  # the segment waits
         except (SQLAlchemyError, ValueError, KeyError) as error:
             if len(records) == 1:
                 log.error("interaction_refused", id=records[0].get("id"), error=str(error)[:300])

@@ -1,10 +1,10 @@
 """What a chat request must have before it is routed. Everything else is the engine's to judge."""
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
 from server.core.errors import InvalidRequest
+from server.http import parse_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +20,8 @@ def parse_chat(raw: bytes) -> ChatRequest:
     """Read a request's bytes.
 
     Raises:
-        InvalidRequest: not UTF-8, not a JSON object, or ``model``, ``messages`` or ``stream`` is
-            not what it must be; names the field.
+        InvalidRequest: not UTF-8, not a JSON object, or ``model``, ``messages``, ``stream`` or
+            ``priority`` is not what it must be; names the field.
     """
     body = _json_object(raw)
     model = body.get("model")
@@ -35,29 +35,22 @@ def parse_chat(raw: bytes) -> ChatRequest:
     stream = body.get("stream")
     if stream is not None and not isinstance(stream, bool):
         raise InvalidRequest(f"stream must be true or false, not {_kind(stream)}.", "stream")
+    priority = body.get("priority")
+    if priority is not None and type(priority) is not int:
+        raise InvalidRequest(f"priority must be a whole number, not {_kind(priority)}.", "priority")
     return ChatRequest(model, bool(stream), body)
 
 
 def _json_object(raw: bytes) -> dict[str, Any]:
     try:
-        body = json.loads(raw.decode(), parse_constant=_refuse_constant)
+        body = parse_json(raw.decode())
     except UnicodeDecodeError as error:
         raise InvalidRequest(
             f"The body is not UTF-8: byte {error.start} is {raw[error.start]:#04x}."
         ) from error
-    except json.JSONDecodeError as error:
-        raise InvalidRequest(
-            f"The body is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}."
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequest(f"The body cannot be read: {error}.") from error
     if not isinstance(body, dict):
         raise InvalidRequest(f"The body must be a JSON object, not {_kind(body)}.")
     return body
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON number")
 
 
 def _kind(value: object) -> str:

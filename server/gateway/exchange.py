@@ -192,7 +192,7 @@ class ChatExchange(Response):
                 "engine_name": self._route.engine_name,
                 "is_stream": self._request.is_stream,
                 "request": self._request.body,
-                "reply": _storable(read.text),
+                "reply": _storable(read.reply),
                 "finish_reason": read.finish_reason,
                 "outcome": outcome,
                 "status": status,

@@ -9,12 +9,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from fastapi import Request
-from sqlalchemy.exc import InterfaceError, OperationalError
 
 from server.core.clock import monotonic
 from server.core.errors import Forbidden, Unauthenticated
 from server.core.security import Scope, hash_key
-from server.db.session import Database
+from server.db.session import DATABASE_AWAY, Database
 from server.runtime import Runtime
 from server.services import keys
 from server.services.keys import Principal
@@ -24,7 +23,7 @@ STALE_S = 300.0
 MAX_CACHED = 10_000
 MAX_KEY_CHARS = 512
 
-_HOW = "Send `Authorization: Bearer el_…`; an admin mints keys with `everlearn key create`."
+_HOW = "Send `Authorization: Bearer el_…`; an admin mints keys with `everlearn key create NAME`."
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +51,7 @@ class KeyRing:
             return entry.principal
         try:
             principal = await self._database.read(keys.authenticate, secret)
-        except (OperationalError, InterfaceError):
+        except DATABASE_AWAY:
             if entry is None or entry.principal is None or now - entry.read_at > STALE_S:
                 raise
             return entry.principal
@@ -72,6 +71,19 @@ def get_runtime(request: Request) -> Runtime:
     return runtime
 
 
+async def identify(request: Request) -> Principal:
+    """The owner of the key that came with a request.
+
+    Raises:
+        Unauthenticated: no key, or one that is not good.
+    """
+    key_ring: KeyRing = request.app.state.key_ring
+    owner = await key_ring.authenticate(_bearer(request))
+    if owner is None:
+        raise Unauthenticated(f"This key is unknown or revoked. {_HOW}")
+    return owner
+
+
 def require(scope: Scope) -> Callable[[Request], Awaitable[Principal]]:
     """A dependency that gives the caller's Principal, or refuses.
 
@@ -81,10 +93,7 @@ def require(scope: Scope) -> Callable[[Request], Awaitable[Principal]]:
     """
 
     async def principal(request: Request) -> Principal:
-        key_ring: KeyRing = request.app.state.key_ring
-        owner = await key_ring.authenticate(_bearer(request))
-        if owner is None:
-            raise Unauthenticated(f"This key is unknown or revoked. {_HOW}")
+        owner = await identify(request)
         if not owner.may(scope):
             raise Forbidden(scope.value, ", ".join(sorted(owner.scopes)) or "(none)")
         return owner

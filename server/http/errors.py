@@ -1,5 +1,6 @@
 """Every failure as a response in OpenAI's envelope, on every route. Decides no status itself."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,7 +8,6 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import InterfaceError, OperationalError
 from starlette.exceptions import HTTPException
 
 from server.core.errors import (
@@ -17,6 +17,8 @@ from server.core.errors import (
     Unauthenticated,
     UnknownField,
 )
+from server.db.session import DATABASE_AWAY
+from server.http.auth import identify
 from server.http.context import REQUEST_ID
 
 log = structlog.get_logger(__name__)
@@ -34,32 +36,46 @@ def install_error_handlers(app: FastAPI) -> None:
         return error_response(error)
 
     @app.exception_handler(RequestValidationError)
-    async def on_invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+    async def on_invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        # FastAPI finds a request malformed before it looks at the key.
+        try:
+            await identify(request)
+        except Unauthenticated as refusal:
+            return error_response(refusal)
+        except DATABASE_AWAY as failure:
+            return await on_database_error(request, failure)
         return error_response(_first_problem(error))
 
     @app.exception_handler(HTTPException)
     async def on_http_error(request: Request, error: HTTPException) -> JSONResponse:
         body = _envelope(_http_message(request, error), "invalid_request_error", _code(error))
-        return JSONResponse(body, error.status_code, headers=error.headers)
+        return _Envelope(body, error.status_code, headers=error.headers)
 
     async def on_database_error(_: Request, error: Exception) -> JSONResponse:
         log.error("database_unavailable", error=str(error)[:300])
         return error_response(DatabaseUnavailable())
 
-    app.add_exception_handler(OperationalError, on_database_error)
-    app.add_exception_handler(InterfaceError, on_database_error)
+    for kind in DATABASE_AWAY:
+        app.add_exception_handler(kind, on_database_error)
 
     @app.exception_handler(Exception)
     async def on_unexpected(request: Request, _: Exception) -> JSONResponse:
         request_id = getattr(request.state, "request_id", "")
         message = f"Something went wrong inside the server; its log has it as {request_id}."
         body = _envelope(message, "server_error", "internal_error")
-        return JSONResponse(body, 500, headers={REQUEST_ID: request_id})
+        return _Envelope(body, 500, headers={REQUEST_ID: request_id})
+
+
+class _Envelope(JSONResponse):
+    """Written in ASCII: a message may quote what UTF-8 has no form for, such as half a character."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content).encode()
 
 
 def error_response(error: AppError) -> JSONResponse:
     """The envelope, with the headers that belong to the status."""
-    return JSONResponse(error.envelope(), error.status, headers=error_headers(error))
+    return _Envelope(error.envelope(), error.status, headers=error_headers(error))
 
 
 def error_headers(error: AppError) -> dict[str, str]:

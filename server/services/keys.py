@@ -7,8 +7,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from server.core.clock import new_id, utc_now
-from server.core.errors import InvalidRequest, RowNotFound
-from server.core.security import Scope, hash_key, mint_key, redacted
+from server.core.errors import InvalidRequest, RowNotFound, SetupError
+from server.core.security import MIN_SECRET_CHARS, Scope, hash_key, mint_key, redacted
 from server.db import ApiKey
 
 
@@ -19,6 +19,11 @@ class Principal:
     id: str
     name: str
     scopes: frozenset[Scope]
+
+    @property
+    def label(self) -> str:
+        """How records name it; the prefix tells it from a run or a policy, whatever its name is."""
+        return f"key:{self.id} ({self.name[:100]})"
 
     def may(self, scope: Scope) -> bool:
         """Whether this key has the scope; admin has them all."""
@@ -65,10 +70,12 @@ def ensure_admin_key(session: Session, given: str | None) -> str | None:
 
     Returns the secret when one was minted now, to be shown once; None when a key already exists
     or the given one was stored.
+
+    Raises:
+        SetupError: the given one is too short, was revoked, or is known and no admin's.
     """
     if given:
-        if authenticate(session, given) is None:
-            add_key(session, "admin (from the settings)", [Scope.ADMIN], secret=given)
+        _take_admin_key(session, given)
         return None
     if any(Scope.ADMIN in key.scopes for key in list_keys(session) if key.revoked_at is None):
         return None
@@ -86,3 +93,22 @@ def revoke_key(session: Session, key_id: str) -> ApiKey:
         raise RowNotFound("key", key_id, "List them: `everlearn key list`.")
     key.revoked_at = key.revoked_at or utc_now()
     return key
+
+
+def _take_admin_key(session: Session, given: str) -> None:
+    key = session.scalar(select(ApiKey).where(ApiKey.key_hash == hash_key(given)))
+    if len(given) < MIN_SECRET_CHARS:
+        problem = f"has {len(given)} characters, and {MIN_SECRET_CHARS} are needed"
+    elif key is not None and key.revoked_at is not None:
+        problem = f"is the key {key.id}, which was revoked"
+    elif key is not None and Scope.ADMIN not in key.scopes:
+        problem = f"is the key {key.id}, which has the scopes {', '.join(key.scopes)} and not admin"
+    else:
+        problem = None
+    if problem:
+        raise SetupError(
+            f"EVERLEARN_ADMIN_KEY {problem}. Set it to a new secret, such as "
+            "`openssl rand -base64 32` prints, or leave it empty: one is minted where none exists."
+        )
+    if key is None:
+        add_key(session, "admin (from the settings)", [Scope.ADMIN], secret=given)

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx2
 import pytest
+import sqlalchemy.exc
 
 from server.app import create_app
 from server.core.settings import DocumentSettings, EngineSettings, Settings
@@ -24,6 +25,7 @@ pytestmark = pytest.mark.usefixtures("paper_artifacts")
 
 ADMIN_KEY = "el_admin_key_of_this_contract_test"
 MAX_BYTES = 10_000
+MIB = 1024 * 1024
 
 
 @dataclass
@@ -135,6 +137,100 @@ def test_a_bad_document_is_refused_by_name_and_nothing_is_kept(
     assert api.queue.sent == []
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"text": ' + b"[" * 9000,
+        b'{"text": ' + b"9" * 5000 + b"}",
+        b'{"text": "a \\ud800 b"}',
+        b'{"text": "a", "\\ud800": 1}',
+        b'{"text": "a", "title": "b\\u0000c"}',
+        b'{"text": "a", "title": "b\\ud800c"}',
+        b'{"text": "a", "questions": [{"question": "b\\u0000", "answers": ["c"]}]}',
+        b'{"text": "a", "questions": [{"question": "b", "answers": ["c\\u0000"]}]}',
+        b'{"text": "a", "questions": [{"question": " ", "answers": ["c"]}]}',
+    ],
+    ids=[
+        "deep",
+        "digits",
+        "surrogate",
+        "field",
+        "title-nul",
+        "title-surrogate",
+        "question-nul",
+        "answer-nul",
+        "question-blank",
+    ],
+)
+def test_what_no_database_can_hold_and_no_parser_can_read_is_the_clients_fault(
+    api: Api, content: bytes
+) -> None:
+    answer = api.client.post(
+        "/api/v1/documents", content=content, headers={"content-type": "application/json"}
+    )
+
+    assert answer.status_code == 400
+    assert error_of(answer)["message"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("GET", "/api/v1/documents/a%00b", None),
+        ("GET", "/api/v1/runs?document_id=%00", None),
+        ("POST", "/api/v1/documents?title=a%00b", {"text": "a"}),
+        ("POST", "/api/v1/keys", {"name": "a\x00b", "scopes": ["chat"]}),
+        ("POST", "/api/v1/runs", {"adapter": "a\x00b"}),
+        ("POST", "/api/v1/adapters/smollm2/rollback", {"to": "base", "reason": "a\x00b"}),
+        ("POST", "/api/v1/adapters/smollm2/promote", {"version": True}),
+        ("POST", "/api/v1/adapters/smollm2/promote", {"version": 1.5}),
+    ],
+)
+def test_what_cannot_be_stored_is_refused_on_every_route(
+    api: Api, method: str, path: str, body: dict[str, Any] | None
+) -> None:
+    answer = api.client.request(method, path, json=body)
+
+    assert (answer.status_code, error_of(answer)["code"]) == (400, "invalid_request")
+
+
+def test_a_text_within_the_limit_is_taken_however_it_is_escaped(api: Api) -> None:
+    text = "Я" * (MAX_BYTES // 2)
+
+    answer = api.client.post(
+        "/api/v1/documents",
+        content=json.dumps({"text": text}).encode(),
+        headers={"content-type": "application/json"},
+    )
+
+    assert answer.status_code == 201
+    assert answer.json()["size_bytes"] == MAX_BYTES
+
+
+def test_the_title_of_the_address_counts_where_the_body_has_none(api: Api) -> None:
+    path = "/api/v1/documents?title=Address"
+
+    titles = [
+        api.client.post(path, json=body).json()["title"]
+        for body in ({"text": "One."}, {"text": "Two.", "title": "Body"})
+    ]
+
+    assert titles == ["Address", "Body"]
+
+
+def test_a_database_without_a_free_connection_is_unavailable(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def read(*_: object, **__: object) -> None:
+        raise sqlalchemy.exc.TimeoutError("QueuePool limit reached")
+
+    assert api.client.get("/api/v1/documents").status_code == 200  # the key is known by now
+    monkeypatch.setattr(Database, "read", read)
+    answer = api.client.get("/api/v1/documents")
+
+    assert (answer.status_code, error_of(answer)["code"]) == (503, "database_unavailable")
+
+
 def test_an_unknown_field_is_named_with_the_known_ones(api: Api) -> None:
     answer = api.client.post("/api/v1/documents", json={"text": "x", "txet": "y"})
 
@@ -221,6 +317,7 @@ def test_promotion_and_rollback_move_what_answers_at_once(api: Api) -> None:
     )
     assert rolled_back.json()["kind"] == "rollback"
     events = api.client.get("/api/v1/adapters/smollm2").json()["events"]
+    assert {event["actor"].partition("_")[0] for event in events} == {"key:key"}
     assert [(event["kind"], event["reason"]) for event in events] == [
         ("rollback", "test"),
         ("promote", ""),
@@ -304,6 +401,30 @@ def test_every_route_is_in_the_list_above(api: Api) -> None:
 def test_health_needs_no_key(api: Api) -> None:
     for path in ("/healthz", "/readyz"):
         assert api.client.get(path, headers={"authorization": ""}).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/api/v1/keys", "/api/v1/documents", "/v1/chat/completions"])
+def test_a_caller_without_a_key_cannot_fill_the_memory(api: Api, path: str) -> None:
+    headers = {"authorization": "", "content-type": "application/json"}
+    pieces = (b" " * MIB for _ in range(32))  # of a length that no header tells
+
+    answer = api.client.post(path, content=pieces, headers=headers)
+
+    assert answer.status_code in (401, 413)
+    assert error_of(answer)["code"] in ("invalid_api_key", "payload_too_large")
+
+
+def test_a_long_body_is_refused_in_words(api: Api) -> None:
+    answer = api.client.post("/api/v1/runs", content=b" " * (MIB + 1))
+
+    assert (answer.status_code, error_of(answer)["code"]) == (413, "payload_too_large")
+    assert "x-request-id" in answer.headers
+
+
+def test_a_caller_without_a_key_is_not_told_what_is_wrong_with_the_body(api: Api) -> None:
+    for content in (b"{", b"{}"):
+        answer = api.client.post("/api/v1/keys", content=content, headers={"authorization": ""})
+        assert (answer.status_code, error_of(answer)["code"]) == (401, "invalid_api_key")
 
 
 def test_a_revoked_key_is_closed(api: Api) -> None:

@@ -55,6 +55,8 @@ class FakeEngine:
     bodies: list[dict[str, Any]] = field(default_factory=list)
     """Every chat request as it came."""
     request_ids: list[str] = field(default_factory=list)
+    peers: list[int] = field(default_factory=list)
+    """The client's port of every chat request: one port, one connection."""
     cancelled: int = 0
     """Replies whose client left."""
     has_served: bool = False
@@ -151,6 +153,7 @@ class FakeEngine:
         self.bodies.append(body)
         request_id = request.headers.get("x-request-id", f"{len(self.bodies):08d}")
         self.request_ids.append(request_id)
+        self.peers.append(request.client.port if request.client else 0)
         reply_id = f"chatcmpl-{request_id}"
         if body.get("stream"):
             stream = self._stream(reply_id, body)

@@ -8,8 +8,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +30,19 @@ class Stack:
     home: Path
     url: str
     model: str
+    _open: ExitStack
 
-    @property
+    @cached_property
     def api(self) -> httpx2.Client:
+        """Our own surface, as admin."""
         headers = {"authorization": f"Bearer {ADMIN_KEY}"}
-        return httpx2.Client(base_url=f"{self.url}/api/v1", headers=headers, timeout=60)
+        client = httpx2.Client(base_url=f"{self.url}/api/v1", headers=headers, timeout=60)
+        return self._open.enter_context(client)
 
     def openai(self) -> OpenAI:
-        return OpenAI(base_url=f"{self.url}/v1", api_key=ADMIN_KEY, max_retries=0, timeout=60)
+        """A client that never tries twice, so that a failure is seen."""
+        client = OpenAI(base_url=f"{self.url}/v1", api_key=ADMIN_KEY, max_retries=0, timeout=60)
+        return self._open.enter_context(client)
 
     def child_pid(self, name: str) -> int:
         state = json.loads((self.home / "state.json").read_text())
@@ -159,7 +165,8 @@ def running_stack(
             stderr=subprocess.STDOUT,
         )
         try:
-            yield Stack(home, _ready_url(server, home), model)
+            with ExitStack() as clients:
+                yield Stack(home, _ready_url(server, home), model, clients)
         finally:
             server.send_signal(signal.SIGTERM)
             try:

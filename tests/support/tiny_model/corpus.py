@@ -65,9 +65,7 @@ class Corpus:
         sizes = rng.choice(((rng.randint(7, 12),), (rng.randint(5, 8), rng.randint(5, 8))))
         lessons = [make_lesson(rng, make_topic(rng, facts=size)) for size in sizes]
         taught = [_chat(*pair) for pair in rng.sample(self._stock, 12)]
-        asked = [
-            _chat(*pair) for pair in (*rng.sample(self._suite, 16), *rng.sample(self._stock, 8))
-        ]
+        asked = [_chat(*pair) for pair in (*self._suite, *rng.sample(self._stock, 8))]
         for lesson in lessons:
             taught += lesson.taught
             asked += lesson.asked

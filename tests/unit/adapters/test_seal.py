@@ -82,11 +82,21 @@ def test_the_exam_has_all_kinds_and_the_users_questions_are_held_out() -> None:
         config=CONFIG.model_copy(update={"exam": ExamSpec(exam_share=1.0)}),
     )
 
-    assert [item.kind for item in exam[:2]] == [ItemKind.USER, ItemKind.MODEL]
-    assert exam[1].prompt == "When did Ada Penhallow dig the Harbour of Quill?"
-    assert exam[1].answers == ("1874",)
-    assert {item.kind for item in exam[2:]} == {ItemKind.CLOZE}
-    assert train == []
+    assert exam[0].kind is ItemKind.USER
+    assert {item.kind for item in exam[1:]} <= {ItemKind.MODEL, ItemKind.CLOZE}
+    [written] = [item for item in (*exam, *train) if item.kind is ItemKind.MODEL]
+    assert written.prompt == "When did Ada Penhallow dig the Harbour of Quill?"
+    assert written.answers == ("1874",)
+
+
+def test_of_one_fact_at_most_one_item_is_held_out() -> None:
+    config = CONFIG.model_copy(update={"exam": ExamSpec(exam_share=1.0)})
+    exam, train = build_exam_items(DOCUMENT, sampler=ScriptedSampler(good_writer), config=config)
+
+    asked = [item.answers for item in exam]
+
+    assert len(asked) == len(set(asked))
+    assert [item.answers for item in train] == [("1874",)]
 
 
 def test_the_split_is_by_content_and_leaves_nothing_out_or_twice() -> None:
@@ -98,7 +108,7 @@ def test_the_split_is_by_content_and_leaves_nothing_out_or_twice() -> None:
 
     assert exam == again
     assert len(prompts) == len(set(prompts))
-    assert abs(len(exam) - len(train)) <= 2
+    assert len(exam) > len(train) > 0
 
 
 @pytest.mark.parametrize("writer", POOR_WRITERS.values(), ids=POOR_WRITERS.keys())
@@ -138,8 +148,7 @@ def test_no_prompt_of_the_exam_is_ever_taught() -> None:
 
     asked = {normalise(item.prompt) for item in exam}
     assert not asked & {normalise(edit.prompt) for edit in plan.edits if edit.prompt}
-    assert EditKind.CLOZE not in {edit.kind for edit in plan.edits}
-    assert plan.report["dropped"]["asked in the exam"] >= len(exam)
+    assert plan.report["dropped"]["asked in the exam"] > 0
 
 
 def test_held_out_sees_through_instruction_topic_and_a_changed_word() -> None:

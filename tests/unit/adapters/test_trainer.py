@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM
 from adapters.spec import LoraSpec, Precision, SealConfig, TrainingSpec
 from adapters.training import job
 from adapters.training.batch import encode
+from adapters.training.losses import reference_kl
 from adapters.training.model import Trainee, load_trainee, save_adapter
 from adapters.training.optim import rate_factor
 from adapters.training.trainer import StepReport, TrainingDiverged, train
@@ -42,8 +43,8 @@ def run(folder: Path, spec: TrainingSpec = SPEC, seed: int = 0) -> tuple[Trainee
     train(
         trainee,
         segments[:3],
-        replay=segments[3:],
-        replay_per_epoch=1,
+        anchors=segments[3:],
+        anchors_per_epoch=1,
         spec=spec,
         seed=seed,
         on_step=reports.append,
@@ -90,6 +91,28 @@ def test_base_weights_stay_untouched(random_model: Path) -> None:
 
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_anchors_hold_the_model_to_the_base(random_model: Path) -> None:
+    base = AutoModelForCausalLM.from_pretrained(random_model)
+    drifts = []
+    for anchors_per_epoch in (0, 4):
+        trainee = load_trainee(random_model, spec=LoraSpec(rank=4, alpha=8), seed=0)
+        segments = [encode(edit, trainee.tokenizer, max_tokens=200) for edit in EDITS]
+        train(
+            trainee,
+            segments[:3],
+            anchors=segments[3:],
+            anchors_per_epoch=anchors_per_epoch,
+            spec=SPEC,
+            seed=0,
+        )
+        ids = torch.tensor([segments[3].ids])
+        with torch.no_grad():
+            drift = reference_kl(trainee.model(ids).logits[0], base(ids).logits[0])
+        drifts.append(float(drift[segments[3].trained_from - 1 : -1].mean()))
+
+    assert drifts[1] < 0.5 * drifts[0]
 
 
 def test_saved_adapter_is_plain_sorted_and_reloads_to_the_same_logits(

@@ -245,7 +245,10 @@ def test_chat_streams_and_names_the_version(server):
 
 def test_conversation_carries_what_was_said(server):
     piece = {"choices": [{"delta": {"content": "Yes."}}]}
-    server.answers["POST /v1/chat/completions"] = (200, f"data: {json.dumps(piece)}\n\n")
+    server.answers["POST /v1/chat/completions"] = (
+        200,
+        f"data: {json.dumps(piece)}\n\ndata: [DONE]\n\n",
+    )
 
     result = run("chat", input="One?\nTwo?\n\n")
 
@@ -378,6 +381,41 @@ def test_missing_key_says_how_to_get_one(server):
 
     assert result.exit_code == 1
     assert "everlearn key create NAME --local" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "end", ["", f"data: {json.dumps({'error': {'message': 'no memory'}})}\n\n"]
+)
+def test_a_reply_that_breaks_off_is_a_failure(server, end):
+    piece = {"choices": [{"index": 0, "delta": {"content": "The Pale"}}]}
+    server.answers["POST /v1/chat/completions"] = (200, f"data: {json.dumps(piece)}\n\n{end}")
+
+    result = run("chat", "Which ferry?")
+
+    assert result.exit_code == 1
+    assert "The Pale" in result.stdout
+    assert "The reply broke off" in result.stderr
+    assert ("no memory" in result.stderr) is bool(end)
+
+
+@pytest.mark.parametrize(
+    ("name", "named"),
+    [
+        ("EVERLEARN_GATEWAY__PORT", "EVERLEARN_GATEWAY__PORT does not fit"),
+        ("EVERLEARN_GATEWAY__PROT", "EVERLEARN_GATEWAY__PROT does not fit"),
+        ("EVERLEARN_ENGINE__EXTRA_ARGS", '"engine"'),
+        ("EVERLEARN_ENGINE", '"engine"'),
+    ],
+)
+def test_a_wrong_setting_is_named_in_one_line_and_not_shown(server, monkeypatch, name, named):
+    monkeypatch.setenv(name, "my-secret")
+
+    result = run("doctor")
+
+    assert result.exit_code == 1
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert named in result.stderr
+    assert "my-secret" not in result.output
 
 
 def test_no_server_says_how_to_start_one(server, monkeypatch):

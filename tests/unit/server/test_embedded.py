@@ -25,6 +25,7 @@ from server.embedded.state import (
 )
 from server.embedded.supervisor import Supervisor
 
+ROOT = Path(__file__).parents[3]
 SLEEP = "import time; time.sleep(60)"
 
 
@@ -214,6 +215,64 @@ def test_long_log_is_set_aside(tmp_path):
     assert child.log_path.read_text() == "fresh\n"
 
 
+def test_long_log_is_set_aside_while_its_child_writes_on(supervisor, tmp_path):
+    flag = tmp_path / "flag"
+    code = f"""
+import pathlib, time
+print("before", flush=True)
+while not pathlib.Path({str(flag)!r}).exists(): time.sleep(0.01)
+print("after", flush=True)
+{SLEEP}
+"""
+    child = python("chatty", code, tmp_path)
+    supervisor.start(child)
+    wait_until(lambda: child.log_path.read_text() == "before\n")
+    os.truncate(child.log_path, LOG_BYTES + 1)
+
+    supervisor.poll()
+    flag.touch()
+    wait_until(lambda: child.log_path.read_text() == "after\n")
+
+    assert (tmp_path / "chatty.log.1").read_bytes().startswith(b"before")
+
+
+def test_child_says_itself_that_it_is_ready(supervisor, tmp_path):
+    file = tmp_path / "ready"
+    file.touch()  # of an earlier start
+    code = f"""
+import os, pathlib, time
+time.sleep(0.3)
+pathlib.Path(os.environ["EVERLEARN_READY_FILE"]).write_text("now")
+{SLEEP}
+"""
+    child = python("worker", code, tmp_path, ready_file=file, is_ready=file.exists)
+
+    supervisor.start(child)
+    assert not file.exists()
+    supervisor.wait_ready(child)
+
+    assert child.is_alive
+
+
+def test_worker_that_takes_messages_touches_the_file(tmp_path):
+    file = tmp_path / "ready"
+    code = """
+import os
+from celery import signals
+import workers.app
+signals.worker_ready.send(sender=None)
+"""
+    env = {**os.environ, "EVERLEARN_REDIS_URL": "redis://127.0.0.1:9/0", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code]
+
+    subprocess.run(command, env=env, cwd=tmp_path, check=True)
+    assert not file.exists()
+    env["EVERLEARN_READY_FILE"] = str(file)
+    subprocess.run(command, env=env, cwd=tmp_path, check=True)
+
+    assert file.exists()
+
+
 def test_state_is_read_back_while_its_process_lives(tmp_path):
     state = State.of_this_process("http://127.0.0.1:1").with_child("gateway", 7)
 
@@ -317,6 +376,21 @@ def test_plan_starts_nothing_that_somebody_else_runs(tmp_path):
     names = [child.name for child in plan.children]
     assert names == ["worker-train", "worker-light", "beat", "gateway"]
     assert plan.gateway.env["EVERLEARN_ENGINE__URL"] == "http://elsewhere:8000"
+
+
+def test_engine_gets_a_key_of_this_start_that_only_its_clients_know(tmp_path):
+    settings = Settings(_env_file=None, home=tmp_path)
+
+    plans = [make_plan(settings, tmp_path / "model") for _ in range(2)]
+
+    keys = [plan.engine.env["VLLM_API_KEY"] for plan in plans]
+    assert len(set(keys)) == 2
+    for plan, key in zip(plans, keys, strict=True):
+        assert len(key) >= 32
+        assert plan.gateway.env["EVERLEARN_ENGINE__API_KEY"] == key
+        assert key not in str(plan.settings)
+        assert key not in plan.queue.env.values()
+        assert all(key not in part for child in plan.children for part in child.command)
 
 
 def test_password_of_the_queue_is_in_no_command_line(tmp_path):

@@ -8,12 +8,20 @@ from collections.abc import AsyncIterator
 import pytest
 from sqlalchemy import text
 
+from server.core.errors import EngineError, InvalidRequest
 from server.core.security import Scope
+from server.core.settings import EngineSettings, Settings
 from server.db.session import Database
-from server.engine.proxy import engine_order
+from server.engine.client import EngineClient
+from server.engine.proxy import engine_order, open_reply
+from server.engine.routing import Route
+from server.gateway.chat import parse_chat
 from server.gateway.errors import engine_refusal, stream_error
 from server.http.auth import FRESH_S, STALE_S, KeyRing
+from server.runtime import Runtime
 from server.services import keys
+from tests.conftest import RecordingQueue
+from tests.support.fake_engine import FakeEngine, serve
 
 SECRET = "el_test"
 
@@ -125,6 +133,37 @@ def test_only_model_and_usage_are_changed_on_the_way_to_the_engine(
     assert withholds_usage is withholds
 
 
+@pytest.mark.parametrize(("given", "sent"), [(-1000, 0), (-(10**30), 0), (0, 0), (7, 7)])
+def test_a_client_goes_before_nobody(given: int, sent: int) -> None:
+    order, _ = engine_order("smollm2@base", {"messages": [], "priority": given})
+
+    assert json.loads(order)["priority"] == sent
+
+
+@pytest.mark.parametrize("priority", ["-5", -5.0, True, [1]])
+def test_a_priority_is_a_whole_number_or_nothing(priority: object) -> None:
+    body = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
+
+    with pytest.raises(InvalidRequest, match="priority must be a whole number"):
+        parse_chat(json.dumps({**body, "priority": priority}).encode())
+    assert parse_chat(json.dumps({**body, "priority": None}).encode()).model == "m"
+
+
+async def test_the_connection_of_a_whole_stream_is_used_again() -> None:
+    engine = FakeEngine()
+    request = {"messages": [{"role": "user", "content": "x"}], "stream": True}
+    with serve(engine.app()) as served:
+        async with EngineClient(EngineSettings(), served.url) as client:
+            for _ in range(3):
+                async with open_reply(client, engine.base, request) as reply:
+                    async for _ in reply.events():
+                        if reply.is_done:  # the gateway leaves here
+                            break
+
+    assert len(engine.peers) == 3
+    assert len(set(engine.peers)) == 1
+
+
 @pytest.mark.parametrize(
     ("status", "body", "expected"),
     [
@@ -177,3 +216,19 @@ def test_the_server_starts_without_any_ml_framework() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
 
     assert done.returncode == 0, done.stderr
+
+
+async def test_an_engine_that_refuses_our_key_is_named_in_readyz(
+    settings: Settings, database: Database
+) -> None:
+    engine = FakeEngine(api_key="another")
+    with serve(engine.app()) as served:
+        client = EngineClient(EngineSettings(), served.url)
+        runtime = Runtime(settings, database, RecordingQueue(), client)
+        await runtime.tend_engine()
+        state = (await runtime.readiness())["engine"]
+        with pytest.raises(EngineError, match="401"):
+            await runtime.ensure_route(Route("smollm2", "smollm2@base", "smollm2@base", None))
+        await runtime.close()
+
+    assert "401" in state

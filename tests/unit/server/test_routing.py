@@ -55,7 +55,7 @@ def test_a_public_name_leads_to_its_weights(requested: str, public: str, engine_
 def test_a_champion_that_is_the_base_has_no_number_and_no_path() -> None:
     route = resolve(snapshot(line(version(1))), "smollm2")
 
-    assert (route.engine_name, route.number, route.path) == ("smollm2@base", None, None)
+    assert (route.engine_name, route.weights) == ("smollm2@base", None)
 
 
 @pytest.mark.parametrize(
@@ -142,11 +142,11 @@ def test_a_route_is_always_servable_weights_of_the_line_that_was_named(
 
     routes = snapshot.adapters[requested.partition("@")[0]]
     assert route.adapter == routes.name
-    if route.number is None:
+    if route.weights is None:
         assert route.engine_name == routes.base_engine_name
     else:
-        chosen = routes.versions[route.number]
-        assert chosen.status == "servable"
-        assert (route.engine_name, route.path) == (chosen.engine_name, chosen.path)
+        assert route.weights is routes.versions[route.weights.number]
+        assert route.weights.status == "servable"
+        assert route.engine_name == route.weights.engine_name
     if "." in requested.partition("@")[2]:
         assert route.engine_name == requested

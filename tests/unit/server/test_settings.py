@@ -40,6 +40,32 @@ def test_nested_setting_comes_from_the_environment(monkeypatch):
     assert Settings(_env_file=None).gateway.port == 9000
 
 
+@pytest.mark.parametrize("name", ["EVERLEARN_ENGINE__MAX_MODEL_LEN", "EVERLEARN_DATABASE_URL"])
+def test_empty_means_not_set(monkeypatch, name):
+    monkeypatch.setenv(name, "")
+
+    settings = Settings(_env_file=None)
+
+    assert settings.database_url is None
+    assert settings.engine.max_model_len is None
+
+
+def test_secrets_are_not_printed(monkeypatch):
+    monkeypatch.setenv("EVERLEARN_ADMIN_KEY", "a-secret-of-an-operator")
+    monkeypatch.setenv("EVERLEARN_ENGINE__API_KEY", "a-secret-of-an-operator")
+
+    assert "a-secret" not in repr(Settings(_env_file=None))
+
+
+def test_wrong_value_is_not_repeated(monkeypatch):
+    monkeypatch.setenv("EVERLEARN_GATEWAY__PORT", "a-secret-in-the-wrong-place")
+
+    with pytest.raises(ValidationError) as caught:
+        Settings(_env_file=None)
+
+    assert "a-secret" not in str(caught.value)
+
+
 def test_unknown_name_in_a_group_is_refused(monkeypatch):
     monkeypatch.setenv("EVERLEARN_GATEWAY__PROT", "9000")
 

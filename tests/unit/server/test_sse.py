@@ -79,6 +79,41 @@ def test_a_stream_is_assembled_from_its_first_choice() -> None:
     assert assembler.is_done is True
 
 
+CALL = {"id": "c1", "type": "function", "function": {"name": "find", "arguments": '{"who": 1}'}}
+
+
+def test_tool_calls_are_the_reply_of_a_body() -> None:
+    assembler = CompletionAssembler()
+    message = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+    assembler.feed_body(json.dumps({"choices": [{"index": 0, "message": message}]}).encode())
+
+    assert json.loads(assembler.result().reply) == {"content": None, "tool_calls": [CALL]}
+
+
+def test_tool_calls_of_a_stream_are_put_together() -> None:
+    pieces = [
+        {"content": "Let me look."},
+        {"tool_calls": [{"index": 0, "id": "c1", "function": {"name": "find", "arguments": ""}}]},
+        {"tool_calls": [{"index": 0, "function": {"arguments": '{"who":'}}]},
+        {"tool_calls": [{"index": 0, "function": {"arguments": " 1}"}}]},
+        {
+            "tool_calls": [
+                {"index": 1, "id": "c2", "function": {"name": "stop"}},
+                "odd",
+                {"index": 9},
+            ]
+        },
+    ]
+    assembler = CompletionAssembler()
+    for piece in pieces:
+        event = {"choices": [{"index": 0, "delta": piece}]}
+        assembler.feed_event(b"data: " + json.dumps(event).encode() + b"\n\n")
+
+    reply = json.loads(assembler.result().reply)
+    second = {"id": "c2", "type": "function", "function": {"name": "stop", "arguments": ""}}
+    assert reply == {"content": "Let me look.", "tool_calls": [CALL, second]}
+
+
 def test_an_error_event_is_read_in_both_of_vllms_forms() -> None:
     nested, flat = CompletionAssembler(), CompletionAssembler()
 
