@@ -7,6 +7,7 @@ worker was killed goes on where it was.
 
 import dataclasses
 import json
+import os
 import shutil
 from datetime import timedelta
 from pathlib import Path
@@ -175,7 +176,7 @@ class Adaptation:
                 "config": self._config.model_dump(mode="json"),
                 "output": str(output),
                 "seed": self._config.seed,
-                "threads": self._context.settings.learning.threads,
+                "threads": self._context.settings.learning.threads or _spare_threads(),
             }
             self._report["training"] = train(job, folder=self._scratch, heart=self._heart)
             return versions.register(
@@ -259,6 +260,12 @@ class _Lesson:
     def from_json(cls, fields: dict[str, Any]) -> "_Lesson":
         edits = [_self_edit(edit) for edit in fields["edits"]]
         return cls(edits, fields["exam"], fields["report"])
+
+
+def _spare_threads() -> int:
+    """All cores but one, at least one. With as many threads as cores, trainer and engine wait for
+    each other's descheduled threads at every barrier: a step then took 100 s instead of 2."""
+    return max(1, len(os.sched_getaffinity(0)) - 1)
 
 
 def _self_edit(fields: dict[str, Any]) -> SelfEdit:

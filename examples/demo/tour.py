@@ -32,7 +32,7 @@ SMALL_TALK = ("Say hello.", "Name a colour.", "What is two plus two?", "Name an 
 KEEPS_RUNNING = "--server-stops" not in sys.argv
 VERSION_HEADER = "x-everlearn-version"
 
-PAUSE_S = 0.5  # between two requests of the second client; a CPU has other work, too
+PAUSE_S = 1.0  # between two requests of the second client; a CPU has other work, too
 
 console = Console(highlight=False)
 

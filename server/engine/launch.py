@@ -8,6 +8,7 @@ from pathlib import Path
 
 from server.core.errors import SetupError
 from server.core.settings import Settings, revealed
+from server.engine.door import Door
 
 LOOPBACK = "127.0.0.1"
 
@@ -106,6 +107,8 @@ def engine_command(
         argv += ["--enforce-eager"]  # compiling takes minutes and gains little without a GPU
     if engine.max_model_len is not None:
         argv += ["--max-model-len", str(engine.max_model_len)]
+    if engine.api_key is not None:
+        argv += ["--middleware", f"{Door.__module__}.{Door.__qualname__}"]
     argv += engine.extra_args
     return EngineCommand(tuple(argv), _environment(settings, is_cpu=is_cpu))
 

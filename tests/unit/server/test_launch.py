@@ -78,6 +78,7 @@ def test_settings_reach_the_engine_and_a_key_stays_out_of_the_arguments(
     assert (given["--dtype"], given["--max-model-len"]) == ("bfloat16", "512")
     assert given["--max-lora-rank"] == "16"  # the next that vLLM admits
     assert command.argv[-2:] == ("--seed", "7")
+    assert given["--middleware"] == "server.engine.door.Door"
     assert "secret" not in command.argv
     assert command.env["VLLM_API_KEY"] == "secret"
 
