@@ -34,6 +34,7 @@ class Interaction(Row):
     is_stream: Mapped[bool]
     request: Mapped[dict[str, Any]]
     reply: Mapped[str] = mapped_column(Text)
+    """The text of the first choice; a reply of tool calls is kept as their JSON."""
     finish_reason: Mapped[str | None] = mapped_column(String(50))
     outcome: Mapped[str] = mapped_column(String(20))
     status: Mapped[int]
