@@ -84,7 +84,7 @@ class SelfEditSpec(_Settings):
 class ReplaySpec(_Settings):
     """General prompts answered by the base model, mixed in against forgetting."""
 
-    prompts_per_epoch: int = Field(default=24, ge=0)
+    prompts_per_epoch: int = Field(default=40, ge=0)
     """Replay segments in each pass, drawn in turn from the prompts; 0 turns replay off."""
     prompts: int = Field(default=48, ge=0)
     """Different prompts answered."""

@@ -6,13 +6,13 @@ says it as a person would ("How many instruments does the collection hold?"). Wh
 is dropped; a model too small to write leaves none, and that is no error.
 """
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from adapters.corpus.questions import SpanQuestion, is_topic
 from adapters.corpus.reading import Reading
+from adapters.evaluation.question_checks import fault_of, is_foreign, is_inventive
 from adapters.rewards.answers import is_correct, normalise
 from adapters.sampling import Sampler
 from adapters.types import ChatMessage, SamplingParams
@@ -44,74 +44,12 @@ _EXAMPLES = (
 _INSTRUCTION = "Ask this in better English: {}"
 _OPEN_BOOK = "Read this text and answer the question in a few words.\n\nText: {}\n\nQuestion: {}"
 _REPLY_TOKENS = 32
-_MOST_NEW_WORDS = 1
-_ASKS_A_NUMBER = re.compile(r"\b(?:how many|how much|how long|how old|what year)\b", re.IGNORECASE)
-_ASKS_NO_NUMBER = re.compile(r"(?:who|whose|whom|where|why)\b", re.IGNORECASE)
-_MOST_WORDS = 25
-_LEAST_WORDS = 4
 _EXAMPLE_WORDS = frozenset(
     word
     for examples in _EXAMPLES
     for pair in examples
     for word in normalise(" ".join(pair)).split()
     if len(word) > 3
-)
-_EVERYDAY = frozenset(
-    [
-        "after",
-        "before",
-        "below",
-        "above",
-        "called",
-        "carry",
-        "country",
-        "date",
-        "does",
-        "each",
-        "english",
-        "from",
-        "have",
-        "held",
-        "high",
-        "into",
-        "located",
-        "long",
-        "made",
-        "many",
-        "month",
-        "much",
-        "name",
-        "named",
-        "number",
-        "open",
-        "people",
-        "place",
-        "since",
-        "start",
-        "take",
-        "that",
-        "there",
-        "this",
-        "time",
-        "town",
-        "under",
-        "until",
-        "used",
-        "what",
-        "when",
-        "where",
-        "which",
-        "while",
-        "whom",
-        "whose",
-        "with",
-        "word",
-        "year",
-        "years",
-        "will",
-        "were",
-        "been",
-    ]
 )
 
 
@@ -155,7 +93,7 @@ def write_questions(
     seen: set[str] = set()
     for question, reply in zip(questions, written, strict=True):
         prompt = reply.strip().partition("\n")[0].strip().strip('"')
-        reason = _fault(prompt, question, reading) or (
+        reason = fault_of(prompt, question, reading, example_words=_EXAMPLE_WORDS) or (
             "repeated" if normalise(prompt) in seen else None
         )
         if reason:
@@ -194,10 +132,10 @@ def _answered_from_text(
         reply = raw.strip()
         if not _is_answered(reply, prompt, source):
             dropped["answered otherwise"] += 1
-        elif len(_new_words(reply, reading)) > _MOST_NEW_WORDS:
+        elif is_inventive(reply, reading):
             dropped["answered with inventions"] += 1
         else:
-            is_grounded = reply.endswith(".") and not _is_foreign_text(reply, reading)
+            is_grounded = reply.endswith(".") and not is_foreign(reply, reading)
             kept.append(WrittenQuestion(prompt, source, reply if is_grounded else None))
     return kept
 
@@ -216,48 +154,3 @@ def _is_answered(reply: str, prompt: str, question: SpanQuestion) -> bool:
 
 def _exchange(user: str, assistant: str) -> list[ChatMessage]:
     return [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]
-
-
-def _fault(prompt: str, question: SpanQuestion, reading: Reading) -> str | None:
-    """Why a written question is of no use, or None."""
-    words = normalise(prompt).split()
-    if not prompt.endswith("?") or prompt.count("?") > 1:
-        return "not one question"
-    if not _LEAST_WORDS <= len(words) <= _MOST_WORDS:
-        return "too short or long"
-    if is_correct(prompt, [question.answer]):
-        return "gives the answer away"
-    if _ASKS_NO_NUMBER.match(prompt) if question.is_number else _ASKS_A_NUMBER.search(prompt):
-        return "asks for something else"
-    if _is_foreign_text(prompt, reading):
-        return "names what the text does not"
-    new = _new_words(prompt, reading)
-    if len(new) > _MOST_NEW_WORDS:
-        return "too far from the text"
-    if new & _EXAMPLE_WORDS:
-        return "copied from the examples"
-    own = set(normalise(question.echo).split())
-    if not any(len(word) > 3 and word in own and word not in _EVERYDAY for word in words):
-        return "about something else"
-    return None
-
-
-def _is_foreign_text(text: str, reading: Reading) -> bool:
-    """Whether a name or number in it, its first word aside, is not in the document."""
-    text_words = _words_of(reading)
-    return any(
-        word not in text_words
-        for token in text.split()[1:]
-        if token[:1].isupper() or re.search(r"\d", token)
-        for word in normalise(token).split()
-    )
-
-
-def _new_words(text: str, reading: Reading) -> set[str]:
-    """Its longer words that are neither the document's nor everyone's."""
-    known = _words_of(reading) | _EVERYDAY
-    return {word for word in normalise(text).split() if len(word) > 3 and word not in known}
-
-
-def _words_of(reading: Reading) -> set[str]:
-    return set(normalise(" ".join(s.text for s in reading.sentences)).split())

@@ -36,6 +36,7 @@ def celery(*arguments: str, redis_url: str, settings: Settings, url: str) -> Ite
         "EVERLEARN_DATABASE_URL": url,
         "EVERLEARN_REDIS_URL": redis_url,
         "EVERLEARN_ENGINE__URL": "http://127.0.0.1:9",  # nobody is there
+        "EVERLEARN_ENGINE__START_TIMEOUT_S": "1",  # and nobody will come
         "EVERLEARN_LEARNING__QUIET_S": "0.2",
         "EVERLEARN_LEARNING__TICK_S": "0.3",
     }
