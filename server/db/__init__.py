@@ -1,4 +1,4 @@
-"""Tables, sessions and queries: the only place with SQL. Holds no rule."""
+"""Tables and sessions; the only place that commits. Holds no rule."""
 
 from server.db.access import ApiKey
 from server.db.adapters import Adapter, AdapterVersion, Alias, AliasEvent, VersionStatus

@@ -60,12 +60,14 @@ class Corpus:
         return recall(self._rng, self._topics[index], youth=index / len(self._topics))
 
     def draw_lesson(self) -> Lesson:
-        """One new topic or two, and replay of the stock; asked are the topics and the suite."""
+        """One new topic or two, and replay of the stock; asked are the topics and some of the suite."""
         rng = self._rng
         sizes = rng.choice(((rng.randint(7, 12),), (rng.randint(5, 8), rng.randint(5, 8))))
         lessons = [make_lesson(rng, make_topic(rng, facts=size)) for size in sizes]
         taught = [_chat(*pair) for pair in rng.sample(self._stock, 12)]
-        asked = [_chat(*pair) for pair in (*self._suite, *rng.sample(self._stock, 8))]
+        asked = [
+            _chat(*pair) for pair in (*rng.sample(self._suite, 16), *rng.sample(self._stock, 8))
+        ]
         for lesson in lessons:
             taught += lesson.taught
             asked += lesson.asked
