@@ -7,6 +7,7 @@ Holds no rule; those are in :mod:`server.services` and :mod:`server.engine`.
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
+from typing import TypeVar
 
 import structlog
 from sqlalchemy import text
@@ -32,6 +33,8 @@ from server.engine.routing import Route, RoutingSnapshot, VersionRoute, resolve
 from server.services import registry
 
 log = structlog.get_logger(__name__)
+
+Result = TypeVar("Result")
 
 REQUEST_LOAD_TIMEOUT_S = 10.0
 """How long a request waits for weights that the engine has lost."""
@@ -139,6 +142,16 @@ class Runtime:
             if fresh is not None:
                 self.snapshot = fresh
                 log.info("routes_read", revision=fresh.revision, lines=len(fresh.adapters))
+
+    async def read(self, query: Callable[[Session], Result]) -> Result:
+        """Read what tells of versions, and route by nothing older than what was read.
+
+        A worker promotes in a process of its own. Whoever hears from us that its run has succeeded
+        must be answered by the new version from then on, not from the next look at the routes on.
+        """
+        found = await self.database.read(query)
+        await self.refresh()
+        return found
 
     async def tend_engine(self) -> None:
         """One look at the engine: probe it when it is new, then load and unload what is due."""

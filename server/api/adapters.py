@@ -31,7 +31,7 @@ async def list_adapters(runtime: RuntimeDep, _: Ingest) -> Listing:
     def read(session: Session) -> list[AdapterView]:
         return [adapter_view(session, row) for row in registry.list_adapters(session)]
 
-    return Listing(data=await runtime.database.read(read))
+    return Listing(data=await runtime.read(read))
 
 
 @router.get("/{name}", responses={404: {}})
@@ -41,7 +41,7 @@ async def get_adapter(name: Text, runtime: RuntimeDep, _: Ingest) -> AdapterView
     def read(session: Session) -> AdapterView:
         return adapter_view(session, registry.get_adapter(session, name))
 
-    return await runtime.database.read(read)
+    return await runtime.read(read)
 
 
 @router.post("/{name}/promote", responses={400: {}, 404: {}, 409: {}})

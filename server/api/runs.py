@@ -58,7 +58,7 @@ async def list_runs(
         rows = runs.list_runs(session, document_id=document_id, limit=limit)
         return [run_view(session, row) for row in rows]
 
-    return Listing(data=await runtime.database.read(read))
+    return Listing(data=await runtime.read(read))
 
 
 @router.get("/{run_id}", responses={404: {}})
@@ -90,7 +90,7 @@ async def _read(runtime: Runtime, run_id: str) -> RunView:
     def read(session: Session) -> RunView:
         return run_view(session, runs.get_run(session, run_id))
 
-    return await runtime.database.read(read)
+    return await runtime.read(read)
 
 
 async def _changes(runtime: Runtime, view: RunView) -> AsyncIterator[str]:

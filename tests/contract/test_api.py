@@ -15,7 +15,7 @@ from server.app import create_app
 from server.core.settings import DocumentSettings, EngineSettings, Settings
 from server.db import Base
 from server.db.session import Database
-from server.services import keys
+from server.services import keys, promotion
 from server.services.bootstrap import ensure_line
 from tests.conftest import BASE_HASH, RecordingQueue
 from tests.support.factories import make_document, make_run, make_version
@@ -322,6 +322,24 @@ def test_promotion_and_rollback_move_what_answers_at_once(api: Api) -> None:
         ("rollback", "test"),
         ("promote", ""),
     ]
+
+
+def test_who_hears_of_a_move_is_answered_by_it(api: Api) -> None:
+    with api.database.unit_of_work() as session:
+        make_version(session, ensure_adapter(session))
+
+    for wanted in ("v1", "base") * 3:
+        with api.database.unit_of_work() as session:  # as a worker does, in another process
+            adapter = ensure_adapter(session)
+            move = promotion.plan_promotion(session, adapter, wanted)
+            promotion.apply_move(session, adapter, move, actor="run:x", reason="")
+        told = api.client.get("/api/v1/adapters/smollm2").json()["champion"]
+        answer = api.client.post(
+            "/v1/chat/completions",
+            json={"model": "smollm2", "messages": [{"role": "user", "content": "Hi"}]},
+        )
+
+        assert answer.headers["x-everlearn-version"] == told == f"smollm2@{wanted}"
 
 
 def test_promotion_fails_whole_when_the_engine_refuses_the_weights(api: Api) -> None:
