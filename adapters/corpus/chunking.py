@@ -20,7 +20,9 @@ def chunk_text(text: str, *, max_chars: int) -> list[str]:
         raise ValueError(f"max_chars is {max_chars}, it must be at least 1")
     if not text.strip():
         return []
-    # Trimmed chunks tell the borders; left untrimmed, the splitter makes chunks of white space.
-    borders = [start for start, _ in TextSplitter(max_chars).chunk_indices(text)]
+    # Trimmed chunks tell the borders; left untrimmed, the splitter makes chunks of white space. It
+    # knows fewer characters as white space than Python does (not the separators U+001C to U+001F).
+    pieces = TextSplitter(max_chars).chunk_indices(text)
+    borders = [start for start, piece in pieces if piece.strip()]
     starts = [0, *borders[1:]]
     return [text[start:end] for start, end in zip(starts, [*starts[1:], None], strict=True)]

@@ -12,6 +12,8 @@ TEXTS = st.text(st.characters(codec="utf-8"), max_size=300)
 @given(text=TEXTS, max_chars=st.integers(1, 60))
 @example(text="é" * 100 + " 東京。" * 20, max_chars=7)
 @example(text="\n\n a \n\n\n b \n", max_chars=3)
+@example(text="0\x1f", max_chars=1)
+@example(text="\x1f0 1", max_chars=1)
 def test_chunks_concatenate_to_the_text(text: str, max_chars: int):
     chunks = chunk_text(text, max_chars=max_chars)
 
