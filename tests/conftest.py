@@ -1,8 +1,10 @@
 """What every test may ask for: settings that touch only a temporary folder, and a database."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from server.core.settings import Settings
@@ -11,6 +13,12 @@ from server.db.session import Database
 from server.services.bootstrap import ensure_line
 
 BASE_HASH = "0" * 64
+
+# Developers explore with fresh examples; CI repeats the same ones, so that a red run is a change's
+# doing. No deadline: a busy machine is no defect.
+hypothesis.settings.register_profile("explore", deadline=None)
+hypothesis.settings.register_profile("repeat", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("repeat" if os.environ.get("CI") else "explore")
 
 
 class RecordingQueue:
@@ -26,8 +34,6 @@ class RecordingQueue:
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Defaults in a folder of the test's own, whatever the developer's environment says."""
-    import os
-
     for name in list(os.environ):
         if name.startswith("EVERLEARN_") and name != "EVERLEARN_DATA":
             monkeypatch.delenv(name)
