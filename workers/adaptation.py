@@ -62,9 +62,10 @@ def run(context: WorkerContext, run_id: str) -> None:
         adaptation = Adaptation(context, owned, heart)
         try:
             adaptation.go_through()
-        except (RunCancelled, LeaseLost):
-            # Closing it as cancelled changes nothing where the lease is really lost.
+        except RunCancelled:
             adaptation.close(RunStatus.CANCELLED)
+        except LeaseLost as lost:  # whoever has it now, or takes it next, goes on with it
+            log.warning("run_lost", run_id=run_id, reason=str(lost))
         except (AppError, SamplingError, TrainingFailed, versions.ArtifactRefused) as failure:
             adaptation.close(RunStatus.FAILED, error=str(failure))
         except Exception:  # a defect of ours; the run must still end
@@ -199,6 +200,9 @@ class Adaptation:
         with self._stage("swap"):
             verdict = str(exam.decision.verdict)
             with self._database.unit_of_work() as session:
+                # A cancel that came after the last beat still counts; none can come after this one.
+                if runs.heartbeat(session, self._owned, stage="swap"):
+                    raise RunCancelled
                 adapter = session.get_one(Adapter, material.adapter.id)
                 if promotion.champion_revision(session, adapter) != material.champion_revision:
                     raise AliasMoved(adapter.name, CHAMPION)

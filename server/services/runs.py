@@ -169,17 +169,16 @@ def finish(
     Raises:
         LeaseLost: the run belongs to another worker by now; nothing is changed.
     """
-    update_owned = _owned_update(owned)
-    if status == RunStatus.SUCCEEDED:  # a cancel that came after the last beat still counts
-        update_owned = update_owned.where(AdaptationRun.cancel_requested_at.is_(None))
     row = session.execute(
-        update_owned.values(
+        _owned_update(owned)
+        .values(
             status=status,
             verdict=verdict,
             report=report or {},
             error=error,
             finished_at=utc_now(),
-        ).returning(AdaptationRun.id)
+        )
+        .returning(AdaptationRun.id)
     ).one_or_none()
     if row is None:
         raise LeaseLost(owned.run_id, owned.attempt)

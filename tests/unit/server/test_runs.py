@@ -7,7 +7,7 @@ import pytest
 from server.core.clock import utc_now
 from server.core.errors import LeaseLost, NothingToLearn, RunNotCancellable
 from server.core.queue import RUN_ADAPTATION
-from server.db import AdaptationRun, Adapter, DocumentState, RunStatus, VersionStatus
+from server.db import Adapter, DocumentState, RunStatus, VersionStatus
 from server.db.session import Database
 from server.services import documents, promotion, registry, runs
 from tests.conftest import RecordingQueue
@@ -230,19 +230,3 @@ def test_a_failed_run_does_not_unlearn_what_the_champion_knows(
 
     with database.unit_of_work() as session:
         assert documents.get_document(session, document.id).state == DocumentState.LEARNT
-
-
-def test_a_cancel_after_the_last_beat_still_counts(database: Database, adapter: Adapter) -> None:
-    with database.unit_of_work() as session:
-        make_document(session)
-        run = make_run(session, adapter)
-        owned = runs.claim(session, run.id, worker="a", lease=LEASE)
-        runs.request_cancel(session, run.id)
-    assert owned is not None
-
-    with pytest.raises(LeaseLost), database.unit_of_work() as session:
-        runs.finish(session, owned, status=RunStatus.SUCCEEDED, verdict="promote")
-    with database.unit_of_work() as session:
-        runs.finish(session, owned, status=RunStatus.CANCELLED)
-        session.flush()
-        assert session.get_one(AdaptationRun, run.id).status == RunStatus.CANCELLED

@@ -1,0 +1,121 @@
+"""The end of a run: verdict, alias and status together, or nothing of it."""
+
+from datetime import timedelta
+from typing import Any, cast
+
+import pytest
+
+from adapters.evaluation.gate import Decision, Verdict
+from adapters.spec import SealConfig
+from server.core.clock import utc_now
+from server.core.errors import AliasMoved, LeaseLost
+from server.core.settings import Settings
+from server.db import Adapter, RunStatus, VersionStatus
+from server.db.session import Database
+from server.services import promotion, registry, runs
+from tests.conftest import RecordingQueue
+from tests.support.factories import make_document, make_run, make_version
+from workers.adaptation import Adaptation
+from workers.context import WorkerContext
+from workers.examination import Exam
+from workers.heart import Heart, RunCancelled
+from workers.material import Material, collect
+
+LEASE = timedelta(seconds=30)
+
+
+class Ending:
+    """A run that has sat its exam."""
+
+    def __init__(
+        self, database: Database, adapter: Adapter, settings: Settings, queue: RecordingQueue
+    ) -> None:
+        self.database, self.adapter = database, adapter
+        with database.unit_of_work() as session:
+            make_document(session)
+            run = make_run(session, adapter)
+            run.config = SealConfig().model_dump(mode="json")
+            session.flush()
+            owned = runs.claim(session, run.id, worker="a", lease=LEASE)
+            assert owned is not None
+            self.owned = owned
+            self.material: Material = collect(session, owned)
+            self.version_id = make_version(
+                session, adapter, status=VersionStatus.CANDIDATE, claim=owned
+            ).id
+        context = WorkerContext(settings, database, cast(Any, queue), "test")
+        self.heart = Heart(database, owned, every_s=60, lease_s=60)
+        self.adaptation = Adaptation(context, owned, self.heart)
+
+    def swap(self, verdict: Verdict = Verdict.PROMOTE) -> None:
+        exam = Exam((), (), (), Decision(verdict, ("a reason",), (), None))
+        self.adaptation._swap(self.material, self.version_id, exam)
+
+    def state(self) -> tuple[str, str, int | None]:
+        """Status of the run, status of its version, number of the champion."""
+        with self.database.unit_of_work() as session:
+            champion = promotion.champion(session, self.adapter)
+            return (
+                runs.get_run(session, self.owned.run_id).status,
+                registry.by_id(session, self.version_id).status,
+                champion.number if champion else None,
+            )
+
+
+@pytest.fixture
+def ending(
+    database: Database, adapter: Adapter, settings: Settings, queue: RecordingQueue
+) -> Ending:
+    return Ending(database, adapter, settings, queue)
+
+
+NOTHING_CHANGED = (RunStatus.RUNNING, VersionStatus.CANDIDATE, None)
+
+
+def test_a_promotion_serves(ending: Ending) -> None:
+    ending.swap()
+
+    assert ending.state() == (RunStatus.SUCCEEDED, VersionStatus.SERVABLE, 1)
+
+
+@pytest.mark.parametrize("verdict", [Verdict.REJECT, Verdict.INCONCLUSIVE])
+def test_anything_else_does_not(ending: Ending, verdict: Verdict) -> None:
+    ending.swap(verdict)
+
+    assert ending.state() == (RunStatus.SUCCEEDED, VersionStatus.REJECTED, None)
+
+
+def test_a_cancel_after_the_last_beat_still_counts(ending: Ending) -> None:
+    with ending.database.unit_of_work() as session:
+        runs.request_cancel(session, ending.owned.run_id)
+
+    with pytest.raises(RunCancelled):
+        ending.swap()
+
+    assert ending.state() == NOTHING_CHANGED
+
+
+def test_a_lost_lease_changes_nothing(ending: Ending) -> None:
+    with ending.database.unit_of_work() as session:
+        later = utc_now() + 2 * LEASE
+        runs.claim(session, ending.owned.run_id, worker="b", lease=LEASE, now=later)
+
+    with pytest.raises(LeaseLost):
+        ending.swap()
+
+    assert ending.state() == NOTHING_CHANGED
+
+
+@pytest.mark.parametrize("verdict", [Verdict.PROMOTE, Verdict.REJECT])
+def test_an_exam_against_yesterdays_champion_decides_nothing(
+    ending: Ending, verdict: Verdict
+) -> None:
+    with ending.database.unit_of_work() as session:
+        other = make_version(session, ending.adapter)
+        move = promotion.plan_promotion(session, ending.adapter, other.number)
+        promotion.apply_move(session, ending.adapter, move, actor="admin", reason="")
+
+    with pytest.raises(AliasMoved):
+        ending.swap(verdict)
+
+    assert ending.state() == (RunStatus.RUNNING, VersionStatus.CANDIDATE, 2)
