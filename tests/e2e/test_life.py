@@ -1,10 +1,8 @@
-"""The whole life on real vLLM: asked, taught, examined, swapped, rolled back; and a killed worker.
+"""The whole life on real vLLM: asked, taught, examined, swapped, rolled back.
 
-The tests share one server and may run in any order: each teaches a text of its own.
+One test alone teaches this server: what an exam says depends on all that was taught before it.
 """
 
-import os
-import signal
 from collections.abc import Iterator
 
 import pytest
@@ -12,28 +10,15 @@ import pytest
 from tests.support import texts
 from tests.support.stack import (
     TINY_MODEL,
+    TINY_SETTINGS,
     Stack,
-    ask,
     constant_traffic,
     running_stack,
-    wait_for,
 )
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 MODEL = "tiny"
-
-# How to teach so small a model in seconds (tests/support/tiny_model/README.md).
-TINY_SETTINGS = {
-    "EVERLEARN_LEARNING__QUIET_S": "0.5",
-    "EVERLEARN_LEARNING__TICK_S": "0.5",
-    "EVERLEARN_LEARNING__HEARTBEAT_S": "0.5",
-    "EVERLEARN_LEARNING__LEASE_S": "5",
-    "EVERLEARN_LEARNING__THREADS": "1",
-    "EVERLEARN_LEARNING__SEAL__TRAINING__LEARNING_RATE": "4e-3",
-    "EVERLEARN_LEARNING__SEAL__TRAINING__EPOCHS": "12",
-    "EVERLEARN_LEARNING__SEAL__TRAINING__BATCH_SIZE": "16",
-}
 
 
 @pytest.fixture(scope="module")
@@ -78,36 +63,3 @@ def test_a_version_is_pinned_by_its_name(stack: Stack) -> None:
 
     assert reply.headers["x-everlearn-version"] == f"{MODEL}@base"
     assert f"{MODEL}@base" in [model.id for model in client.models.list()]
-
-
-def test_a_killed_worker_costs_nothing_but_time(stack: Stack) -> None:
-    run_id = stack.teach(texts.BAKERY_TITLE, texts.BAKERY_TEXT)
-    wait_for(
-        lambda: stack.run(run_id)["stage"] == "training" and stack.run(run_id)["done"] > 0,
-        "the training under way",
-        timeout_s=120,
-    )
-    worker = stack.child_pid("worker-train")
-
-    os.kill(worker, signal.SIGKILL)
-    run = stack.finished(run_id)
-
-    assert run["status"] == "succeeded"
-    assert run["attempt"] == 2
-    adapter = stack.api.get(f"/adapters/{MODEL}").json()
-    assert [version["run_id"] for version in adapter["versions"]].count(run_id) == 1
-    moves = [event for event in adapter["events"] if run_id in event["actor"]]
-    assert len(moves) == (1 if run["verdict"] == "promote" else 0)
-    assert stack.child_pid("worker-train") != worker
-    assert ask(stack.openai(), MODEL, "Hello")
-
-
-def test_a_cancelled_run_stops_its_trainer(stack: Stack) -> None:
-    run_id = stack.teach("Cancelled", "The Pond of Grell has 77 frogs. Its keeper is Anton Wisk.")
-    wait_for(lambda: stack.run(run_id)["status"] == "running", "a running run", timeout_s=60)
-
-    stack.api.post(f"/runs/{run_id}/cancel").raise_for_status()
-    run = stack.finished(run_id, timeout_s=60)
-
-    assert run["status"] == "cancelled"
-    assert stack.champion() != run["version"]

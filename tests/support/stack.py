@@ -22,6 +22,20 @@ START_TIMEOUT_S = 240
 
 TINY_MODEL = Path(__file__).parent / "tiny_model" / "weights"
 
+# How to teach so small a model in seconds (tests/support/tiny_model/README.md).
+TINY_SETTINGS = {
+    "EVERLEARN_LEARNING__QUIET_S": "0.5",
+    "EVERLEARN_LEARNING__TICK_S": "0.5",
+    "EVERLEARN_LEARNING__HEARTBEAT_S": "0.5",
+    "EVERLEARN_LEARNING__LEASE_S": "5",
+    "EVERLEARN_LEARNING__THREADS": "1",
+    "EVERLEARN_LEARNING__SEAL__TRAINING__LEARNING_RATE": "4e-3",
+    "EVERLEARN_LEARNING__SEAL__TRAINING__EPOCHS": "12",
+    "EVERLEARN_LEARNING__SEAL__TRAINING__BATCH_SIZE": "16",
+    "EVERLEARN_LEARNING__SEAL__REPLAY__PROMPTS": "64",
+    "EVERLEARN_LEARNING__SEAL__REPLAY__PROMPTS_PER_EPOCH": "64",
+}
+
 
 @dataclass
 class Stack:
