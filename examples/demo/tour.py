@@ -112,7 +112,7 @@ def main() -> int:
         problems = verdict(before, after, back, again, other)
         show_summary(before, after, back, again, other, len(questions))
         if KEEPS_RUNNING:
-            show_way_on(url, model)
+            show_way_on(url, settings)
     except (Failure, OpenAIError) as error:
         problems = [str(error)]
     for problem in problems:
@@ -264,10 +264,13 @@ def show_summary(
     )
 
 
-def show_way_on(url: str, model: str) -> None:
+def show_way_on(url: str, settings: Settings) -> None:
     console.print(f"\nThe server keeps running at [bold]{url}[/]. To go on:")
-    console.print("  export OPENAI_API_KEY=$(.venv/bin/everlearn key create me --local)")
-    console.print(f'  .venv/bin/everlearn chat "Which ferry goes to Velmora?" --model {model}')
+    console.print(
+        "  export OPENAI_API_KEY=$(.venv/bin/everlearn key create me --scope admin --local)"
+    )
+    question = "What is the ferry to the Tidewater Museum called?"
+    console.print(f'  .venv/bin/everlearn chat "{question}" --model {model}')
     console.print("  make down    # stops it (or: .venv/bin/everlearn down)")
 
 

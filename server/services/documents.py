@@ -17,6 +17,7 @@ from server.db.session import after_commit
 Question = tuple[str, tuple[str, ...]]
 
 _TITLE_CHARS = 500
+_DERIVED_TITLE_CHARS = 80
 
 
 def accept_document(
@@ -202,4 +203,7 @@ def _checked_text(text: str) -> str:
 
 
 def _first_line(text: str) -> str:
-    return text.strip().splitlines()[0].lstrip("# ").strip() or "Untitled"
+    line = text.strip().splitlines()[0].lstrip("# ").strip()
+    if len(line) > _DERIVED_TITLE_CHARS:
+        line = line[: _DERIVED_TITLE_CHARS - 1].rstrip() + "…"
+    return line or "Untitled"

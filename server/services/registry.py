@@ -64,7 +64,8 @@ def get_version(session: Session, adapter: Adapter, wanted: str | int) -> Adapte
     )
     if version is None:
         latest = next_number(session, adapter) - 1
-        has = f"{adapter.name} has v1 to v{latest}." if latest else f"{adapter.name} has none yet."
+        known = "v1" if latest == 1 else f"v1 to v{latest}"
+        has = f"{adapter.name} has {known if latest else 'none yet'}."
         raise RowNotFound("version", f"{adapter.name}@v{number}", has)
     return version
 
