@@ -24,6 +24,7 @@ from server.http import (
     install_error_handlers,
     require,
 )
+from server.openapi import describe
 from server.runtime import Runtime
 
 _OWN_BODY_LIMIT = frozenset({"/v1/chat/completions", "/api/v1/documents"})
@@ -95,4 +96,4 @@ def _serve_schema(app: FastAPI) -> None:
         dependencies=[Depends(require(Scope.INGEST))],
     )
     async def schema() -> dict[str, Any]:
-        return app.openapi()
+        return describe(app)
