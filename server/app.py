@@ -1,4 +1,4 @@
-"""create_app(): settings, lifespan, routers, error handlers. `uvicorn server.app:create_app --factory`."""
+"""create_app(): settings, lifespan, routers, error handlers. `python -m server.serve`."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

@@ -62,8 +62,7 @@ class Place:
         return f"http://127.0.0.1:{self.port}"
 
     def start_gateway(self) -> None:
-        command = [sys.executable, "-m", "uvicorn", "server.app:create_app", "--factory"]
-        command += ["--port", str(self.port), "--no-access-log", "--timeout-graceful-shutdown", "5"]
+        command = [sys.executable, "-m", "server.serve", "--port", str(self.port)]
         with (self.folder / "gateway.log").open("ab") as log:
             self.process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
         wait_for(self.is_ready, "a ready gateway", timeout_s=40)
