@@ -20,6 +20,10 @@ class Scope(StrEnum):
     """Ask the model: everything under /v1."""
     INGEST = "ingest"
     """Send documents and see their state."""
+    FEEDBACK = "feedback"
+    """Judge replies."""
+    READ = "read"
+    """Look at everything that may be looked at: interactions, documents, runs, versions."""
     ADMIN = "admin"
     """Everything, including keys, promotion and rollback."""
 

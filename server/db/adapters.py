@@ -26,6 +26,8 @@ class Adapter(Row):
     __tablename__ = "adapters"
 
     name: Mapped[str] = mapped_column(String(200), unique=True)
+    owner: Mapped[str | None] = mapped_column(String(100))
+    """The tenant whose line this is; null serves everybody and learns from the operator alone."""
     base_model: Mapped[str] = mapped_column(String(500))
     base_path: Mapped[str] = mapped_column(Text)
     base_hash: Mapped[str] = mapped_column(String(80))

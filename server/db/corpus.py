@@ -1,8 +1,9 @@
 """Documents, their chunks, and the questions asked about them."""
 
+from datetime import datetime
 from enum import StrEnum
 
-from sqlalchemy import ForeignKey, Index, String, Text, UniqueConstraint
+from sqlalchemy import ForeignKey, Index, LargeBinary, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from server.db.base import Base, Row
@@ -12,7 +13,9 @@ class DocumentState(StrEnum):
     """How far a document has come."""
 
     RECEIVED = "received"
-    """Stored; not yet chunked."""
+    """Stored; not yet parsed and chunked."""
+    UNREADABLE = "unreadable"
+    """It could not be parsed; ``error`` says why."""
     READY = "ready"
     """Chunked; the next run takes it."""
     LEARNING = "learning"
@@ -24,16 +27,37 @@ class DocumentState(StrEnum):
 
 
 class Document(Row):
-    """One source. Its id follows from its content, so the same text is the same document."""
+    """One source. Its id follows from owner and content: the same text is the same document."""
 
     __tablename__ = "documents"
+    __table_args__ = (Index("ix_documents_owner_created_at", "owner", "created_at", "id"),)
 
-    content_hash: Mapped[str] = mapped_column(String(80), unique=True)
+    owner: Mapped[str | None] = mapped_column(String(100))
+    content_hash: Mapped[str] = mapped_column(String(80), index=True)
+    """Of what was sent, before parsing. Unique for one owner, because the id is made from both."""
+    media_type: Mapped[str] = mapped_column(String(100), default="text/plain")
+    filename: Mapped[str | None] = mapped_column(String(300))
     title: Mapped[str] = mapped_column(String(500))
     text: Mapped[str] = mapped_column(Text, deferred=True)  # megabytes that a listing never shows
     size_bytes: Mapped[int]
     state: Mapped[str] = mapped_column(String(20), default=DocumentState.RECEIVED)
+    error: Mapped[str | None] = mapped_column(Text)
+    near_duplicate_of: Mapped[str | None] = mapped_column(String(48))
+    """An earlier document of the same owner that says nearly the same; learnt only once."""
     created_by: Mapped[str] = mapped_column(String(48))
+    deleted_at: Mapped[datetime | None]
+    """A tombstone: its text is gone and no run takes it; the row stays for the lineage."""
+
+
+class DocumentSource(Base):
+    """The bytes of a file until a worker has parsed them."""
+
+    __tablename__ = "document_sources"
+
+    document_id: Mapped[str] = mapped_column(
+        ForeignKey("documents.id", ondelete="CASCADE"), primary_key=True
+    )
+    content: Mapped[bytes] = mapped_column(LargeBinary)
 
 
 class Chunk(Base):

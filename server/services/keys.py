@@ -19,6 +19,10 @@ class Principal:
     id: str
     name: str
     scopes: frozenset[Scope]
+    owner: str | None = None
+    """The tenant; None is the operator, who sees every tenant's rows."""
+    allows_learning: bool = True
+    """Whether what passes under this key may ever be trained on."""
 
     @property
     def label(self) -> str:
@@ -37,7 +41,8 @@ def authenticate(session: Session, secret: str) -> Principal | None:
     )
     if key is None:
         return None
-    return Principal(key.id, key.name, frozenset(Scope(scope) for scope in key.scopes))
+    scopes = frozenset(Scope(scope) for scope in key.scopes)
+    return Principal(key.id, key.name, scopes, key.owner, key.allows_learning)
 
 
 def create_key(session: Session, name: str, scopes: Sequence[str]) -> tuple[ApiKey, str]:

@@ -25,6 +25,7 @@ def record(name: str, **fields: Any) -> dict[str, Any]:
         "key_id": "key_1",
         "requested_model": "smollm2",
         "version": "smollm2@v1",
+        "adapter": "smollm2",
         "engine_name": "smollm2@v1.00000000",
         "is_stream": False,
         "request": {"messages": [{"role": "user", "content": "h\u2028i\n"}]},
