@@ -8,6 +8,7 @@ AppError
 ├── Unauthenticated 401
 ├── Forbidden 403
 ├── NotFound 404
+│   ├── EndpointNotServed
 │   ├── ModelNotFound
 │   └── RowNotFound
 ├── Conflict 409
@@ -127,6 +128,13 @@ class RowNotFound(NotFound):
     @property
     def message(self) -> str:
         return self.template.format(*self.args).strip()
+
+
+class EndpointNotServed(NotFound):
+    """Facts: the path."""
+
+    code = "endpoint_not_served"
+    template = "The engine has no {} for this model; ask a model that is made for it."
 
 
 class ModelNotFound(NotFound):

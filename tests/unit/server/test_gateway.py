@@ -13,9 +13,11 @@ from server.core.security import Scope
 from server.core.settings import EngineSettings, Settings
 from server.db.session import Database
 from server.engine.client import EngineClient
+from server.engine import proxy
 from server.engine.proxy import engine_order, open_reply
 from server.engine.routing import Route
-from server.gateway.chat import parse_chat
+from server.gateway import endpoints
+from server.gateway.endpoints import parse_request
 from server.gateway.errors import engine_refusal, stream_error
 from server.http.auth import FRESH_S, STALE_S, KeyRing
 from server.runtime import Runtime
