@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.routing import APIRoute
 
+from server.core.errors import RowNotFound
 from server.core.security import Scope
 from server.engine.routing import BASE, Route, public_models, resolve
 from server.gateway.capture import Capture
@@ -91,6 +92,14 @@ for _endpoint in ENDPOINTS:
         openapi_extra=_request_schema(_endpoint),
         route_class_override=DirectRoute,
     )
+
+
+@router.get("/responses/{response_id}")
+@router.delete("/responses/{response_id}")
+@router.post("/responses/{response_id}/cancel")
+async def refuse_response(response_id: str, _: Chat) -> Response:
+    """Responses are not kept: always 404."""
+    raise RowNotFound("response", response_id, "Responses are not kept here.")
 
 
 @router.get("/models")
