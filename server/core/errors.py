@@ -3,6 +3,7 @@
 AppError
 ├── InvalidRequest 400
 │   ├── UnknownField
+│   ├── ContextLengthExceeded
 │   ├── DocumentEmpty · DocumentNotText
 │   └── NothingToLearn
 ├── Unauthenticated 401
@@ -76,6 +77,12 @@ class InvalidRequest(AppError):
 
 class UnknownField(InvalidRequest):
     code = "unknown_field"
+
+
+class ContextLengthExceeded(InvalidRequest):
+    """The engine's words; the field that holds the prompt."""
+
+    code = "context_length_exceeded"
 
 
 class DocumentEmpty(InvalidRequest):

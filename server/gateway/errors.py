@@ -6,10 +6,12 @@ from typing import Any
 
 from server.core.errors import (
     AppError,
+    ContextLengthExceeded,
     EndpointNotServed,
     EngineError,
     EngineUnavailable,
     InvalidRequest,
+    NotFound,
 )
 from server.core.json_codec import decode, encode
 from server.engine.reading import error_message
@@ -57,15 +59,11 @@ def engine_refusal(
     if status in (429, 503):
         return _busy(status, message, retry_after)
     if 400 <= status < 500 and status not in _OUR_FAULT and not is_lost_model(status, body):
-        error = InvalidRequest(message or f"The engine answers {status}.", param)
-        envelope = error.envelope()
         if _TOO_LONG in message:
-            envelope["error"] |= {
-                "code": "context_length_exceeded",
-                "param": endpoint.prompt_field,
-            }
-        elif status == 404:
-            envelope["error"]["code"] = "not_found"
+            return Refusal.of(ContextLengthExceeded(message, endpoint.prompt_field))
+        envelope = InvalidRequest(message or f"The engine answers {status}.", param).envelope()
+        if status == 404:
+            envelope["error"]["code"] = NotFound.code
         return Refusal(status, envelope)
     return Refusal.of(EngineError(f"The engine failed ({status}): {message or 'no reason given'}"))
 

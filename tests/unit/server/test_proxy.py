@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, cast
 
 import aiohttp
@@ -61,7 +62,7 @@ def pass_through(
 
 def cut(stream: bytes, places: Sequence[int]) -> list[bytes]:
     edges = [0, *sorted(place % (len(stream) + 1) for place in places), len(stream)]
-    return [stream[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    return [stream[start:end] for start, end in pairwise(edges)]
 
 
 @given(st.sampled_from(DOORS), st.lists(st.integers(0, 10_000), max_size=30), st.integers(1, 2))
