@@ -17,6 +17,7 @@ from server.db.session import Database
 from server.engine.client import EngineClient
 from server.gateway import routes
 from server.gateway.capture import Capture
+from server.gateway.endpoints import ENDPOINTS
 from server.http import (
     BodyLimitMiddleware,
     KeyRing,
@@ -27,7 +28,7 @@ from server.http import (
 from server.openapi import describe
 from server.runtime import Runtime
 
-_OWN_BODY_LIMIT = frozenset({"/v1/chat/completions", "/api/v1/documents"})
+_OWN_BODY_LIMIT = frozenset({"/api/v1/documents", *(spec.path for spec in ENDPOINTS)})
 
 
 def create_app(settings: Settings | None = None, *, queue: Queue | None = None) -> FastAPI:

@@ -3,11 +3,13 @@
 AppError
 ├── InvalidRequest 400
 │   ├── UnknownField
+│   ├── ContextLengthExceeded
 │   ├── DocumentEmpty · DocumentNotText
 │   └── NothingToLearn
 ├── Unauthenticated 401
 ├── Forbidden 403
 ├── NotFound 404
+│   ├── EndpointNotServed
 │   ├── ModelNotFound
 │   └── RowNotFound
 ├── Conflict 409
@@ -77,6 +79,12 @@ class UnknownField(InvalidRequest):
     code = "unknown_field"
 
 
+class ContextLengthExceeded(InvalidRequest):
+    """The engine's words; the field that holds the prompt."""
+
+    code = "context_length_exceeded"
+
+
 class DocumentEmpty(InvalidRequest):
     code = "document_empty"
 
@@ -127,6 +135,13 @@ class RowNotFound(NotFound):
     @property
     def message(self) -> str:
         return self.template.format(*self.args).strip()
+
+
+class EndpointNotServed(NotFound):
+    """Facts: the path."""
+
+    code = "endpoint_not_served"
+    template = "The engine has no {} for this model; ask a model that is made for it."
 
 
 class ModelNotFound(NotFound):

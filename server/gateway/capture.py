@@ -11,7 +11,6 @@ full disk, which drops records, counted and logged, and never holds up a reply.
 
 import asyncio
 import fcntl
-import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -22,6 +21,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from server.core.clock import new_id
+from server.core.json_codec import decode_object, encode
 from server.core.settings import CaptureSettings
 from server.db.session import DATABASE_AWAY, Database
 from server.services import interactions
@@ -173,7 +173,7 @@ class Segment:
 
     def append(self, record: Record) -> None:
         """Write one line, whole or not at all as far as the disk allows."""
-        line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
+        line = encode(record) + b"\n"
         start = os.fstat(self._descriptor).st_size
         if os.write(self._descriptor, line) != len(line):
             os.ftruncate(self._descriptor, start)
@@ -187,11 +187,8 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     """The records of a segment; a torn line (a writer killed at it) is logged and passed over."""
     records = []
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-        try:
-            record = json.loads(line)
-        except ValueError:
-            record = None
-        if isinstance(record, dict) and isinstance(record.get("id"), str):
+        record = decode_object(line)
+        if record is not None and isinstance(record.get("id"), str):
             records.append(record)
         else:
             log.warning("capture_line_torn", segment=path.name, line=number)

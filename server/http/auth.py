@@ -1,4 +1,4 @@
-"""Bearer keys: from the header to a Principal, and the scope a route demands.
+"""Keys: from the header to a Principal, and the scope a route demands.
 
 A key is looked up once a second at most, so revoking one takes a second to be seen. While the
 database is away, keys that were good keep their right for five minutes: serving must not stop.
@@ -102,7 +102,10 @@ def require(scope: Scope) -> Callable[[Request], Awaitable[Principal]]:
 
 
 def _bearer(request: Request) -> str:
-    kind, _, secret = request.headers.get("authorization", "").partition(" ")
+    given = request.headers.get("authorization")
+    if given is None and (key := request.headers.get("x-api-key", "").strip()):
+        return key  # as Anthropic's clients send it
+    kind, _, secret = (given or "").partition(" ")
     if kind.lower() != "bearer" or not secret.strip():
         raise Unauthenticated(f"This call needs a key. {_HOW}")
     return secret.strip()
