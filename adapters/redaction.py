@@ -47,9 +47,13 @@ _AUTHORIZATION = re.compile(
     re.IGNORECASE,
 )
 _BEARER = re.compile(r"(\bbearer\s{1,5})([A-Za-z0-9._~+/=-]{16,})", re.IGNORECASE)
-_ASSIGNMENT = re.compile(
-    r"((?P<name>passw(?:or)?d|passphrase|pwd|secret|token|credentials?"
+_SECRET_NAME = (
+    r"(?P<name>passw(?:or)?d|passphrase|pwd|secret|token|credentials?"
     r"|(?:api|access|private|secret|account|auth|encryption)[_ -]?key)"
+)
+_SECRET_FIELD = re.compile(rf"{_SECRET_NAME}$", re.IGNORECASE)
+_ASSIGNMENT = re.compile(
+    rf"({_SECRET_NAME}"
     r"\\*[\"']?\s{0,5}(?:=>|:=|=|:)\s{0,5})"
     r"(?P<value>\\*\"[^\"\n]{4,500}\"|\\*'[^'\n]{4,500}'|[^\s\"'\\,;&]{4,})",
     re.IGNORECASE,
@@ -83,13 +87,13 @@ def redact_secrets(text: str) -> str:
 
 
 def redact_json(value: Any, redactor: Redactor = redact) -> Any:
-    """A JSON value with every string in it redacted; names of fields stay."""
+    """A JSON value with every string in it redacted, names of fields and what they name alike."""
     if isinstance(value, str):
         return redactor(value)
     if isinstance(value, list):
         return [redact_json(item, redactor) for item in value]
     if isinstance(value, dict):
-        return {name: redact_json(item, redactor) for name, item in value.items()}
+        return {redactor(name): _field(name, item, redactor) for name, item in value.items()}
     return value
 
 
@@ -140,6 +144,18 @@ def _marked(mark: str) -> Callable[[re.Match[str]], str]:
     return replace
 
 
+def _field(name: str, value: Any, redactor: Redactor) -> Any:
+    """The value of a JSON field, whose name may say that it is a password."""
+    found = _SECRET_FIELD.search(name)
+    if isinstance(value, str) and found and _looks_secret(value, is_password=_is_password(found)):
+        return "[PASSWORD]" if _is_password(found) else "[SECRET]"
+    return redact_json(value, redactor)
+
+
+def _is_password(found: re.Match[str]) -> bool:
+    return found["name"].casefold().startswith("p") and "key" not in found["name"].casefold()
+
+
 def _bearer(match: re.Match[str]) -> str:
     """Prose bears long words too; a token has a digit, or is longer than any word."""
     is_token = len(match[2]) >= 32 or any(char.isdigit() for char in match[2])
@@ -149,7 +165,7 @@ def _bearer(match: re.Match[str]) -> str:
 def _assignment(match: re.Match[str]) -> str:
     quoted = re.fullmatch(r"(\\*[\"'])(.*?)(\\*[\"'])", match["value"], re.DOTALL)
     opening, value, closing = quoted.groups() if quoted else ("", match["value"], "")
-    is_password = match["name"].casefold().startswith("pass") or match["name"].casefold() == "pwd"
+    is_password = _is_password(match)
     if _MARK.match(value) or not _looks_secret(value, is_password=is_password):
         return match[0]
     return f"{match[1]}{opening}{'[PASSWORD]' if is_password else '[SECRET]'}{closing}"

@@ -108,6 +108,21 @@ def test_json_is_redacted_at_any_depth() -> None:
     assert redact_json(message) == {"content": [{"type": "text", "text": "[EMAIL]"}, 7, None]}
 
 
+def test_the_name_of_a_field_tells_a_secret_too() -> None:
+    call = {
+        "input": {"db_password": "hunter2!", "apiKey": "a1b2c3d4e5", "max_tokens": 5},
+        "ada@example.com": {"token": "word"},
+    }
+
+    once = redact_json(call)
+
+    assert once == {
+        "input": {"db_password": "[PASSWORD]", "apiKey": "[SECRET]", "max_tokens": 5},
+        "[EMAIL]": {"token": "word"},
+    }
+    assert redact_json(once) == once
+
+
 anything = st.one_of(
     st.text(max_size=200),
     st.text(alphabet="0123456789 -+()@.abDE=:\"'[]", max_size=200),
