@@ -189,8 +189,12 @@ def _find(session: Session, principal: Principal, target: str) -> Interaction | 
         RowNotFound: it is another tenant's.
     """
     named = or_(Interaction.id == target, Interaction.completion_id == target)
+    # Locked, so that it cannot be deleted before the feedback on it is stored.
     found = session.scalars(
-        select(Interaction).where(named).order_by(Interaction.created_at.desc())
+        select(Interaction)
+        .where(named)
+        .order_by(Interaction.created_at.desc())
+        .with_for_update(read=True, key_share=True)
     ).all()
     mine = [row for row in found if principal.owner is None or row.owner == principal.owner]
     if found and not mine:

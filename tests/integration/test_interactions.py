@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -208,6 +208,28 @@ def test_storing_and_deleting_at_once_leaves_no_prompt_without_its_messages(
         assert {row.id for row in rows} == kept
         assert all(len(said(session, row)) == 3 for row in rows)
         assert count(session, Message) <= 4
+
+
+def test_deleting_waits_for_a_prompt_that_is_being_stored(shared: Database) -> None:
+    first, second = captured("same", "words", "here"), captured("same", "words", "here")
+    with shared.unit_of_work() as session:
+        interactions.record_all(session, [first])
+
+    def delete() -> None:
+        with shared.unit_of_work() as session:
+            interactions.delete_interaction(session, ANYBODY, first["id"])
+
+    with ThreadPoolExecutor(1) as pool:
+        with shared.unit_of_work() as session:
+            interactions.record_all(session, [second])
+            deleting = pool.submit(delete)
+            wait((deleting,), timeout=0.5)
+            assert not deleting.done()
+        deleting.result(timeout=20)
+
+    with shared.unit_of_work() as session:
+        (row,) = session.scalars(select(Interaction))
+        assert said(session, row) == ["same", "words", "here"]
 
 
 def test_feedback_given_many_times_at_once_is_kept_once(shared: Database) -> None:
