@@ -125,7 +125,7 @@ class Capture:
 
     async def _store(self, records: Sequence[Record]) -> int:
         try:
-            return await self._database.run(interactions.record_all, records)
+            return await asyncio.to_thread(self._record_all, records)
         except (*DATABASE_AWAY, OSError):
             raise  # the segment waits
         except BAD_RECORD as error:
@@ -134,12 +134,17 @@ class Capture:
         # One record that the database will not have must not hold up the others.
         return sum([await self._store([record]) for record in records])
 
+    def _record_all(self, records: Sequence[Record]) -> int:
+        """One transaction, in a thread: hashing a batch of messages is CPU work for a while."""
+        with self._database.unit_of_work() as session:
+            return interactions.record_all(session, records)
+
     async def _store_accounting(self, record: Record, reason: Exception) -> int:
         """The row without its words, where these are what the database will not have."""
         log.error("interaction_content_refused", id=record.get("id"), error=str(reason)[:300])
         try:
             bare = [privacy.without_content(record)]
-            return await self._database.run(interactions.record_all, bare)
+            return await asyncio.to_thread(self._record_all, bare)
         except (*DATABASE_AWAY, OSError):
             raise
         except BAD_RECORD as error:
