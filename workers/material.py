@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy.orm import Session
 
 from adapters.manifest import DocumentRef
+from adapters.redaction import redact_secrets
 from adapters.types import SourceDocument
 from server.core.errors import NothingToLearn
 from server.db import Adapter, AdapterVersion
@@ -72,9 +73,9 @@ def collect(session: Session, owned: Claim) -> Material:
         documents=tuple(
             SourceDocument(
                 id=row.id,
-                title=row.title,
-                text=row.text,
-                chunks=tuple(documents.chunks_of(session, row.id)),
+                title=redact_secrets(row.title),
+                text=redact_secrets(row.text),
+                chunks=tuple(map(redact_secrets, documents.chunks_of(session, row.id))),
             )
             for row in rows
         ),

@@ -11,4 +11,6 @@ from server.services.keys import Principal
 
 RuntimeDep: TypeAlias = Annotated[Runtime, Depends(get_runtime)]
 Ingest: TypeAlias = Annotated[Principal, Depends(require(Scope.INGEST))]
+Read: TypeAlias = Annotated[Principal, Depends(require(Scope.READ))]
+Judge: TypeAlias = Annotated[Principal, Depends(require(Scope.FEEDBACK))]
 Admin: TypeAlias = Annotated[Principal, Depends(require(Scope.ADMIN))]

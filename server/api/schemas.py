@@ -1,9 +1,17 @@
 """Request and response models of /api/v1. Unknown fields of ours are refused by name."""
 
-from datetime import datetime
-from typing import Annotated, Any
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, StringConstraints
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictInt,
+    StringConstraints,
+)
 
 
 def _storable(text: str) -> str:
@@ -16,6 +24,22 @@ _STORABLE = AfterValidator(_storable)
 
 Text = Annotated[str, _STORABLE]
 """A string that every database takes."""
+
+
+def _in_utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("this moment lies outside the calendar") from error
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+"""A time with its zone, such as ``2026-11-21T08:00:00Z``."""
+
+Id = Annotated[str, StringConstraints(min_length=1, max_length=100), _STORABLE]
+Words = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100_000), _STORABLE
+]
 
 Reason = Annotated[str, StringConstraints(max_length=2000), _STORABLE]
 Title = Annotated[str, StringConstraints(strip_whitespace=True, max_length=500), _STORABLE]
@@ -166,3 +190,98 @@ class MintedKeyView(KeyView):
 
 class Listing(View):
     data: list[Any]
+
+
+class PreferenceBody(Body):
+    chosen: int = Field(ge=0, lt=128)
+    """Index of the better choice."""
+    rejected: int = Field(ge=0, lt=128)
+    """Index of the worse one."""
+
+
+class FeedbackBody(Body):
+    completion_id: Id
+    """The `id` of the reply, or its `x-everlearn-interaction`."""
+    choice: int = Field(default=0, ge=0, lt=128)
+    """Which choice is judged, where there were several."""
+    score: float | None = Field(default=None, ge=-1, le=1, allow_inf_nan=False)
+    """From -1, useless, over 0, neither good nor bad, to 1, perfect."""
+    thumb: Literal["up", "down"] | None = None
+    correction: Words | None = None
+    """What the reply should have been."""
+    reference: Words | None = None
+    """An answer known to be right, to compare with."""
+    preference: PreferenceBody | None = None
+    comment: Words | None = None
+
+
+class FeedbackView(View):
+    id: str
+    completion_id: str
+    interaction_id: str | None
+    """Null while the interaction is on its way into the database."""
+    kind: str
+    """score, thumb, correction, reference, preference or comment."""
+    choice: int
+    value: dict[str, Any]
+    created_at: datetime
+
+
+class FeedbackListing(View):
+    data: list[FeedbackView]
+
+
+class FeedbackPage(FeedbackListing):
+    next: str | None
+    """Cursor for `after`; null on the last page."""
+
+
+class InteractionView(View):
+    id: str
+    completion_id: str | None
+    created_at: datetime
+    key_id: str
+    owner: str | None
+    endpoint: str
+    requested_model: str
+    adapter: str
+    version: str
+    """Who answered; usable as `model`."""
+    is_stream: bool
+    conversation_id: str | None
+    """Shared by all turns of a conversation."""
+    reply: str
+    finish_reason: str | None
+    outcome: str
+    status: int
+    error: str | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    first_byte_ms: float | None
+    duration_ms: float
+    may_learn: bool
+    split: str
+    task: str | None
+    end_user: str | None
+    redacted_at: datetime | None
+
+
+class InteractionPage(View):
+    data: list[InteractionView]
+    next: str | None
+    """Cursor for `after`; null on the last page."""
+
+
+class InteractionDetail(InteractionView):
+    messages: list[dict[str, Any]]
+    """The prompt, in order."""
+    request: dict[str, Any]
+    """What else the client asked for."""
+    choices: list[Any] | None
+    tokens: dict[str, Any] | None
+    feedback: list[FeedbackView]
+
+
+class DeletedView(View):
+    id: str
+    deleted: bool = True

@@ -6,13 +6,25 @@ from server.api.schemas import (
     AdapterView,
     AliasEventView,
     DocumentView,
+    FeedbackView,
+    InteractionDetail,
+    InteractionView,
     KeyView,
     RunView,
     VersionView,
 )
-from server.db import AdaptationRun, Adapter, AdapterVersion, AliasEvent, ApiKey, Document
+from server.db import (
+    AdaptationRun,
+    Adapter,
+    AdapterVersion,
+    AliasEvent,
+    ApiKey,
+    Document,
+    Feedback,
+    Interaction,
+)
 from server.engine.routing import CHAMPION
-from server.services import documents, evaluations, registry, runs
+from server.services import documents, evaluations, feedback, messages, registry, runs
 
 
 def document_view(session: Session, document: Document) -> DocumentView:
@@ -31,6 +43,61 @@ def document_view(session: Session, document: Document) -> DocumentView:
         exam_questions=questions,
         versions=seen_by,
         created_at=document.created_at,
+    )
+
+
+def interaction_view(row: Interaction) -> InteractionView:
+    return InteractionView(
+        id=row.id,
+        completion_id=row.completion_id,
+        created_at=row.created_at,
+        key_id=row.key_id,
+        owner=row.owner,
+        endpoint=row.endpoint,
+        requested_model=row.requested_model,
+        adapter=row.adapter,
+        version=row.version,
+        is_stream=row.is_stream,
+        conversation_id=row.conversation_id,
+        reply=row.reply,
+        finish_reason=row.finish_reason,
+        outcome=row.outcome,
+        status=row.status,
+        error=row.error,
+        prompt_tokens=row.prompt_tokens,
+        completion_tokens=row.completion_tokens,
+        first_byte_ms=row.first_byte_ms,
+        duration_ms=row.duration_ms,
+        may_learn=row.may_learn,
+        split=row.split,
+        task=row.task_tag,
+        end_user=row.end_user,
+        redacted_at=row.redacted_at,
+    )
+
+
+def interaction_detail(session: Session, row: Interaction) -> InteractionDetail:
+    return InteractionDetail(
+        **interaction_view(row).model_dump(),
+        messages=messages.prompt_messages(session, row),
+        request=messages.split_prompt(row.endpoint, row.request)[0],
+        choices=row.choices,
+        tokens=row.tokens,
+        feedback=[
+            feedback_view(found) for found in feedback.feedback_of(session, [row.id])[row.id]
+        ],
+    )
+
+
+def feedback_view(row: Feedback) -> FeedbackView:
+    return FeedbackView(
+        id=row.id,
+        completion_id=row.completion_id,
+        interaction_id=row.interaction_id,
+        kind=row.kind,
+        choice=row.choice,
+        value=row.value,
+        created_at=row.created_at,
     )
 
 

@@ -114,6 +114,10 @@ class CaptureSettings(Group):
     """Whether interactions are stored."""
     ship_s: float = Field(default=0.25, gt=0)
     """How often captured interactions are moved from the local segment to the database."""
+    retention_days: float | None = Field(default=None, gt=0)
+    """Interactions older than this are deleted, with their messages and feedback; empty: kept for ever."""
+    redactor: Literal["patterns", "presidio"] = "patterns"
+    """What takes secrets and personal data out before a row may be learnt from: `patterns`, or `presidio` (extra `pii`) after them."""
 
 
 class LogSettings(Group):

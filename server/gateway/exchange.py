@@ -29,7 +29,6 @@ from server.gateway.errors import (
     is_lost_model,
     stream_error,
 )
-from server.gateway.privacy import without_content
 from server.runtime import Runtime
 from server.services.keys import Principal
 
@@ -208,7 +207,7 @@ class EngineExchange(Response):
     ) -> Mapping[str, Any]:
         """The columns of :class:`server.db.Interaction` that the gateway knows."""
         read = self._reply.assembled() if self._reply else Assembled()
-        record = {
+        return {
             "id": self._id,
             "created_at": self._created_at.isoformat(),
             "completion_id": read.completion_id,
@@ -234,7 +233,6 @@ class EngineExchange(Response):
             "duration_ms": duration_ms,
             "may_learn": self._principal.allows_learning and self._request.may_store,
         }
-        return record if self._request.may_store else without_content(record)
 
 
 class _ClientWatch:

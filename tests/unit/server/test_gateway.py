@@ -20,7 +20,6 @@ from server.engine.sse import event_data, split_events
 from server.gateway import endpoints
 from server.gateway.endpoints import parse_request
 from server.gateway.errors import engine_refusal, stream_error
-from server.gateway.privacy import without_content
 from server.http.auth import FRESH_S, STALE_S, KeyRing
 from server.runtime import Runtime
 from server.services import keys
@@ -251,25 +250,6 @@ def test_odd_values_pass(raw: bytes, value: object) -> None:
     order, _ = engine_order(proxy.CHAT, "m", request.body)
 
     assert request.body["odd"] == json.loads(order)["odd"] == value
-
-
-def test_what_must_not_be_stored_is_in_no_field_of_the_record() -> None:
-    record = {
-        "id": "int_1",
-        "request": {"model": "m", "store": False, "messages": ["SECRET"], "user": "SECRET"},
-        "reply": "SECRET",
-        "choices": [{"text": "SECRET"}],
-        "tokens": {"logprobs": {"content": ["SECRET"]}},
-        "error": "SECRET is too long",
-        "prompt_tokens": 3,
-    }
-
-    left = without_content(record)
-
-    assert "SECRET" not in json.dumps(left)
-    assert left["request"] == {"model": "m", "store": False}
-    assert (left["id"], left["prompt_tokens"]) == ("int_1", 3)
-    assert left.keys() == record.keys()
 
 
 def test_the_server_starts_without_any_ml_framework() -> None:
