@@ -5,11 +5,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request, Response
 
 from server.core.security import Scope
-from server.engine.routing import BASE, Route, public_models, resolve
+from server.engine.routing import BASE, Route, public_models
 from server.gateway.capture import Capture
 from server.gateway.chat import parse_chat
 from server.gateway.exchange import ChatExchange
-from server.http import get_runtime, read_body, require
+from server.http import admitted, get_limiter, get_runtime, read_body, require
 from server.runtime import Runtime
 from server.services.keys import Principal
 
@@ -17,29 +17,35 @@ router = APIRouter(prefix="/v1", tags=["openai"])
 
 RuntimeDep = Annotated[Runtime, Depends(get_runtime)]
 Chat = Annotated[Principal, Depends(require(Scope.CHAT))]
+CountedChat = Annotated[Principal, Depends(admitted(Scope.CHAT))]
+"""For what the engine works on: counts against the key's limits."""
 
 
 @router.post("/chat/completions", response_class=Response)
-async def create_chat_completion(request: Request, runtime: RuntimeDep, actor: Chat) -> Response:
+async def create_chat_completion(
+    request: Request, runtime: RuntimeDep, actor: CountedChat
+) -> Response:
     """Chat, streaming or not. Fields that are not ours to read reach the engine untouched."""
     limit = runtime.settings.gateway.max_body_bytes
     chat = parse_chat(await read_body(request, limit, "EVERLEARN_GATEWAY__MAX_BODY_BYTES"))
     capture: Capture = request.app.state.capture
-    return ChatExchange(runtime, capture, actor, chat, runtime.route(chat.model))
+    route = runtime.route(chat.model, actor.owner)
+    return ChatExchange(runtime, capture, get_limiter(request), actor, chat, route)
 
 
 @router.get("/models")
-async def list_models(runtime: RuntimeDep, _: Chat) -> dict[str, Any]:
+async def list_models(runtime: RuntimeDep, actor: Chat) -> dict[str, Any]:
     """Every name that can be asked for, and the weights behind it."""
     snapshot = runtime.routes()
-    data = [_model(name, route) for name, route in public_models(snapshot).items()]
+    models = public_models(snapshot, actor.owner)
+    data = [_model(name, route) for name, route in models.items()]
     return {"object": "list", "data": data}
 
 
 @router.get("/models/{name}")
-async def get_model(name: str, runtime: RuntimeDep, _: Chat) -> dict[str, Any]:
+async def get_model(name: str, runtime: RuntimeDep, actor: Chat) -> dict[str, Any]:
     """One name, an alias such as ``smollm2@champion`` too."""
-    return _model(name, resolve(runtime.routes(), name))
+    return _model(name, runtime.route(name, actor.owner))
 
 
 def _model(name: str, route: Route) -> dict[str, Any]:
