@@ -1,9 +1,10 @@
 """Limits of a key: requests and tokens a minute, and a budget of tokens, shared by all gateways.
 
 A request is judged in memory and costs no round trip. Each gateway counts what it serves and, four
-times a second, adds its counts to shared ones in Valkey in one pipeline and reads the sums back. So
-a key can overshoot by what the other gateways let pass in that quarter of a second. While Valkey is
-away, each gateway judges by its own counts; they are added when it is back.
+times a second, adds its counts to shared ones in Valkey in one pipeline and reads the sums back, for
+the keys that were used since. So a key can overshoot by what each gateway lets pass in its first
+quarter of a second, before it knows of the others. While Valkey is away, each gateway judges by its
+own counts; they are added when it is back.
 
 The window slides: the present minute, and of the minute before as much as still lies within sixty
 seconds, taking its traffic as even. Two counters a key are enough for that, and there is no burst of
