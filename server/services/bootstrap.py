@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from server.core.clock import new_id
@@ -52,17 +53,22 @@ def create_line(session: Session, settings: Settings, name: str, *, owner: str |
     Raises:
         Conflict: the name is taken, by whomever.
     """
+    taken = f"There is a line {name!r} already; choose another name."
     if session.scalar(select(Adapter.id).where(Adapter.name == name)) is not None:
-        raise Conflict(f"There is a line {name!r} already; choose another name.")
+        raise Conflict(taken)
     first = registry.get_adapter(session, settings.model.name)
-    adapter = _add_line(
-        session,
-        name,
-        owner=owner,
-        base_model=first.base_model,
-        base_path=first.base_path,
-        base_hash=first.base_hash,
-    )
+    try:
+        with session.begin_nested():
+            adapter = _add_line(
+                session,
+                name,
+                owner=owner,
+                base_model=first.base_model,
+                base_path=first.base_path,
+                base_hash=first.base_hash,
+            )
+    except IntegrityError as error:  # somebody made it at the same moment
+        raise Conflict(taken) from error
     policies.ensure_default_policy(session, adapter, is_enabled=settings.learning.is_enabled)
     return adapter
 
