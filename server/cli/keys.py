@@ -1,4 +1,4 @@
-"""`everlearn key`: mint, list and revoke keys; `--local` works on the database of this machine."""
+"""`everlearn key`: mint, list, limit and revoke keys; `--local` works on the database of this machine."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +20,9 @@ from server.services import audit
 from server.services.keys import Limits, create_key, revoke_key
 
 app = typer.Typer(help="Keys: who may do what, and how much.", no_args_is_help=True)
+
+
+_LIFTS = "0 lifts the limit."
 
 
 @app.command()
@@ -80,6 +83,34 @@ def list_all() -> None:
             (row["revoked_at"] or "")[:10],
         )
     out.print(table)
+
+
+@app.command()
+def limit(
+    key_id: Annotated[str, typer.Argument(help="Its id; see `everlearn key list`.")],
+    requests_per_minute: Annotated[int | None, typer.Option(min=0, help=_LIFTS)] = None,
+    tokens_per_minute: Annotated[int | None, typer.Option(min=0, help=_LIFTS)] = None,
+    token_budget: Annotated[
+        int | None, typer.Option(min=-1, help="Tokens in all; -1 lifts the limit.")
+    ] = None,
+) -> None:
+    """Set limits anew, on every gateway at once; what is not named stays."""
+    changes = {
+        name: None if value == lifted else value
+        for name, value, lifted in (
+            ("requests_per_minute", requests_per_minute, 0),
+            ("tokens_per_minute", tokens_per_minute, 0),
+            ("token_budget", token_budget, -1),
+        )
+        if value is not None
+    }
+    if not changes:
+        raise Failure("Name a limit: `everlearn key limit --help` lists them.")
+    with connect() as api:
+        row = api.patch(f"/api/v1/keys/{key_id}", changes)
+    out.print(f"{row['id']}  {escape(row['name'])}")
+    for name in ("requests_per_minute", "tokens_per_minute", "token_budget"):
+        out.print(f"  {name.replace('_', ' ')}: {'no limit' if row[name] is None else row[name]}")
 
 
 @app.command()

@@ -25,6 +25,7 @@ from server.engine.sse import Assembled
 from server.gateway.capture import Capture
 from server.gateway.chat import ChatRequest
 from server.gateway.errors import engine_refusal, stream_error
+from server.gateway.usage import tokens_used
 from server.http import Limiter
 from server.http.errors import error_headers
 from server.runtime import Runtime
@@ -34,8 +35,6 @@ log = structlog.get_logger(__name__)
 
 CLIENT_CLOSED = 499
 """Status of a request whose client left; nginx's number, never sent."""
-
-_CHARS_PER_TOKEN = 4
 
 
 class ChatExchange(Response):
@@ -187,7 +186,7 @@ class ChatExchange(Response):
         self._is_recorded = True
         read = self._reply.assembled() if self._reply else Assembled()
         duration_ms = self._elapsed_ms()
-        self._limiter.spend(self._principal, _tokens_used(read, self._request.body))
+        self._limiter.spend(self._principal, tokens_used(read, self._request.body))
         self._capture.record(
             {
                 "id": self._id,
@@ -227,15 +226,6 @@ def _verdict(read: Assembled) -> tuple[Outcome, int, str | None]:
     if read.error is not None:
         return Outcome.ENGINE_ERROR, 200, read.error
     return Outcome.COMPLETE, 200, None
-
-
-def _tokens_used(read: Assembled, body: Mapping[str, Any]) -> int:
-    """By the engine's count; where the client left before it came, about four characters each."""
-    if read.completion_tokens is not None:
-        return (read.prompt_tokens or 0) + read.completion_tokens
-    if not read.reply:
-        return 0
-    return (len(str(body.get("messages", ""))) + len(read.reply)) // _CHARS_PER_TOKEN
 
 
 def _storable(text: str) -> str:

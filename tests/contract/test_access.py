@@ -431,6 +431,20 @@ def test_tokens_count_when_the_reply_is_over(api: Api, is_stream: bool) -> None:
     assert statuses == [200, 200, 429]
 
 
+def test_a_client_that_leaves_pays_for_what_it_saw(api: Api) -> None:
+    caller = api.mint("chat")
+    api.engine.words, api.engine.token_s = 200, 0.02
+    with openai.OpenAI(base_url=f"{api.url}/v1", api_key=caller.key, max_retries=0) as client:
+        messages: Any = [{"role": "user", "content": "Hi"}]
+        with client.chat.completions.create(
+            model="smollm2", messages=messages, stream=True
+        ) as stream:
+            for _ in range(10):
+                next(stream)
+
+    _wait_for(lambda: _used(api, caller) > 0)
+
+
 def test_a_budget_ends_and_is_raised(api: Api) -> None:
     caller = api.mint("chat", token_budget=20)
     assert [caller.chat().status_code for _ in range(2)] == [200, 200]
@@ -451,11 +465,7 @@ def test_the_tokens_a_key_has_used_are_in_its_row(api: Api) -> None:
     for _ in range(3):
         caller.chat()
 
-    def used() -> int:
-        rows = api.client.get("/api/v1/keys").json()["data"]
-        return next(row["tokens_used"] for row in rows if row["id"] == caller.id)
-
-    _wait_for(lambda: used() == 39)
+    _wait_for(lambda: _used(api, caller) == 39)
 
 
 def test_what_a_key_may_not_ask_costs_it_no_engine(api: Api) -> None:
@@ -612,6 +622,11 @@ def test_an_act_and_its_trace_are_stored_together_or_not_at_all(
 
 def _key(*scopes: str, **fields: Any) -> dict[str, Any]:
     return {"name": "k", "scopes": list(scopes), **fields}
+
+
+def _used(api: Api, caller: Caller) -> int:
+    rows = api.client.get("/api/v1/keys").json()["data"]
+    return next(row["tokens_used"] for row in rows if row["id"] == caller.id)
 
 
 def _ask(client: openai.OpenAI) -> Any:

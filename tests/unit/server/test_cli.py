@@ -126,7 +126,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(raw)
 
-    do_POST = do_DELETE = do_GET
+    do_POST = do_PATCH = do_DELETE = do_GET
 
     def log_message(self, *_: object) -> None:
         pass
@@ -368,6 +368,29 @@ def test_key_is_created_with_owner_limits_and_consent(server):
         "token_budget": 0,
         "allows_learning": False,
     }
+
+
+def test_limits_of_a_key_are_set_and_lifted(server):
+    row = {"id": "key_1", "name": "app", "requests_per_minute": 60}
+    answer = {**row, "tokens_per_minute": None, "token_budget": None}
+    server.answers["PATCH /api/v1/keys/key_1"] = (200, answer)
+
+    changed = run(
+        *("key", "limit", "key_1", "--requests-per-minute", "60"),
+        *("--tokens-per-minute", "0", "--token-budget", "-1"),
+    )
+    nothing = run("key", "limit", "key_1")
+
+    assert changed.exit_code == 0, changed.output
+    assert server.asked == [
+        (
+            "PATCH /api/v1/keys/key_1",
+            {"requests_per_minute": 60, "tokens_per_minute": None, "token_budget": None},
+        )
+    ]
+    assert "requests per minute: 60" in changed.stdout
+    assert "token budget: no limit" in changed.stdout
+    assert nothing.exit_code == 1
 
 
 def test_local_key_carries_the_same_and_leaves_a_trail(server, tmp_path):

@@ -15,8 +15,10 @@ from server.db.session import Database
 from server.engine.client import EngineClient
 from server.engine.proxy import engine_order, open_reply
 from server.engine.routing import Route
+from server.engine.sse import Assembled
 from server.gateway.chat import parse_chat
 from server.gateway.errors import engine_refusal, stream_error
+from server.gateway.usage import tokens_used
 from server.http.auth import FRESH_S, STALE_S, KeyRing
 from server.runtime import Runtime
 from server.services import keys
@@ -216,6 +218,22 @@ def test_the_server_starts_without_any_ml_framework() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
 
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("read", "tokens"),
+    [
+        (Assembled(text="x" * 40, prompt_tokens=7, completion_tokens=6), 13),
+        (Assembled(prompt_tokens=7, completion_tokens=0), 7),
+        (Assembled(text="x" * 4000), pytest.approx(1200, rel=0.05)),  # the client left
+        (Assembled(), 0),
+        (Assembled(error="no memory"), 0),
+    ],
+)
+def test_what_a_reply_counts_for(read: Assembled, tokens: int) -> None:
+    body = {"messages": [{"role": "user", "content": "y" * 800}]}
+
+    assert tokens_used(read, body) == tokens
 
 
 async def test_an_engine_that_refuses_our_key_is_named_in_readyz(
