@@ -186,7 +186,10 @@ class ChatExchange(Response):
         self._is_recorded = True
         read = self._reply.assembled() if self._reply else Assembled()
         duration_ms = self._elapsed_ms()
-        self._limiter.spend(self._principal, tokens_used(read, self._request.body))
+        self._limiter.spend(
+            self._principal,
+            tokens_used(read.prompt_tokens, read.completion_tokens, read.reply, self._request.body),
+        )
         self._capture.record(
             {
                 "id": self._id,

@@ -3,21 +3,28 @@
 from collections.abc import Mapping
 from typing import Any
 
-from server.engine.sse import Assembled
-
 CHARS_PER_TOKEN = 4
 """English text has about four characters a token; only for what the engine did not count."""
 
+_PROMPT_FIELDS = ("messages", "prompt", "input")
 
-def tokens_used(read: Assembled, body: Mapping[str, Any]) -> int:
+
+def tokens_used(
+    prompt_tokens: int | None, completion_tokens: int | None, reply: str, body: Mapping[str, Any]
+) -> int:
     """Tokens of prompt and completion, by the engine's count.
 
     A client that leaves in mid-stream is not told by the engine what it used, and must not have it
-    for nothing: then prompt and reply are estimated by their length. A reply that never began, such
-    as a refusal, counts nothing.
+    for nothing: what was not counted of prompt and reply is estimated by its length. Where there is
+    neither count nor reply, as in a refusal, nothing was used.
+
+    Args:
+        reply: the text so far.
+        body: the request, as the client sent it.
     """
-    if read.completion_tokens is not None:
-        return (read.prompt_tokens or 0) + read.completion_tokens
-    if not read.reply:
-        return 0
-    return (len(str(body.get("messages", ""))) + len(read.reply)) // CHARS_PER_TOKEN
+    if prompt_tokens is None:
+        prompt = sum(len(str(body[name])) for name in _PROMPT_FIELDS if name in body and reply)
+        prompt_tokens = prompt // CHARS_PER_TOKEN
+    if completion_tokens is None:
+        completion_tokens = len(reply) // CHARS_PER_TOKEN
+    return prompt_tokens + completion_tokens

@@ -20,11 +20,10 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated
 
 import redis.asyncio as redis
 import structlog
-from fastapi import Depends, Request
+from fastapi import Request
 
 from server.core.clock import utc_now
 from server.core.errors import BudgetSpent, RateLimited
@@ -276,7 +275,7 @@ def get_limiter(request: Request) -> Limiter:
     return limiter
 
 
-def admitted(scope: Scope) -> Callable[..., Awaitable[Principal]]:
+def admitted(scope: Scope) -> Callable[[Request], Awaitable[Principal]]:
     """A dependency like :func:`require` that also counts the request against the key's limits.
 
     Raises:
@@ -284,11 +283,11 @@ def admitted(scope: Scope) -> Callable[..., Awaitable[Principal]]:
         RateLimited, BudgetSpent: the key has used up what it may.
     """
 
-    async def principal(
-        limiter: Annotated[Limiter, Depends(get_limiter)],
-        caller: Annotated[Principal, Depends(require(scope))],
-    ) -> Principal:
-        limiter.admit(caller)
+    identify = require(scope)
+
+    async def principal(request: Request) -> Principal:
+        caller = await identify(request)
+        get_limiter(request).admit(caller)
         return caller
 
     return principal

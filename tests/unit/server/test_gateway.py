@@ -15,7 +15,6 @@ from server.db.session import Database
 from server.engine.client import EngineClient
 from server.engine.proxy import engine_order, open_reply
 from server.engine.routing import Route
-from server.engine.sse import Assembled
 from server.gateway.chat import parse_chat
 from server.gateway.errors import engine_refusal, stream_error
 from server.gateway.usage import tokens_used
@@ -221,19 +220,23 @@ def test_the_server_starts_without_any_ml_framework() -> None:
 
 
 @pytest.mark.parametrize(
-    ("read", "tokens"),
+    ("prompt_tokens", "completion_tokens", "reply", "tokens"),
     [
-        (Assembled(text="x" * 40, prompt_tokens=7, completion_tokens=6), 13),
-        (Assembled(prompt_tokens=7, completion_tokens=0), 7),
-        (Assembled(text="x" * 4000), pytest.approx(1200, rel=0.05)),  # the client left
-        (Assembled(), 0),
-        (Assembled(error="no memory"), 0),
+        (7, 6, "x" * 400, 13),
+        (7, 0, "", 7),
+        (7, None, "", 7),  # an embedding
+        (7, None, "x" * 4000, 1007),
+        (None, None, "x" * 4000, pytest.approx(1200, rel=0.05)),  # the client left
+        (None, None, "", 0),  # a refusal
     ],
 )
-def test_what_a_reply_counts_for(read: Assembled, tokens: int) -> None:
-    body = {"messages": [{"role": "user", "content": "y" * 800}]}
+@pytest.mark.parametrize("prompt", ["messages", "prompt", "input"])
+def test_what_a_reply_counts_for(
+    prompt: str, prompt_tokens: int | None, completion_tokens: int | None, reply: str, tokens: int
+) -> None:
+    body = {"model": "smollm2", prompt: [{"role": "user", "content": "y" * 800}]}
 
-    assert tokens_used(read, body) == tokens
+    assert tokens_used(prompt_tokens, completion_tokens, reply, body) == tokens
 
 
 async def test_an_engine_that_refuses_our_key_is_named_in_readyz(
