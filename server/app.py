@@ -21,8 +21,10 @@ from server.gateway.endpoints import ENDPOINTS
 from server.http import (
     BodyLimitMiddleware,
     KeyRing,
+    Limiter,
     RequestIdMiddleware,
     install_error_handlers,
+    open_valkey,
     require,
 )
 from server.openapi import describe
@@ -58,15 +60,23 @@ def create_app(settings: Settings | None = None, *, queue: Queue | None = None) 
         runtime = Runtime(settings, database, waiting_queue, client)
         capture = Capture(settings.capture, settings.segments_path, database)
         app.state.runtime = runtime
-        app.state.key_ring = KeyRing(database)
+        valkey = open_valkey(settings.redis_url) if settings.redis_url else None
+        app.state.key_ring = key_ring = KeyRing(database, valkey)
+        app.state.limiter = limiter = Limiter(database, valkey)
         app.state.capture = capture
         await capture.start()
         await runtime.start()
+        await key_ring.start()
+        await limiter.start()
         try:
             yield
         finally:
             await runtime.close()
+            await limiter.close()
+            await key_ring.close()
             await capture.close()
+            if valkey is not None:
+                await valkey.aclose()
             await database.close()
 
     app = FastAPI(title="Everlearn", lifespan=lifespan, docs_url=None, openapi_url=None)
@@ -94,7 +104,7 @@ def _serve_schema(app: FastAPI) -> None:
     @app.get(
         "/api/openapi.json",
         include_in_schema=False,
-        dependencies=[Depends(require(Scope.INGEST))],
+        dependencies=[Depends(require(Scope.READ, Scope.INGEST))],
     )
     async def schema() -> dict[str, Any]:
         return describe(app)

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from server.api.deps import Ingest, RuntimeDep
+from server.api.deps import Ingest, ReadOrIngest, RuntimeDep
 from server.api.schemas import DocumentBody, DocumentView, Listing, Text, Title
 from server.api.views import document_view
 from server.core.errors import DocumentNotText, InvalidRequest, PayloadTooLarge, UnknownField
@@ -54,6 +54,7 @@ async def create_document(
             body.text,
             title=body.title or title,
             questions=[(item.question, tuple(item.answers)) for item in body.questions],
+            owner=actor.owner,
             created_by=actor.id,
             queue=runtime.queue,
         )
@@ -67,23 +68,24 @@ async def create_document(
 
 @router.get("")
 async def list_documents(
-    runtime: RuntimeDep, _: Ingest, limit: Annotated[int, Query(ge=1, le=1000)] = 100
+    runtime: RuntimeDep, actor: ReadOrIngest, limit: Annotated[int, Query(ge=1, le=1000)] = 100
 ) -> Listing:
     """Newest first."""
 
     def read(session: Session) -> list[DocumentView]:
-        rows = documents.list_documents(session, limit=limit)
+        rows = documents.list_documents(session, tenant=actor.owner, limit=limit)
         return [document_view(session, row) for row in rows]
 
     return Listing(data=await runtime.database.read(read))
 
 
 @router.get("/{document_id}", responses={404: {}})
-async def get_document(document_id: Text, runtime: RuntimeDep, _: Ingest) -> DocumentView:
+async def get_document(document_id: Text, runtime: RuntimeDep, actor: ReadOrIngest) -> DocumentView:
     """One document with its state and the versions that saw it."""
 
     def read(session: Session) -> DocumentView:
-        return document_view(session, documents.get_document(session, document_id))
+        document = documents.get_document(session, document_id, tenant=actor.owner)
+        return document_view(session, document)
 
     return await runtime.database.read(read)
 

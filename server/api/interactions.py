@@ -114,12 +114,15 @@ async def get_interaction(
 
 @router.post("/{interaction_id}/redact", responses={404: {}})
 async def redact_interaction(
-    interaction_id: Text, runtime: RuntimeDep, actor: Admin
+    interaction_id: Text, runtime: RuntimeDep, actor: Admin, request_id: RequestId
 ) -> InteractionView:
     """Blank its prompt, its reply and the words of its feedback; tokens and times stay."""
 
     def redact(session: Session) -> InteractionView:
         row = interactions.redact_interaction(session, actor, interaction_id)
+        audit.record(
+            session, actor, "interaction.redact", row.id, None, request_id, owner=row.owner
+        )
         return interaction_view(row)
 
     return await runtime.database.run(redact)
@@ -127,12 +130,15 @@ async def redact_interaction(
 
 @router.delete("/{interaction_id}", responses={404: {}})
 async def delete_interaction(
-    interaction_id: Text, runtime: RuntimeDep, actor: Admin
+    interaction_id: Text, runtime: RuntimeDep, actor: Admin, request_id: RequestId
 ) -> DeletedView:
     """Delete it, with its feedback and the messages that nothing else reaches."""
 
     def delete(session: Session) -> DeletedView:
         row = interactions.delete_interaction(session, actor, interaction_id)
+        audit.record(
+            session, actor, "interaction.delete", row.id, None, request_id, owner=row.owner
+        )
         return DeletedView(id=row.id)
 
     return await runtime.database.run(delete)

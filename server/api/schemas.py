@@ -50,6 +50,17 @@ Name = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200), _STORABLE
 ]
 
+Tenant = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100), _STORABLE
+]
+LineName = Annotated[
+    str, StringConstraints(max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+]
+"""A folder carries it, and ``@`` ends it in the names of versions."""
+
+PerMinute = Annotated[StrictInt, Field(ge=1, le=2**31 - 1)]
+Budget = Annotated[StrictInt, Field(ge=0, le=2**63 - 1)]
+
 
 class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
@@ -138,12 +149,21 @@ class AliasEventView(View):
 
 class AdapterView(View):
     name: str
+    owner: str | None
+    """The tenant whose line it is; null is everybody's."""
     base_model: str
     base_hash: str
     champion: str
     aliases: dict[str, str]
     versions: list[VersionView]
     events: list[AliasEventView]
+
+
+class LineBody(Body):
+    name: LineName
+    """What clients ask for."""
+    owner: Tenant | None = None
+    """The tenant who alone may ask for it and whose documents it learns; everybody's when left out."""
 
 
 class PromoteBody(Body):
@@ -171,7 +191,23 @@ class MoveView(View):
 class KeyBody(Body):
     name: Name
     scopes: list[str] = Field(min_length=1)
-    """chat, ingest, admin."""
+    """chat, ingest, feedback, read, admin."""
+    owner: Tenant | None = None
+    """The tenant; your own when left out, which for the operator is none: such a key sees all."""
+    allows_learning: bool = True
+    """Whether what passes under the key may ever be trained on."""
+    requests_per_minute: PerMinute | None = None
+    tokens_per_minute: PerMinute | None = None
+    """Prompt and completion together."""
+    token_budget: Budget | None = None
+    """Tokens in all; when they are used, the key asks in vain until an admin raises it."""
+
+
+class KeyChangesBody(Body):
+    allows_learning: bool = True
+    requests_per_minute: PerMinute | None = None
+    tokens_per_minute: PerMinute | None = None
+    token_budget: Budget | None = None
 
 
 class KeyView(View):
@@ -179,6 +215,12 @@ class KeyView(View):
     name: str
     hint: str
     scopes: list[str]
+    owner: str | None
+    allows_learning: bool
+    requests_per_minute: int | None
+    tokens_per_minute: int | None
+    token_budget: int | None
+    tokens_used: int
     created_at: datetime
     revoked_at: datetime | None
 
@@ -188,8 +230,25 @@ class MintedKeyView(KeyView):
     """The secret, shown this once."""
 
 
+class AuditEventView(View):
+    id: str
+    owner: str | None
+    """The tenant whose rows were touched; null where none is."""
+    actor: str
+    action: str
+    target: str
+    detail: dict[str, Any]
+    request_id: str | None
+    created_at: datetime
+
+
 class Listing(View):
     data: list[Any]
+
+
+class Page(Listing):
+    next: str | None
+    """What to send as ``after`` for the rows that follow; null on the last page."""
 
 
 class PreferenceBody(Body):

@@ -25,6 +25,7 @@ from server.db import (
 )
 from server.engine.routing import CHAMPION
 from server.services import documents, evaluations, feedback, messages, registry, runs
+from server.services.tenants import sees
 
 
 def document_view(session: Session, document: Document) -> DocumentView:
@@ -125,23 +126,28 @@ def run_view(session: Session, run: AdaptationRun) -> RunView:
     )
 
 
-def adapter_view(session: Session, adapter: Adapter) -> AdapterView:
+def adapter_view(session: Session, adapter: Adapter, *, tenant: str | None = None) -> AdapterView:
+    """A line as ``tenant`` may see it: of a line that is not its own, only who serves and may."""
     names = {
         name: registry.version_name(adapter.name, version.number if version else None)
         for name, version in registry.aliases_of(session, adapter).items()
     }
+    is_own = sees(tenant, adapter.owner)
+    versions = [
+        version_view(session, adapter, version)
+        for version in registry.versions_of(session, adapter)
+    ]
     return AdapterView(
         name=adapter.name,
+        owner=adapter.owner,
         base_model=adapter.base_model,
         base_hash=adapter.base_hash,
         champion=names[CHAMPION],
         aliases=names,
-        versions=[
-            version_view(session, adapter, version)
-            for version in registry.versions_of(session, adapter)
-        ],
+        versions=versions if is_own else [_without_material(view) for view in versions],
         events=[
-            event_view(session, adapter, event) for event in registry.events_of(session, adapter)
+            event_view(session, adapter, event)
+            for event in (registry.events_of(session, adapter) if is_own else ())
         ],
     )
 
@@ -181,6 +187,11 @@ def version_id_name(session: Session, adapter: Adapter, version_id: str | None) 
     """The public name behind a version's id; none is the base model."""
     version = session.get(AdapterVersion, version_id) if version_id else None
     return registry.version_name(adapter.name, version.number if version else None)
+
+
+def _without_material(view: VersionView) -> VersionView:
+    """What every tenant may know of a version: its names and whether it serves."""
+    return view.model_copy(update={"documents": [], "exam": None, "run_id": None})
 
 
 def _adapter_name(session: Session, version: AdapterVersion) -> str:

@@ -29,6 +29,8 @@ from server.gateway.errors import (
     is_lost_model,
     stream_error,
 )
+from server.gateway.usage import tokens_used
+from server.http import Limiter
 from server.runtime import Runtime
 from server.services.keys import Principal
 
@@ -48,6 +50,7 @@ class EngineExchange(Response):
         self,
         runtime: Runtime,
         capture: Capture,
+        limiter: Limiter,
         principal: Principal,
         request: EngineRequest,
         route: Route,
@@ -55,6 +58,7 @@ class EngineExchange(Response):
         super().__init__()
         self._runtime = runtime
         self._capture = capture
+        self._limiter = limiter
         self._principal = principal
         self._request = request
         self._endpoint = request.endpoint
@@ -167,6 +171,7 @@ class EngineExchange(Response):
             "content-type": content_type,
             "x-everlearn-version": self._route.version_name,
             "x-everlearn-interaction": self._id,
+            **self._limiter.headers(self._principal),
             **(more or {}),
         }
         if length is not None:
@@ -190,8 +195,13 @@ class EngineExchange(Response):
             return
         self._is_recorded = True
         duration_ms = self._elapsed_ms()
+        read = self._reply.assembled() if self._reply else Assembled()
+        used = tokens_used(
+            read.prompt_tokens, read.completion_tokens, read.reply, self._request.body
+        )
+        self._limiter.spend(self._principal, used)
         if self._endpoint.kind is not None:
-            self._capture.record(self._interaction(outcome, status, error, duration_ms))
+            self._capture.record(self._interaction(read, outcome, status, error, duration_ms))
         log.info(
             "request_finished",
             endpoint=self._endpoint.path,
@@ -203,10 +213,9 @@ class EngineExchange(Response):
         )
 
     def _interaction(
-        self, outcome: Outcome, status: int, error: str | None, duration_ms: float
+        self, read: Assembled, outcome: Outcome, status: int, error: str | None, duration_ms: float
     ) -> Mapping[str, Any]:
         """The columns of :class:`server.db.Interaction` that the gateway knows."""
-        read = self._reply.assembled() if self._reply else Assembled()
         return {
             "id": self._id,
             "created_at": self._created_at.isoformat(),

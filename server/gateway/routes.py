@@ -8,11 +8,11 @@ from fastapi.routing import APIRoute
 
 from server.core.errors import RowNotFound
 from server.core.security import Scope
-from server.engine.routing import BASE, Route, public_models, resolve
+from server.engine.routing import BASE, Route, public_models
 from server.gateway.capture import Capture
 from server.gateway.endpoints import ENDPOINTS, EndpointSpec, parse_request
 from server.gateway.exchange import EngineExchange
-from server.http import get_runtime, read_body, require
+from server.http import admitted, get_limiter, get_runtime, read_body, require
 from server.runtime import Runtime
 from server.services.keys import Principal
 
@@ -23,7 +23,8 @@ Chat = Annotated[Principal, Depends(require(Scope.CHAT))]
 
 Handler = Callable[[Request], Awaitable[Response]]
 
-_may_chat = require(Scope.CHAT)
+_may_chat = admitted(Scope.CHAT)
+"""For what the engine works on: counts against the key's limits."""
 
 _REFUSALS = {
     400: "A field is not what it must be, or the engine refuses it.",
@@ -33,7 +34,7 @@ _REFUSALS = {
     409: "The version cannot serve.",
     413: "The body is too long.",
     422: "The engine refuses the request.",
-    429: "Too many requests.",
+    429: "A limit of the key is reached, or the engine has too much to do.",
     502: "The engine failed.",
     503: "The engine or the database is away.",
 }
@@ -58,7 +59,8 @@ def _handler(endpoint: EndpointSpec) -> Handler:
         body = await read_body(request, limit, "EVERLEARN_GATEWAY__MAX_BODY_BYTES")
         asked = parse_request(endpoint, body)
         capture: Capture = request.app.state.capture
-        return EngineExchange(runtime, capture, actor, asked, runtime.route(asked.model))
+        route = runtime.route(asked.model, actor.owner)
+        return EngineExchange(runtime, capture, get_limiter(request), actor, asked, route)
 
     return handle
 
@@ -103,17 +105,18 @@ async def refuse_response(response_id: str, _: Chat) -> Response:
 
 
 @router.get("/models")
-async def list_models(runtime: RuntimeDep, _: Chat) -> dict[str, Any]:
+async def list_models(runtime: RuntimeDep, actor: Chat) -> dict[str, Any]:
     """Every name that can be asked for, and the weights behind it."""
     snapshot = runtime.routes()
-    data = [_model(name, route) for name, route in public_models(snapshot).items()]
+    models = public_models(snapshot, actor.owner)
+    data = [_model(name, route) for name, route in models.items()]
     return {"object": "list", "data": data}
 
 
 @router.get("/models/{name}")
-async def get_model(name: str, runtime: RuntimeDep, _: Chat) -> dict[str, Any]:
+async def get_model(name: str, runtime: RuntimeDep, actor: Chat) -> dict[str, Any]:
     """One name, an alias such as ``smollm2@champion`` too."""
-    return _model(name, resolve(runtime.routes(), name))
+    return _model(name, runtime.route(name, actor.owner))
 
 
 def _model(name: str, route: Route) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from server.core.errors import (
     AppError,
     DatabaseUnavailable,
     InvalidRequest,
+    RateLimited,
     Unauthenticated,
     UnknownField,
 )
@@ -86,6 +87,8 @@ def error_headers(error: AppError) -> dict[str, str]:
     """What a client should know beside the body: how to sign in, when to come again."""
     if isinstance(error, Unauthenticated):
         return {"www-authenticate": "Bearer"}
+    if isinstance(error, RateLimited):
+        return dict(error.headers)
     if error.status == 503:
         return {"retry-after": str(RETRY_AFTER_S)}
     return {}

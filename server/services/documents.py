@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Sequence
 
-from sqlalchemy import func, select, update
+from sqlalchemy import ColumnElement, and_, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -13,6 +13,7 @@ from server.core.errors import DocumentEmpty, DocumentNotText, RowNotFound
 from server.core.queue import INGEST_DOCUMENT, Queue
 from server.db import AdapterVersion, Chunk, Document, DocumentState, ExamQuestion, RunDocument
 from server.db.session import after_commit
+from server.services.tenants import only, sees
 
 Question = tuple[str, tuple[str, ...]]
 
@@ -26,12 +27,13 @@ def accept_document(
     *,
     title: str | None = None,
     questions: Iterable[Question] = (),
+    owner: str | None = None,
     created_by: str,
     queue: Queue,
 ) -> tuple[Document, bool]:
-    """Store a text, unless it is here already; True when it is new.
+    """Store a text, unless its owner has sent it already; True when it is new.
 
-    The id follows from the text alone, so sending it twice is safe. Questions sent along are added
+    The id follows from owner and text, so sending it twice is safe. Questions sent along are added
     to those already there, and are only ever asked, never trained on.
 
     Raises:
@@ -40,11 +42,13 @@ def accept_document(
     """
     text = _checked_text(text)
     content_hash = "b2:" + hashlib.blake2b(text.encode(), digest_size=32).hexdigest()
-    same = select(Document).where(Document.content_hash == content_hash)
+    document_id = _document_id(owner, content_hash)
+    same = select(Document).where(Document.id == document_id)
     document, is_new = session.scalar(same), False
     if document is None:
         document = Document(
-            id="doc_" + content_hash[3:35],
+            id=document_id,
+            owner=owner,
             content_hash=content_hash,
             title=(title or _first_line(text))[:_TITLE_CHARS],
             text=text,
@@ -59,7 +63,6 @@ def accept_document(
         except IntegrityError:  # the same text came by another request at the same moment
             document = session.scalars(same).one()
     if is_new:
-        document_id = document.id
         after_commit(session, lambda: queue.send(INGEST_DOCUMENT, document_id))
     items = [
         build_item(ItemKind.USER, document.id, prompt=question.strip(), answers=answers)
@@ -125,26 +128,52 @@ def exam_items(session: Session, document_ids: Sequence[str], *, split: str) -> 
     ]
 
 
-def get_document(session: Session, document_id: str) -> Document:
+def get_document(session: Session, document_id: str, *, tenant: str | None = None) -> Document:
+    """A document that ``tenant`` may see; None is the operator, who sees all.
+
+    Raises:
+        RowNotFound: no such document, or another tenant's.
+    """
     document = session.get(Document, document_id)
-    if document is None:
+    if document is None or not sees(tenant, document.owner):
         raise RowNotFound("document", document_id, "List them: GET /api/v1/documents.")
     return document
 
 
-def list_documents(session: Session, *, limit: int = 100) -> Sequence[Document]:
-    """Newest first."""
-    statement = select(Document).order_by(Document.created_at.desc(), Document.id).limit(limit)
+def list_documents(
+    session: Session, *, tenant: str | None = None, limit: int = 100
+) -> Sequence[Document]:
+    """Those that ``tenant`` may see, newest first."""
+    statement = select(Document).where(only(Document.owner, tenant))
+    statement = statement.order_by(Document.created_at.desc(), Document.id).limit(limit)
     return session.scalars(statement).all()
 
 
-def live_documents(session: Session) -> Sequence[Document]:
-    """What a run learns: every document that has been chunked, oldest first."""
+def is_learnable(owner: str | None) -> ColumnElement[bool]:
+    """The condition under which a line of ``owner`` may learn a document: it is that owner's.
+
+    No other owner's will do, the operator's least of all: None is an owner like any other here.
+    """
+    states = (DocumentState.RECEIVED, DocumentState.UNREADABLE)
+    return and_(
+        Document.owner.is_not_distinct_from(owner),
+        Document.state.not_in(states),
+        Document.deleted_at.is_(None),
+    )
+
+
+def live_documents(session: Session, *, owner: str | None) -> Sequence[Document]:
+    """What a run on a line of ``owner`` learns: its documents that are chunked, oldest first."""
     return session.scalars(
-        select(Document)
-        .where(Document.state != DocumentState.RECEIVED)
-        .order_by(Document.created_at, Document.id)
+        select(Document).where(is_learnable(owner)).order_by(Document.created_at, Document.id)
     ).all()
+
+
+def has_documents(session: Session, *, owner: str | None) -> bool:
+    """Whether ``owner`` has sent anything, chunked or not."""
+    own = Document.owner.is_not_distinct_from(owner)
+    statement = select(Document.id).where(own, Document.deleted_at.is_(None)).limit(1)
+    return session.scalar(statement) is not None
 
 
 def received_documents(session: Session) -> list[str]:
@@ -187,6 +216,13 @@ def counts(session: Session, document_id: str) -> tuple[int, int]:
         ExamQuestion.document_id == document_id, ExamQuestion.split == "exam"
     )
     return session.scalar(chunks) or 0, session.scalar(questions) or 0
+
+
+def _document_id(owner: str | None, content_hash: str) -> str:
+    if owner is None:
+        return "doc_" + content_hash[3:35]
+    both = f"{owner}\0{content_hash}".encode()
+    return "doc_" + hashlib.blake2b(both, digest_size=16).hexdigest()
 
 
 def _checked_text(text: str) -> str:

@@ -14,10 +14,12 @@ from server.services.runs import Claim
 from tests.conftest import RecordingQueue
 
 
-def make_document(session: Session, text: str = "The keeper is Odile Brandt.") -> Document:
+def make_document(
+    session: Session, text: str = "The keeper is Odile Brandt.", *, owner: str | None = None
+) -> Document:
     """A document that has been chunked."""
     document, _ = documents.accept_document(
-        session, text, created_by="key_test", queue=RecordingQueue()
+        session, text, owner=owner, created_by="key_test", queue=RecordingQueue()
     )
     documents.store_chunks(session, document.id, [text])
     return document

@@ -20,6 +20,7 @@ from server.engine.sse import event_data, split_events
 from server.gateway import endpoints
 from server.gateway.endpoints import parse_request
 from server.gateway.errors import engine_refusal, stream_error
+from server.gateway.usage import tokens_used
 from server.http.auth import FRESH_S, STALE_S, KeyRing
 from server.runtime import Runtime
 from server.services import keys
@@ -262,6 +263,26 @@ def test_the_server_starts_without_any_ml_framework() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
 
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("prompt_tokens", "completion_tokens", "reply", "tokens"),
+    [
+        (7, 6, "x" * 400, 13),
+        (7, 0, "", 7),
+        (7, None, "", 7),  # an embedding
+        (7, None, "x" * 4000, 1007),
+        (None, None, "x" * 4000, pytest.approx(1200, rel=0.05)),  # the client left
+        (None, None, "", 0),  # a refusal
+    ],
+)
+@pytest.mark.parametrize("prompt", ["messages", "prompt", "input"])
+def test_what_a_reply_counts_for(
+    prompt: str, prompt_tokens: int | None, completion_tokens: int | None, reply: str, tokens: int
+) -> None:
+    body = {"model": "smollm2", prompt: [{"role": "user", "content": "y" * 800}]}
+
+    assert tokens_used(prompt_tokens, completion_tokens, reply, body) == tokens
 
 
 async def test_an_engine_that_refuses_our_key_is_named_in_readyz(

@@ -139,7 +139,9 @@ def test_snapshot_keeps_the_newest_and_the_champion_resident(
     promote(database, adapter, "v1")
 
     with database.unit_of_work() as session:
-        routes = registry.snapshot(session, resident_versions=2).adapters["smollm2"]
+        routes = registry.snapshot(session, resident_versions=2, served="smollm2").adapters[
+            "smollm2"
+        ]
 
     resident = [number for number, version in routes.versions.items() if version.is_resident]
     assert resident == [1, 3, 4]
