@@ -193,15 +193,16 @@ class EngineExchange(Response):
         duration_ms = self._elapsed_ms()
         if self._endpoint.kind is not None:
             self._capture.record(self._interaction(outcome, status, error, duration_ms))
-        log.info(
-            "request_finished",
-            endpoint=self._endpoint.path,
-            interaction=self._id,
-            version=self._route.version_name,
-            outcome=outcome,
-            status=status,
-            duration_ms=duration_ms,
-        )
+        if outcome is not Outcome.COMPLETE:  # a complete one has its row, which tells more
+            log.info(
+                "request_not_complete",
+                endpoint=self._endpoint.path,
+                interaction=self._id,
+                version=self._route.version_name,
+                outcome=outcome,
+                status=status,
+                duration_ms=duration_ms,
+            )
 
     def _interaction(
         self, outcome: Outcome, status: int, error: str | None, duration_ms: float
