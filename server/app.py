@@ -83,9 +83,9 @@ def create_app(settings: Settings | None = None, *, queue: Queue | None = None) 
     app.add_middleware(BodyLimitMiddleware, own_limit=_OWN_BODY_LIMIT)
     app.add_middleware(RequestIdMiddleware)
     install_error_handlers(app)
+    app.include_router(routes.router)  # first: routes are tried in turn, and these are asked most
     app.include_router(health.router)
     app.include_router(api.router)
-    app.include_router(routes.router)
     _serve_schema(app)
     return app
 

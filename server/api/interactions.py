@@ -9,7 +9,7 @@ from fastapi.responses import StreamingResponse
 from sqlalchemy.orm import Session
 
 from adapters.redaction import build_redactor
-from server.api.deps import Admin, Read, RuntimeDep
+from server.api.deps import Admin, Read, RequestId, RuntimeDep
 from server.api.schemas import (
     DeletedView,
     Id,
@@ -21,7 +21,7 @@ from server.api.schemas import (
 )
 from server.api.views import interaction_detail, interaction_view
 from server.db import Endpoint, Outcome
-from server.services import experience, interactions
+from server.services import audit, experience, interactions
 from server.services.interactions import Filters
 
 router = APIRouter(prefix="/interactions", tags=["interactions"])

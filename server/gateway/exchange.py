@@ -202,15 +202,16 @@ class EngineExchange(Response):
         self._limiter.spend(self._principal, used)
         if self._endpoint.kind is not None:
             self._capture.record(self._interaction(read, outcome, status, error, duration_ms))
-        log.info(
-            "request_finished",
-            endpoint=self._endpoint.path,
-            interaction=self._id,
-            version=self._route.version_name,
-            outcome=outcome,
-            status=status,
-            duration_ms=duration_ms,
-        )
+        if outcome is not Outcome.COMPLETE:  # a complete one has its row, which tells more
+            log.info(
+                "request_not_complete",
+                endpoint=self._endpoint.path,
+                interaction=self._id,
+                version=self._route.version_name,
+                outcome=outcome,
+                status=status,
+                duration_ms=duration_ms,
+            )
 
     def _interaction(
         self, read: Assembled, outcome: Outcome, status: int, error: str | None, duration_ms: float
