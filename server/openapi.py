@@ -4,6 +4,8 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from server.http.shapes import is_anthropic
+
 ERROR = {
     "type": "object",
     "required": ["error"],
@@ -21,6 +23,20 @@ ERROR = {
     },
 }
 """OpenAI's envelope."""
+
+ANTHROPIC_ERROR = {
+    "type": "object",
+    "required": ["type", "error"],
+    "properties": {
+        "type": {"const": "error"},
+        "error": {
+            "type": "object",
+            "required": ["type", "message"],
+            "properties": {"type": {"type": "string"}, "message": {"type": "string"}},
+        },
+    },
+}
+"""Anthropic's envelope, where its clients call."""
 
 MEANINGS = {
     "400": "The request is malformed; `param` names the field.",
@@ -43,7 +59,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
     document = app.openapi()
     if "Error" in document.setdefault("components", {}).setdefault("schemas", {}):
         return document
-    document["components"]["schemas"]["Error"] = ERROR
+    document["components"]["schemas"] |= {"Error": ERROR, "AnthropicError": ANTHROPIC_ERROR}
     document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     for path, item in document["paths"].items():
         for method in _METHODS & set(item):
@@ -62,7 +78,8 @@ def _complete(path: str, operation: dict[str, Any]) -> None:
     for status, response in responses.items():
         if status in MEANINGS and "content" not in response:
             response["description"] = MEANINGS[status]
-            schema = {"$ref": "#/components/schemas/Error"}
+            name = "AnthropicError" if is_anthropic(path) else "Error"
+            schema = {"$ref": f"#/components/schemas/{name}"}
             response["content"] = {"application/json": {"schema": schema}}
 
 

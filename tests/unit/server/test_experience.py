@@ -187,7 +187,7 @@ def test_documents_lose_their_secrets_before_they_are_material(
     session.flush()
     claim = runs.claim(session, run.id, worker="w", lease=timedelta(seconds=30))
     assert claim is not None
-    (document,) = material.collect(session, claim).documents
+    (document,) = material.collect(session, claim, served=adapter.name).documents
 
     for text in (document.title, document.text, *document.chunks):
         assert key not in text
