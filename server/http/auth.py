@@ -10,13 +10,14 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 import redis.asyncio as redis
 import structlog
 from fastapi import Request
 
 from server.core.clock import monotonic
-from server.core.errors import Forbidden, Unauthenticated
+from server.core.errors import DatabaseUnavailable, Forbidden, Unauthenticated
 from server.core.security import Scope, hash_key
 from server.db.session import DATABASE_AWAY, Database
 from server.http.shared import VALKEY_AWAY
@@ -31,6 +32,10 @@ CHANNEL = "everlearn:keys-changed"
 
 FRESH_S = 1.0
 STALE_S = 300.0
+PATIENCE_S = 0.5
+"""How long a key that was good a moment ago waits for the database."""
+LOOKUP_S = 5.0
+"""How long any other does."""
 MAX_CACHED = 10_000
 MAX_KEY_CHARS = 512
 RECONNECT_S = 1.0
@@ -43,6 +48,12 @@ _HOW = "Send `Authorization: Bearer el_…`; an admin mints keys with `everlearn
 class _Entry:
     principal: Principal | None
     read_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Lookup:
+    task: "asyncio.Task[Principal | None]"
+    began: float
 
 
 class KeyRing:
@@ -63,6 +74,7 @@ class KeyRing:
         self._valkey = valkey
         self._clock = clock
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._lookups: dict[str, _Lookup] = {}
         self._changes = 0
         self._listener: asyncio.Task[None] | None = None
 
@@ -77,23 +89,57 @@ class KeyRing:
             await asyncio.gather(self._listener, return_exceptions=True)
 
     async def authenticate(self, secret: str) -> Principal | None:
-        """The owner of a key; None when it is unknown or revoked."""
+        """The owner of a key; None when it is unknown or revoked.
+
+        Raises:
+            DatabaseUnavailable: it does not answer, and the key was not seen good of late.
+        """
         if len(secret) > MAX_KEY_CHARS:
             return None
         key_hash = hash_key(secret)
+        now = self._clock()
         entry = self._entries.get(key_hash)
-        now, changes = self._clock(), self._changes
         if entry is not None and now - entry.read_at < FRESH_S:
             return entry.principal
+        is_known_good = (
+            entry is not None and entry.principal is not None and now - entry.read_at <= STALE_S
+        )
+        lookup = self._lookup(key_hash, secret)
+        patience_s = LOOKUP_S
+        if is_known_good:
+            # A database that hangs must not hold up who was good a moment ago.
+            patience_s = max(0.0, lookup.began + PATIENCE_S - now)
         try:
-            principal = await self._database.read(keys.authenticate, secret)
-        except DATABASE_AWAY:
-            if entry is None or entry.principal is None or now - entry.read_at > STALE_S:
-                raise
+            async with asyncio.timeout(patience_s):
+                return await asyncio.shield(lookup.task)
+        except (*DATABASE_AWAY, TimeoutError) as error:
+            if entry is None or not is_known_good:
+                raise DatabaseUnavailable() from error
             return entry.principal
+
+    def _lookup(self, key_hash: str, secret: str) -> "_Lookup":
+        """The look into the database under way for this key, or a new one: one at a time."""
+        lookup = self._lookups.get(key_hash)
+        if lookup is None:
+            task = asyncio.create_task(self._look_up(key_hash, secret))
+            lookup = self._lookups[key_hash] = _Lookup(task, self._clock())
+            task.add_done_callback(partial(self._end_lookup, key_hash))
+        return lookup
+
+    async def _look_up(self, key_hash: str, secret: str) -> Principal | None:
+        now, changes = self._clock(), self._changes
+        async with asyncio.timeout(LOOKUP_S):
+            principal = await self._database.read(keys.authenticate, secret)
         if changes == self._changes:  # else this may have been read before the change
             self._remember(key_hash, _Entry(principal, now))
         return principal
+
+    def _end_lookup(self, key_hash: str, task: "asyncio.Task[Principal | None]") -> None:
+        lookup = self._lookups.get(key_hash)
+        if lookup is not None and lookup.task is task:
+            del self._lookups[key_hash]
+        if not task.cancelled():
+            task.exception()  # seen by those who wait for it, or by nobody any more
 
     async def changed(self, key_id: str) -> None:
         """Use a key as it is in the database from now on, here and on every gateway.
@@ -112,6 +158,7 @@ class KeyRing:
     def forget(self, key_id: str) -> None:
         """Look a key up anew when it comes next."""
         self._changes += 1
+        self._lookups.clear()  # what is under way may have read the key before the change
         for key_hash, entry in list(self._entries.items()):
             if entry.principal is not None and entry.principal.id == key_id:
                 del self._entries[key_hash]

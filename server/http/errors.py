@@ -42,10 +42,8 @@ def install_error_handlers(app: FastAPI) -> None:
         # FastAPI finds a request malformed before it looks at the key.
         try:
             await identify(request)
-        except Unauthenticated as refusal:
+        except AppError as refusal:
             return error_response(refusal, request.url.path)
-        except DATABASE_AWAY as failure:
-            return await on_database_error(request, failure)
         return error_response(_first_problem(error), request.url.path)
 
     @app.exception_handler(HTTPException)
