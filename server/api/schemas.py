@@ -96,6 +96,13 @@ class DocumentView(View):
     versions: list[str]
     """Versions that were trained on it."""
     created_at: datetime
+    deleted_at: datetime | None
+    """When what it says was forgotten; the row stays for its versions."""
+
+
+class ChunkView(View):
+    position: int
+    text: str
 
 
 class RunBody(Body):

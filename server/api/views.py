@@ -44,6 +44,7 @@ def document_view(session: Session, document: Document) -> DocumentView:
         exam_questions=questions,
         versions=seen_by,
         created_at=document.created_at,
+        deleted_at=document.deleted_at,
     )
 
 

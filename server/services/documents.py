@@ -3,20 +3,30 @@
 import hashlib
 from collections.abc import Iterable, Sequence
 
-from sqlalchemy import ColumnElement, and_, func, select, update
+from sqlalchemy import ColumnElement, and_, delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from adapters.types import ExamItem, ItemKind, build_item
-from server.core.clock import new_id
+from server.core.clock import new_id, utc_now
 from server.core.errors import DocumentEmpty, DocumentNotText, RowNotFound
 from server.core.queue import INGEST_DOCUMENT, Queue
-from server.db import AdapterVersion, Chunk, Document, DocumentState, ExamQuestion, RunDocument
+from server.db import (
+    AdapterVersion,
+    Chunk,
+    Document,
+    DocumentState,
+    EvaluationResult,
+    ExamQuestion,
+    RunDocument,
+)
 from server.db.session import after_commit
+from server.services.paging import Page, page_of
 from server.services.tenants import only, sees
 
 Question = tuple[str, tuple[str, ...]]
 
+DELETED_TITLE = "(deleted)"
 _TITLE_CHARS = 500
 _DERIVED_TITLE_CHARS = 80
 
@@ -45,12 +55,15 @@ def accept_document(
     document_id = _document_id(owner, content_hash)
     same = select(Document).where(Document.id == document_id)
     document, is_new = session.scalar(same), False
+    if document is not None and document.deleted_at is not None:
+        _revive(document, text, title, created_by)
+        is_new = True
     if document is None:
         document = Document(
             id=document_id,
             owner=owner,
             content_hash=content_hash,
-            title=(title or _first_line(text))[:_TITLE_CHARS],
+            title=_title(text, title),
             text=text,
             size_bytes=len(text.encode()),
             created_by=created_by,
@@ -75,7 +88,7 @@ def accept_document(
 def store_chunks(session: Session, document_id: str, chunks: Sequence[str]) -> None:
     """Keep the pieces of a document and mark it ready to learn; doing it twice changes nothing."""
     document = get_document(session, document_id)
-    if document.state != DocumentState.RECEIVED:
+    if document.state != DocumentState.RECEIVED or document.deleted_at is not None:
         return
     session.add_all(
         Chunk(document_id=document_id, position=position, text=text)
@@ -141,12 +154,41 @@ def get_document(session: Session, document_id: str, *, tenant: str | None = Non
 
 
 def list_documents(
-    session: Session, *, tenant: str | None = None, limit: int = 100
-) -> Sequence[Document]:
-    """Those that ``tenant`` may see, newest first."""
-    statement = select(Document).where(only(Document.owner, tenant))
-    statement = statement.order_by(Document.created_at.desc(), Document.id).limit(limit)
-    return session.scalars(statement).all()
+    session: Session,
+    *,
+    tenant: str | None = None,
+    state: str | None = None,
+    after: str | None = None,
+    limit: int = 100,
+) -> Page[Document]:
+    """Those that ``tenant`` may see and that are not deleted, newest first.
+
+    Raises:
+        InvalidRequest: ``after`` is no cursor.
+    """
+    statement = select(Document).where(only(Document.owner, tenant), Document.deleted_at.is_(None))
+    if state is not None:
+        statement = statement.where(Document.state == state)
+    return page_of(session, statement, Document, after=after, limit=limit)
+
+
+def delete_document(session: Session, document_id: str, *, tenant: str | None) -> Document:
+    """Forget what a document says; its row stays, to name the versions that saw it.
+
+    Text, chunks and questions go, and what exams quoted of it. No run takes it from now on; a run
+    that has taken it already ends as it would have. Doing it twice changes nothing.
+
+    Raises:
+        RowNotFound: no such document, or another tenant's.
+    """
+    document = get_document(session, document_id, tenant=tenant)
+    for table in (Chunk, ExamQuestion, EvaluationResult):
+        session.execute(delete(table).where(table.document_id == document_id))
+    document.text = ""
+    document.title = DELETED_TITLE
+    document.size_bytes = 0
+    document.deleted_at = document.deleted_at or utc_now()
+    return document
 
 
 def is_learnable(owner: str | None) -> ColumnElement[bool]:
@@ -181,7 +223,7 @@ def received_documents(session: Session) -> list[str]:
     return list(
         session.scalars(
             select(Document.id)
-            .where(Document.state == DocumentState.RECEIVED)
+            .where(Document.state == DocumentState.RECEIVED, Document.deleted_at.is_(None))
             .order_by(Document.created_at, Document.id)
         )
     )
@@ -236,6 +278,21 @@ def _checked_text(text: str) -> str:
             "text",
         )
     return text
+
+
+def _revive(document: Document, text: str, title: str | None, created_by: str) -> None:
+    """A deleted text that is sent again is a new document under its old id."""
+    document.text = text
+    document.title = _title(text, title)
+    document.size_bytes = len(text.encode())
+    document.created_by = created_by
+    document.created_at = utc_now()
+    document.state = DocumentState.RECEIVED
+    document.deleted_at = None
+
+
+def _title(text: str, given: str | None) -> str:
+    return (given or _first_line(text))[:_TITLE_CHARS]
 
 
 def _first_line(text: str) -> str:

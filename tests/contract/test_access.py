@@ -55,6 +55,8 @@ ROUTES = {
     ("POST", "/api/v1/documents"): INGEST,
     ("GET", "/api/v1/documents"): READ_OR_INGEST,
     ("GET", "/api/v1/documents/{document_id}"): READ_OR_INGEST,
+    ("GET", "/api/v1/documents/{document_id}/chunks"): READ_OR_INGEST,
+    ("DELETE", "/api/v1/documents/{document_id}"): ADMIN,
     ("GET", "/api/v1/interactions"): READ,
     ("GET", "/api/v1/interactions/export"): READ,
     ("GET", "/api/v1/interactions/{interaction_id}"): READ,
