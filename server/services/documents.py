@@ -238,7 +238,16 @@ def chunks_of(session: Session, document_id: str) -> list[str]:
 
 
 def set_states(session: Session, document_ids: Iterable[str], state: DocumentState) -> None:
-    session.execute(update(Document).where(Document.id.in_(list(document_ids))).values(state=state))
+    """Note what a run makes of its documents, but for those deleted, or sent anew, meanwhile."""
+    session.execute(
+        update(Document)
+        .where(
+            Document.id.in_(list(document_ids)),
+            Document.deleted_at.is_(None),
+            Document.state != DocumentState.RECEIVED,
+        )
+        .values(state=state)
+    )
 
 
 def versions_that_saw(session: Session, document_id: str) -> Sequence[AdapterVersion]:

@@ -10,6 +10,7 @@ import pytest
 
 from server.core.errors import NothingToLearn
 from server.core.settings import Settings
+from server.db import DocumentState
 from server.db.session import Database
 from server.services import documents, registry, runs
 from tests.support.api import Api, running_api
@@ -139,6 +140,19 @@ def test_what_is_sent_again_after_its_deletion_is_learnt_anew(api: Api) -> None:
     assert (revived["state"], revived["deleted_at"]) == ("received", None)
     with api.database.unit_of_work() as session:
         assert documents.received_documents(session) == [document_id]
+
+
+def test_a_run_of_before_does_not_mark_what_was_deleted_and_sent_anew(api: Api) -> None:
+    with api.database.unit_of_work() as session:
+        document_id = make_document(session, "Some text.").id
+    learn(api, document_id)
+    api.client.delete(f"{PATH}/{document_id}")
+    send(api, "Some text.")
+
+    with api.database.unit_of_work() as session:
+        documents.set_states(session, [document_id], DocumentState.LEARNT)
+
+    assert api.client.get(f"{PATH}/{document_id}").json()["state"] == "received"
 
 
 def test_a_tenant_deletes_only_its_own(api: Api) -> None:
