@@ -39,15 +39,13 @@ def install_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def on_invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        # FastAPI finds a request malformed before it looks at the key.
-        try:
-            await identify(request)
-        except AppError as refusal:
-            return error_response(refusal, request.url.path)
-        return error_response(_first_problem(error), request.url.path)
+        refusal = await _refusal_of_key(request) or _first_problem(error)
+        return error_response(refusal, request.url.path)
 
     @app.exception_handler(HTTPException)
     async def on_http_error(request: Request, error: HTTPException) -> JSONResponse:
+        if error.status_code == 400 and (refusal := await _refusal_of_key(request)):
+            return error_response(refusal, request.url.path)
         body = _envelope(_http_message(request, error), "invalid_request_error", _code(error))
         content = shaped(request.url.path, error.status_code, body)
         return _Envelope(content, error.status_code, headers=error.headers)
@@ -66,6 +64,15 @@ def install_error_handlers(app: FastAPI) -> None:
         body = _envelope(message, "server_error", "internal_error")
         content = shaped(request.url.path, 500, body)
         return _Envelope(content, 500, headers={REQUEST_ID: request_id})
+
+
+async def _refusal_of_key(request: Request) -> AppError | None:
+    """What is wrong with the key, if anything: FastAPI looks at the body first."""
+    try:
+        await identify(request)
+    except AppError as refusal:
+        return refusal
+    return None
 
 
 class _Envelope(JSONResponse):

@@ -47,6 +47,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._limits = limits
         self._receive_timer: TimerHandle | None = None
         self._write_timer: TimerHandle | None = None
+        self._received = 0
+        """Whole requests so far."""
         self._head_bytes = 0
         self._is_in_head = True
 
@@ -67,8 +69,9 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         if self._receive_timer is None and self._is_idle():
             self._await_head()
+        received = self._received
         super().data_received(data)
-        if self._is_in_head:
+        if self._is_in_head and self._received == received:  # all of it belongs to one head
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._refuse(431, f"Request line and headers exceed {MAX_HEAD_BYTES} bytes.")
@@ -80,6 +83,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._stop_receive_timer()
+        self._received += 1
         self._is_in_head = True
         self._head_bytes = 0
         super().on_message_complete()

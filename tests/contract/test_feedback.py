@@ -200,3 +200,13 @@ def test_each_route_asks_for_its_scope(api: Api, stored: dict[str, Any]) -> None
     assert api.client.post(PATH, json=body, headers=reader).status_code == 403
     assert api.client.get(PATH, headers=reader).status_code == 200
     assert api.client.get(PATH, headers=judge).status_code == 403
+
+
+@pytest.mark.parametrize("body", [b"\xff\xfe{", b"{", b"[]", b'{"completion_id": "\xff"}'])
+def test_without_a_key_nobody_learns_what_is_wrong_with_a_body(api: Api, body: bytes) -> None:
+    headers = {"content-type": "application/json"}
+
+    with_key = api.client.post(PATH, content=body, headers=headers)
+    without = api.client.post(PATH, content=body, headers={**headers, "authorization": ""})
+
+    assert (with_key.status_code, without.status_code) == (400, 401)

@@ -166,6 +166,15 @@ def test_endless_headers_are_refused(gateway: Gateway) -> None:
     assert gateway.chat() == 200
 
 
+@pytest.mark.parametrize("size", [1_000, 70_000, 200_000, 1_000_000])
+def test_a_long_body_is_no_long_head(gateway: Gateway, size: int) -> None:
+    body = {"model": "smollm2", "messages": [{"role": "user", "content": "x" * size}]}
+    with httpx2.Client(base_url=gateway.url, headers=HEADERS, timeout=20) as client:
+        answers = [client.post("/v1/chat/completions", json=body).status_code for _ in range(3)]
+
+    assert answers == [200, 200, 200]
+
+
 def test_a_body_that_stops_is_let_go(gateway: Gateway) -> None:
     began = time.monotonic()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {ADMIN_KEY}\r\n"
