@@ -13,8 +13,9 @@ def machine() -> str:
     """One line, such as ``AMD EPYC, 2 cores, 23 GiB, Linux x86_64, Python 3.11.7``."""
     kind = f"{platform.system()} {platform.machine()}"
     cores = len(os.sched_getaffinity(0))
+    processor = _found(_CPUINFO, r"model name\s*:\s*(.+)") or "unknown processor"
     return (
-        f"{_found(_CPUINFO, r'model name\s*:\s*(.+)') or 'unknown processor'}, {cores} cores, "
+        f"{processor}, {cores} cores, "
         f"{memory_gib()} GiB, {kind}, Python {platform.python_version()}"
     )
 

@@ -7,7 +7,7 @@ own: ``python -m benchmarks.stub PORT``.
 import asyncio
 import json
 import sys
-from typing import Any
+from typing import Any, cast
 
 import httptools
 import uvloop
@@ -81,8 +81,8 @@ class StubEngine(asyncio.Protocol):
         self._body = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's transports are no subclass of asyncio's, though they do the same.
+        self._transport = cast(asyncio.Transport, transport)
 
     def connection_lost(self, _: Exception | None) -> None:
         self._transport = None
