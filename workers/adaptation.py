@@ -129,7 +129,7 @@ class Adaptation:
             for document_id in self._not_yet_chunked():
                 ingest(self._context, document_id)
             with self._database.unit_of_work() as session:
-                material = collect(session, self._owned)
+                material = collect(session, self._owned, served=self._context.settings.model.name)
             self._heart.progress(len(material.documents), len(material.documents))
         return material
 

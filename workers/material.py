@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy.orm import Session
 
 from adapters.manifest import DocumentRef
+from adapters.redaction import redact_secrets
 from adapters.types import SourceDocument
 from server.core.errors import NothingToLearn
 from server.db import Adapter, AdapterVersion
@@ -21,6 +22,8 @@ class Material:
     adapter: Adapter
     champion: AdapterVersion | None
     documents: tuple[SourceDocument, ...]
+    base_engine_name: str
+    """What the engine calls the base model under the line."""
     champion_revision: int
     """Of the champion alias: a swap is refused when it has moved since."""
     learnt_before: frozenset[str]
@@ -31,10 +34,6 @@ class Material:
         if self.champion is None:
             return self.base_engine_name
         return registry.engine_name(self.adapter.name, self.champion)
-
-    @property
-    def base_engine_name(self) -> str:
-        return registry.base_engine_name(self.adapter.name)
 
     @property
     def new_documents(self) -> frozenset[str]:
@@ -52,14 +51,16 @@ class Material:
         )
 
 
-def collect(session: Session, owned: Claim) -> Material:
-    """The union of all live documents, and who champions the line.
+def collect(session: Session, owned: Claim, *, served: str) -> Material:
+    """The union of all live documents of the line's owner, and who champions the line.
+
+    ``served`` is the settings' model name, under which the engine knows its base model.
 
     Raises:
         NothingToLearn: no document has been chunked.
     """
     run = runs.get_run(session, owned.run_id)
-    adapter = session.get_one(Adapter, run.adapter_id)
+    adapter = runs.line_of(session, run)
     taken = runs.take_documents(session, owned)
     if not taken:
         raise NothingToLearn(adapter.name)
@@ -67,14 +68,15 @@ def collect(session: Session, owned: Claim) -> Material:
     material = Material(
         adapter=adapter,
         champion=None,
+        base_engine_name=registry.base_engine_name_of(session, adapter, served),
         champion_revision=0,
         learnt_before=frozenset(),
         documents=tuple(
             SourceDocument(
                 id=row.id,
-                title=row.title,
-                text=row.text,
-                chunks=tuple(documents.chunks_of(session, row.id)),
+                title=redact_secrets(row.title),
+                text=redact_secrets(row.text),
+                chunks=tuple(map(redact_secrets, documents.chunks_of(session, row.id))),
             )
             for row in rows
         ),

@@ -5,8 +5,11 @@ from datetime import timedelta
 from celery import shared_task
 
 from server.core.queue import TICK
-from server.services import policies, runs
+from server.services import policies, retention, runs
 from workers.context import WorkerContext, worker_context
+
+RETENTION_BATCHES = 4
+"""Bounded transactions of clean-up in one tick, so that a backlog does not hold up the rest."""
 
 
 @shared_task(name=TICK)
@@ -16,7 +19,13 @@ def tick_task() -> None:
 
 
 def tick(context: WorkerContext) -> None:
-    """One look at policies, lost runs and lost documents, in one transaction."""
+    """One look at everything that is due; what is too old goes last."""
+    start_what_is_due(context)
+    clean_up(context)
+
+
+def start_what_is_due(context: WorkerContext) -> None:
+    """Policies, lost runs and lost documents, in one transaction."""
     learning = context.settings.learning
     with context.database.unit_of_work() as session:
         policies.resend_ingests(session, queue=context.queue)
@@ -27,3 +36,17 @@ def tick(context: WorkerContext) -> None:
             queue=context.queue,
         )
         policies.queue_due_runs(session, learning, queue=context.queue)
+
+
+def clean_up(context: WorkerContext) -> None:
+    """Join early feedback to its interaction; delete what is older than the settings keep."""
+    with context.database.unit_of_work() as session:
+        retention.tend_feedback(session)
+    days = context.settings.capture.retention_days
+    if days is None:
+        return
+    for _ in range(RETENTION_BATCHES):
+        with context.database.unit_of_work() as session:
+            deleted = retention.delete_old(session, keep_for=timedelta(days=days))
+        if deleted < retention.BATCH:
+            return

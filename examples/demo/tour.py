@@ -112,7 +112,7 @@ def main() -> int:
         problems = verdict(before, after, back, again, other)
         show_summary(before, after, back, again, other, len(questions))
         if KEEPS_RUNNING:
-            show_way_on(url, model)
+            show_way_on(url, settings)
     except (Failure, OpenAIError) as error:
         problems = [str(error)]
     for problem in problems:
@@ -264,11 +264,15 @@ def show_summary(
     )
 
 
-def show_way_on(url: str, model: str) -> None:
+def show_way_on(url: str, settings: Settings) -> None:
     console.print(f"\nThe server keeps running at [bold]{url}[/]. To go on:")
-    console.print("  export OPENAI_API_KEY=$(.venv/bin/everlearn key create me --local)")
-    console.print(f'  .venv/bin/everlearn chat "Which ferry goes to Velmora?" --model {model}')
-    console.print("  make down    # stops it (or: .venv/bin/everlearn down)")
+    for command in (
+        f"export EVERLEARN_HOME={settings.home_path}",
+        "export OPENAI_API_KEY=$(.venv/bin/everlearn key create me --scope admin --local)",
+        '.venv/bin/everlearn chat "What is the ferry to the Tidewater Museum called?"',
+        "make down    # stops it (or: .venv/bin/everlearn down)",
+    ):
+        console.print(f"  {command}", soft_wrap=True, highlight=False)
 
 
 def shortened(reply: str, width: int = 90) -> str:

@@ -1,14 +1,15 @@
-"""/api/v1/adapters: versions, aliases, promotion and rollback."""
+"""/api/v1/adapters: lines, versions, aliases, promotion and rollback."""
 
 from collections.abc import Callable
 
 from fastapi import APIRouter
 from sqlalchemy.orm import Session
 
-from server.api.deps import Admin, Ingest, RuntimeDep
+from server.api.deps import Admin, Read, RequestId, RuntimeDep
 from server.api.schemas import (
     AdapterView,
     AliasEventView,
+    LineBody,
     Listing,
     MoveView,
     PromoteBody,
@@ -18,55 +19,89 @@ from server.api.schemas import (
 from server.api.views import adapter_view, event_view
 from server.core.clock import monotonic
 from server.runtime import Runtime
-from server.services import promotion, registry
+from server.services import audit, bootstrap, promotion, registry
+from server.services.keys import Principal
 from server.services.promotion import Move
+from server.services.tenants import owner_for
 
 router = APIRouter(prefix="/adapters", tags=["adapters"])
 
 
 @router.get("")
-async def list_adapters(runtime: RuntimeDep, _: Ingest) -> Listing:
-    """Every line with its versions."""
+async def list_adapters(runtime: RuntimeDep, actor: Read) -> Listing:
+    """Every line with its versions; of everybody's lines, a tenant sees no documents and exams."""
+    tenant = actor.owner
 
     def read(session: Session) -> list[AdapterView]:
-        return [adapter_view(session, row) for row in registry.list_adapters(session)]
+        lines = registry.list_adapters(session, tenant=tenant)
+        return [adapter_view(session, line, tenant=tenant) for line in lines]
 
     return Listing(data=await runtime.read(read))
 
 
+@router.post("", status_code=201, responses={400: {}, 403: {}, 409: {}})
+async def create_adapter(
+    body: LineBody, runtime: RuntimeDep, actor: Admin, request_id: RequestId
+) -> AdapterView:
+    """A further line over the same base model, which learns from its owner's documents alone."""
+    owner = owner_for(actor.owner, body.owner)
+
+    def create(session: Session) -> AdapterView:
+        line = bootstrap.create_line(session, runtime.settings, body.name, owner=owner)
+        audit.record(session, actor, "adapter.create", line.name, None, request_id, owner=owner)
+        session.flush()
+        return adapter_view(session, line, tenant=actor.owner)
+
+    view = await runtime.database.run(create)
+    await runtime.refresh()
+    return view
+
+
 @router.get("/{name}", responses={404: {}})
-async def get_adapter(name: Text, runtime: RuntimeDep, _: Ingest) -> AdapterView:
+async def get_adapter(name: Text, runtime: RuntimeDep, actor: Read) -> AdapterView:
     """One line: its versions with their exams, and every move of its aliases."""
 
     def read(session: Session) -> AdapterView:
-        return adapter_view(session, registry.get_adapter(session, name))
+        line = registry.get_adapter(session, name, tenant=actor.owner)
+        return adapter_view(session, line, tenant=actor.owner)
 
     return await runtime.read(read)
 
 
-@router.post("/{name}/promote", responses={400: {}, 404: {}, 409: {}})
-async def promote(name: Text, body: PromoteBody, runtime: RuntimeDep, actor: Admin) -> MoveView:
+@router.post("/{name}/promote", responses={400: {}, 403: {}, 404: {}, 409: {}})
+async def promote(
+    name: Text, body: PromoteBody, runtime: RuntimeDep, actor: Admin, request_id: RequestId
+) -> MoveView:
     """Let a version that passed its exam answer for the line."""
 
     def plan(session: Session) -> Move:
-        adapter = registry.get_adapter(session, name)
+        adapter = registry.own_adapter(session, name, tenant=actor.owner)
         return promotion.plan_promotion(session, adapter, body.version)
 
-    return await _move(runtime, name, plan, actor=actor.label, reason=body.reason)
+    return await _move(runtime, name, plan, actor, request_id, reason=body.reason)
 
 
-@router.post("/{name}/rollback", responses={400: {}, 404: {}, 409: {}})
-async def roll_back(name: Text, body: RollbackBody, runtime: RuntimeDep, actor: Admin) -> MoveView:
+@router.post("/{name}/rollback", responses={400: {}, 403: {}, 404: {}, 409: {}})
+async def roll_back(
+    name: Text, body: RollbackBody, runtime: RuntimeDep, actor: Admin, request_id: RequestId
+) -> MoveView:
     """Point the champion at what served before it, or at the version named."""
 
     def plan(session: Session) -> Move:
-        return promotion.plan_rollback(session, registry.get_adapter(session, name), body.to)
+        adapter = registry.own_adapter(session, name, tenant=actor.owner)
+        return promotion.plan_rollback(session, adapter, body.to)
 
-    return await _move(runtime, name, plan, actor=actor.label, reason=body.reason)
+    return await _move(runtime, name, plan, actor, request_id, reason=body.reason)
 
 
 async def _move(
-    runtime: Runtime, name: str, plan: Callable[[Session], Move], *, actor: str, reason: str
+    runtime: Runtime,
+    name: str,
+    plan: Callable[[Session], Move],
+    actor: Principal,
+    request_id: str,
+    *,
+    reason: str,
 ) -> MoveView:
     """Plan, load what is not loaded, then move; the next request sees it when this returns."""
     began = monotonic()
@@ -76,8 +111,18 @@ async def _move(
 
     def apply(session: Session) -> AliasEventView:
         adapter = registry.get_adapter(session, name)
-        event = promotion.apply_move(session, adapter, move, actor=actor, reason=reason)
-        return event_view(session, adapter, event)
+        event = promotion.apply_move(session, adapter, move, actor=actor.label, reason=reason)
+        view = event_view(session, adapter, event)
+        audit.record(
+            session,
+            actor,
+            f"adapter.{move.kind}",
+            name,
+            {"from": view.from_version, "to": view.to_version},
+            request_id,
+            owner=adapter.owner,
+        )
+        return view
 
     event = await runtime.database.run(apply)
     await runtime.refresh()

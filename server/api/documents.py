@@ -6,12 +6,21 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from server.api.deps import Ingest, RuntimeDep
-from server.api.schemas import DocumentBody, DocumentView, Listing, Text, Title
+from server.api.deps import Admin, Ingest, ReadOrIngest, RequestId, RuntimeDep
+from server.api.schemas import (
+    ChunkView,
+    DocumentBody,
+    DocumentView,
+    Listing,
+    Page,
+    Text,
+    Title,
+)
 from server.api.views import document_view
 from server.core.errors import DocumentNotText, InvalidRequest, PayloadTooLarge, UnknownField
+from server.db import DocumentState
 from server.http import parse_json, read_body
-from server.services import documents
+from server.services import audit, documents
 
 router = APIRouter(prefix="/documents", tags=["documents"])
 
@@ -54,6 +63,7 @@ async def create_document(
             body.text,
             title=body.title or title,
             questions=[(item.question, tuple(item.answers)) for item in body.questions],
+            owner=actor.owner,
             created_by=actor.id,
             queue=runtime.queue,
         )
@@ -65,27 +75,62 @@ async def create_document(
     return view
 
 
-@router.get("")
+@router.get("", responses={400: {}})
 async def list_documents(
-    runtime: RuntimeDep, _: Ingest, limit: Annotated[int, Query(ge=1, le=1000)] = 100
-) -> Listing:
-    """Newest first."""
+    runtime: RuntimeDep,
+    actor: ReadOrIngest,
+    state: DocumentState | None = None,
+    after: Text | None = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> Page:
+    """Newest first, without the deleted; ``after`` takes the ``next`` of the page before."""
 
-    def read(session: Session) -> list[DocumentView]:
-        rows = documents.list_documents(session, limit=limit)
-        return [document_view(session, row) for row in rows]
+    def read(session: Session) -> Page:
+        page = documents.list_documents(
+            session, tenant=actor.owner, state=state, after=after, limit=limit
+        )
+        return Page(data=[document_view(session, row) for row in page.rows], next=page.next)
+
+    return await runtime.database.read(read)
+
+
+@router.get("/{document_id}", responses={404: {}})
+async def get_document(document_id: Text, runtime: RuntimeDep, actor: ReadOrIngest) -> DocumentView:
+    """One document with its state and the versions that saw it."""
+
+    def read(session: Session) -> DocumentView:
+        document = documents.get_document(session, document_id, tenant=actor.owner)
+        return document_view(session, document)
+
+    return await runtime.database.read(read)
+
+
+@router.get("/{document_id}/chunks", responses={404: {}})
+async def list_chunks(document_id: Text, runtime: RuntimeDep, actor: ReadOrIngest) -> Listing:
+    """Its pieces, in order; joined they are the text."""
+
+    def read(session: Session) -> list[ChunkView]:
+        documents.get_document(session, document_id, tenant=actor.owner)
+        texts = documents.chunks_of(session, document_id)
+        return [ChunkView(position=position, text=text) for position, text in enumerate(texts)]
 
     return Listing(data=await runtime.database.read(read))
 
 
-@router.get("/{document_id}", responses={404: {}})
-async def get_document(document_id: Text, runtime: RuntimeDep, _: Ingest) -> DocumentView:
-    """One document with its state and the versions that saw it."""
+@router.delete("/{document_id}", responses={404: {}})
+async def delete_document(
+    document_id: Text, runtime: RuntimeDep, actor: Admin, request_id: RequestId
+) -> DocumentView:
+    """Forget what it says. The answer names every version that was trained on it."""
 
-    def read(session: Session) -> DocumentView:
-        return document_view(session, documents.get_document(session, document_id))
+    def forget(session: Session) -> DocumentView:
+        row = documents.delete_document(session, document_id, tenant=actor.owner)
+        view = document_view(session, row)
+        detail = {"versions": view.versions}
+        audit.record(session, actor, "document.delete", row.id, detail, request_id, owner=row.owner)
+        return view
 
-    return await runtime.database.read(read)
+    return await runtime.database.run(forget)
 
 
 def _parsed(request: Request, raw: bytes) -> DocumentBody:

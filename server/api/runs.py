@@ -9,26 +9,27 @@ from fastapi import APIRouter, Query, Response
 from fastapi.responses import StreamingResponse
 from sqlalchemy.orm import Session
 
-from server.api.deps import Admin, Ingest, RuntimeDep
+from server.api.deps import Admin, ReadOrIngest, RequestId, RuntimeDep
 from server.api.schemas import Listing, RunBody, RunView, Text
 from server.api.views import run_view
 from server.runtime import Runtime
-from server.services import registry, runs
+from server.services import audit, registry, runs
 
 router = APIRouter(prefix="/runs", tags=["runs"])
 
 _POLL_S = 0.5
 
 
-@router.post("", status_code=202, responses={200: {"model": RunView}, 400: {}, 404: {}})
+@router.post("", status_code=202, responses={200: {"model": RunView}, 400: {}, 403: {}, 404: {}})
 async def start_run(
-    body: RunBody, response: Response, runtime: RuntimeDep, actor: Admin
+    body: RunBody, response: Response, runtime: RuntimeDep, actor: Admin, request_id: RequestId
 ) -> RunView:
-    """Learn all documents now. A run that is open already is returned with 200."""
+    """Learn all documents of the line's owner now. A run that is open already is returned with 200."""
     settings = runtime.settings
 
     def start(session: Session) -> tuple[RunView, bool]:
-        adapter = registry.get_adapter(session, body.adapter or settings.model.name)
+        name = body.adapter or settings.model.name
+        adapter = registry.own_adapter(session, name, tenant=actor.owner)
         config = settings.learning.seal
         run, is_new = runs.queue_run(
             session,
@@ -38,6 +39,11 @@ async def start_run(
             requested_by=actor.label,
             queue=runtime.queue,
         )
+        if is_new:
+            detail = {"adapter": adapter.name}
+            audit.record(
+                session, actor, "run.start", run.id, detail, request_id, owner=adapter.owner
+            )
         return run_view(session, run), is_new
 
     view, is_new = await runtime.database.run(start)
@@ -48,47 +54,51 @@ async def start_run(
 @router.get("")
 async def list_runs(
     runtime: RuntimeDep,
-    _: Ingest,
+    actor: ReadOrIngest,
     document_id: Text | None = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 50,
 ) -> Listing:
     """Newest first; with ``document_id``, those that learnt that document."""
 
     def read(session: Session) -> list[RunView]:
-        rows = runs.list_runs(session, document_id=document_id, limit=limit)
+        rows = runs.list_runs(session, document_id=document_id, tenant=actor.owner, limit=limit)
         return [run_view(session, row) for row in rows]
 
     return Listing(data=await runtime.read(read))
 
 
 @router.get("/{run_id}", responses={404: {}})
-async def get_run(run_id: Text, runtime: RuntimeDep, _: Ingest) -> RunView:
+async def get_run(run_id: Text, runtime: RuntimeDep, actor: ReadOrIngest) -> RunView:
     """One run: status, stage, progress, verdict, report."""
-    return await _read(runtime, run_id)
+    return await _read(runtime, run_id, actor.owner)
 
 
 @router.get("/{run_id}/events", responses={404: {}})
-async def follow_run(run_id: Text, runtime: RuntimeDep, _: Ingest) -> StreamingResponse:
+async def follow_run(run_id: Text, runtime: RuntimeDep, actor: ReadOrIngest) -> StreamingResponse:
     """Server-sent events: the run whenever it changed, until it is over."""
-    first = await _read(runtime, run_id)
+    first = await _read(runtime, run_id, actor.owner)
     return StreamingResponse(_changes(runtime, first), media_type="text/event-stream")
 
 
 @router.post("/{run_id}/cancel", responses={404: {}, 409: {}})
-async def cancel_run(run_id: Text, runtime: RuntimeDep, _: Admin) -> RunView:
+async def cancel_run(
+    run_id: Text, runtime: RuntimeDep, actor: Admin, request_id: RequestId
+) -> RunView:
     """Stop a run; its training process is killed within a heartbeat."""
 
     def cancel(session: Session) -> RunView:
-        run = runs.request_cancel(session, run_id)
+        run = runs.request_cancel(session, run_id, tenant=actor.owner)
+        owner = runs.line_of(session, run).owner
+        audit.record(session, actor, "run.cancel", run.id, None, request_id, owner=owner)
         session.flush()
         return run_view(session, run)
 
     return await runtime.database.run(cancel)
 
 
-async def _read(runtime: Runtime, run_id: str) -> RunView:
+async def _read(runtime: Runtime, run_id: str, tenant: str | None = None) -> RunView:
     def read(session: Session) -> RunView:
-        return run_view(session, runs.get_run(session, run_id))
+        return run_view(session, runs.get_run(session, run_id, tenant=tenant))
 
     return await runtime.read(read)
 

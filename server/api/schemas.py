@@ -1,9 +1,17 @@
 """Request and response models of /api/v1. Unknown fields of ours are refused by name."""
 
-from datetime import datetime
-from typing import Annotated, Any
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, StringConstraints
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictInt,
+    StringConstraints,
+)
 
 
 def _storable(text: str) -> str:
@@ -17,6 +25,22 @@ _STORABLE = AfterValidator(_storable)
 Text = Annotated[str, _STORABLE]
 """A string that every database takes."""
 
+
+def _in_utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("this moment lies outside the calendar") from error
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+"""A time with its zone, such as ``2026-11-21T08:00:00Z``."""
+
+Id = Annotated[str, StringConstraints(min_length=1, max_length=100), _STORABLE]
+Words = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100_000), _STORABLE
+]
+
 Reason = Annotated[str, StringConstraints(max_length=2000), _STORABLE]
 Title = Annotated[str, StringConstraints(strip_whitespace=True, max_length=500), _STORABLE]
 Line = Annotated[
@@ -25,6 +49,17 @@ Line = Annotated[
 Name = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200), _STORABLE
 ]
+
+Tenant = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100), _STORABLE
+]
+LineName = Annotated[
+    str, StringConstraints(max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+]
+"""A folder carries it, and ``@`` ends it in the names of versions."""
+
+PerMinute = Annotated[StrictInt, Field(ge=1, le=2**31 - 1)]
+Budget = Annotated[StrictInt, Field(ge=0, le=2**63 - 1)]
 
 
 class Body(BaseModel):
@@ -61,6 +96,13 @@ class DocumentView(View):
     versions: list[str]
     """Versions that were trained on it."""
     created_at: datetime
+    deleted_at: datetime | None
+    """When what it says was forgotten; the row stays for its versions."""
+
+
+class ChunkView(View):
+    position: int
+    text: str
 
 
 class RunBody(Body):
@@ -114,12 +156,21 @@ class AliasEventView(View):
 
 class AdapterView(View):
     name: str
+    owner: str | None
+    """The tenant whose line it is; null is everybody's."""
     base_model: str
     base_hash: str
     champion: str
     aliases: dict[str, str]
     versions: list[VersionView]
     events: list[AliasEventView]
+
+
+class LineBody(Body):
+    name: LineName
+    """What clients ask for."""
+    owner: Tenant | None = None
+    """The tenant who alone may ask for it and whose documents it learns; everybody's when left out."""
 
 
 class PromoteBody(Body):
@@ -147,7 +198,23 @@ class MoveView(View):
 class KeyBody(Body):
     name: Name
     scopes: list[str] = Field(min_length=1)
-    """chat, ingest, admin."""
+    """chat, ingest, feedback, read, admin."""
+    owner: Tenant | None = None
+    """The tenant; your own when left out, which for the operator is none: such a key sees all."""
+    allows_learning: bool = True
+    """Whether what passes under the key may ever be trained on."""
+    requests_per_minute: PerMinute | None = None
+    tokens_per_minute: PerMinute | None = None
+    """Prompt and completion together."""
+    token_budget: Budget | None = None
+    """Tokens in all; when they are used, the key asks in vain until an admin raises it."""
+
+
+class KeyChangesBody(Body):
+    allows_learning: bool = True
+    requests_per_minute: PerMinute | None = None
+    tokens_per_minute: PerMinute | None = None
+    token_budget: Budget | None = None
 
 
 class KeyView(View):
@@ -155,6 +222,12 @@ class KeyView(View):
     name: str
     hint: str
     scopes: list[str]
+    owner: str | None
+    allows_learning: bool
+    requests_per_minute: int | None
+    tokens_per_minute: int | None
+    token_budget: int | None
+    tokens_used: int
     created_at: datetime
     revoked_at: datetime | None
 
@@ -164,5 +237,117 @@ class MintedKeyView(KeyView):
     """The secret, shown this once."""
 
 
+class AuditEventView(View):
+    id: str
+    owner: str | None
+    """The tenant whose rows were touched; null where none is."""
+    actor: str
+    action: str
+    target: str
+    detail: dict[str, Any]
+    request_id: str | None
+    created_at: datetime
+
+
 class Listing(View):
     data: list[Any]
+
+
+class Page(Listing):
+    next: str | None
+    """What to send as ``after`` for the rows that follow; null on the last page."""
+
+
+class PreferenceBody(Body):
+    chosen: int = Field(ge=0, lt=128)
+    """Index of the better choice."""
+    rejected: int = Field(ge=0, lt=128)
+    """Index of the worse one."""
+
+
+class FeedbackBody(Body):
+    completion_id: Id
+    """The `id` of the reply, or its `x-everlearn-interaction`."""
+    choice: int = Field(default=0, ge=0, lt=128)
+    """Which choice is judged, where there were several."""
+    score: float | None = Field(default=None, ge=-1, le=1, allow_inf_nan=False)
+    """From -1, useless, over 0, neither good nor bad, to 1, perfect."""
+    thumb: Literal["up", "down"] | None = None
+    correction: Words | None = None
+    """What the reply should have been."""
+    reference: Words | None = None
+    """An answer known to be right, to compare with."""
+    preference: PreferenceBody | None = None
+    comment: Words | None = None
+
+
+class FeedbackView(View):
+    id: str
+    completion_id: str
+    interaction_id: str | None
+    """Null while the interaction is on its way into the database."""
+    kind: str
+    """score, thumb, correction, reference, preference or comment."""
+    choice: int
+    value: dict[str, Any]
+    created_at: datetime
+
+
+class FeedbackListing(View):
+    data: list[FeedbackView]
+
+
+class FeedbackPage(FeedbackListing):
+    next: str | None
+    """Cursor for `after`; null on the last page."""
+
+
+class InteractionView(View):
+    id: str
+    completion_id: str | None
+    created_at: datetime
+    key_id: str
+    owner: str | None
+    endpoint: str
+    requested_model: str
+    adapter: str
+    version: str
+    """Who answered; usable as `model`."""
+    is_stream: bool
+    conversation_id: str | None
+    """Shared by all turns of a conversation."""
+    reply: str
+    finish_reason: str | None
+    outcome: str
+    status: int
+    error: str | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    first_byte_ms: float | None
+    duration_ms: float
+    may_learn: bool
+    split: str
+    task: str | None
+    end_user: str | None
+    redacted_at: datetime | None
+
+
+class InteractionPage(View):
+    data: list[InteractionView]
+    next: str | None
+    """Cursor for `after`; null on the last page."""
+
+
+class InteractionDetail(InteractionView):
+    messages: list[dict[str, Any]]
+    """The prompt, in order."""
+    request: dict[str, Any]
+    """What else the client asked for."""
+    choices: list[Any] | None
+    tokens: dict[str, Any] | None
+    feedback: list[FeedbackView]
+
+
+class DeletedView(View):
+    id: str
+    deleted: bool = True

@@ -6,13 +6,26 @@ from server.api.schemas import (
     AdapterView,
     AliasEventView,
     DocumentView,
+    FeedbackView,
+    InteractionDetail,
+    InteractionView,
     KeyView,
     RunView,
     VersionView,
 )
-from server.db import AdaptationRun, Adapter, AdapterVersion, AliasEvent, ApiKey, Document
+from server.db import (
+    AdaptationRun,
+    Adapter,
+    AdapterVersion,
+    AliasEvent,
+    ApiKey,
+    Document,
+    Feedback,
+    Interaction,
+)
 from server.engine.routing import CHAMPION
-from server.services import documents, evaluations, registry, runs
+from server.services import documents, evaluations, feedback, messages, registry, runs
+from server.services.tenants import sees
 
 
 def document_view(session: Session, document: Document) -> DocumentView:
@@ -31,6 +44,62 @@ def document_view(session: Session, document: Document) -> DocumentView:
         exam_questions=questions,
         versions=seen_by,
         created_at=document.created_at,
+        deleted_at=document.deleted_at,
+    )
+
+
+def interaction_view(row: Interaction) -> InteractionView:
+    return InteractionView(
+        id=row.id,
+        completion_id=row.completion_id,
+        created_at=row.created_at,
+        key_id=row.key_id,
+        owner=row.owner,
+        endpoint=row.endpoint,
+        requested_model=row.requested_model,
+        adapter=row.adapter,
+        version=row.version,
+        is_stream=row.is_stream,
+        conversation_id=row.conversation_id,
+        reply=row.reply,
+        finish_reason=row.finish_reason,
+        outcome=row.outcome,
+        status=row.status,
+        error=row.error,
+        prompt_tokens=row.prompt_tokens,
+        completion_tokens=row.completion_tokens,
+        first_byte_ms=row.first_byte_ms,
+        duration_ms=row.duration_ms,
+        may_learn=row.may_learn,
+        split=row.split,
+        task=row.task_tag,
+        end_user=row.end_user,
+        redacted_at=row.redacted_at,
+    )
+
+
+def interaction_detail(session: Session, row: Interaction) -> InteractionDetail:
+    return InteractionDetail(
+        **interaction_view(row).model_dump(),
+        messages=messages.prompt_messages(session, row),
+        request=messages.split_prompt(row.endpoint, row.request)[0],
+        choices=row.choices,
+        tokens=row.tokens,
+        feedback=[
+            feedback_view(found) for found in feedback.feedback_of(session, [row.id])[row.id]
+        ],
+    )
+
+
+def feedback_view(row: Feedback) -> FeedbackView:
+    return FeedbackView(
+        id=row.id,
+        completion_id=row.completion_id,
+        interaction_id=row.interaction_id,
+        kind=row.kind,
+        choice=row.choice,
+        value=row.value,
+        created_at=row.created_at,
     )
 
 
@@ -58,23 +127,28 @@ def run_view(session: Session, run: AdaptationRun) -> RunView:
     )
 
 
-def adapter_view(session: Session, adapter: Adapter) -> AdapterView:
+def adapter_view(session: Session, adapter: Adapter, *, tenant: str | None = None) -> AdapterView:
+    """A line as ``tenant`` may see it: of a line that is not its own, only who serves and may."""
     names = {
         name: registry.version_name(adapter.name, version.number if version else None)
         for name, version in registry.aliases_of(session, adapter).items()
     }
+    is_own = sees(tenant, adapter.owner)
+    versions = [
+        version_view(session, adapter, version)
+        for version in registry.versions_of(session, adapter)
+    ]
     return AdapterView(
         name=adapter.name,
+        owner=adapter.owner,
         base_model=adapter.base_model,
         base_hash=adapter.base_hash,
         champion=names[CHAMPION],
         aliases=names,
-        versions=[
-            version_view(session, adapter, version)
-            for version in registry.versions_of(session, adapter)
-        ],
+        versions=versions if is_own else [_without_material(view) for view in versions],
         events=[
-            event_view(session, adapter, event) for event in registry.events_of(session, adapter)
+            event_view(session, adapter, event)
+            for event in (registry.events_of(session, adapter) if is_own else ())
         ],
     )
 
@@ -114,6 +188,11 @@ def version_id_name(session: Session, adapter: Adapter, version_id: str | None) 
     """The public name behind a version's id; none is the base model."""
     version = session.get(AdapterVersion, version_id) if version_id else None
     return registry.version_name(adapter.name, version.number if version else None)
+
+
+def _without_material(view: VersionView) -> VersionView:
+    """What every tenant may know of a version: its names and whether it serves."""
+    return view.model_copy(update={"documents": [], "exam": None, "run_id": None})
 
 
 def _adapter_name(session: Session, version: AdapterVersion) -> str:

@@ -42,6 +42,10 @@ class Api:
         """The JSON of a POST."""
         return self._call("POST", path, json=body)
 
+    def patch(self, path: str, body: Any) -> Any:
+        """The JSON of a PATCH."""
+        return self._call("PATCH", path, json=body)
+
     def delete(self, path: str) -> Any:
         """The JSON of a DELETE."""
         return self._call("DELETE", path)

@@ -1,4 +1,4 @@
-"""`everlearn ingest` and `everlearn learn`: give it something to learn, start learning by hand."""
+"""`everlearn ingest`, `learn` and `documents`: give it something to learn, see it, take it back."""
 
 import json
 import sys
@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
+from rich.table import Column, Table
 
 from server.cli.client import Api, connect
 from server.cli.console import Failure, out
@@ -50,6 +51,31 @@ def learn(
         out.print(f"{run['id']}  {run['status']}")
         if wait:
             finish(follow(api, run["id"], out))
+
+
+def show(
+    delete: Annotated[str | None, typer.Option(help="Id of one to forget.")] = None,
+    limit: Annotated[int, typer.Option(help="How many are listed.")] = 20,
+) -> None:
+    """What it was given to learn; or forget one of them."""
+    with connect() as api:
+        if delete is None:
+            _print_list(api.get("/api/v1/documents", limit=limit)["data"])
+            return
+        document = api.delete(f"/api/v1/documents/{delete}")
+        out.print(f"{document['id']} is forgotten.")
+        if document["versions"]:
+            out.print(f"Versions that saw it still know it: {', '.join(document['versions'])}.")
+
+
+def _print_list(rows: list[dict[str, Any]]) -> None:
+    if not rows:
+        out.print("No document yet. Send one: `everlearn ingest FILE`.")
+        return
+    table = Table(Column("document", no_wrap=True), "state", "title", "known to", box=None)
+    for row in rows:
+        table.add_row(row["id"], row["state"], escape(row["title"]), ", ".join(row["versions"]))
+    out.print(table)
 
 
 def finish(run: dict[str, Any]) -> None:

@@ -3,11 +3,14 @@
 AppError
 ├── InvalidRequest 400
 │   ├── UnknownField
+│   ├── ContextLengthExceeded
 │   ├── DocumentEmpty · DocumentNotText
 │   └── NothingToLearn
 ├── Unauthenticated 401
 ├── Forbidden 403
+├── ForeignTenant 403
 ├── NotFound 404
+│   ├── EndpointNotServed
 │   ├── ModelNotFound
 │   └── RowNotFound
 ├── Conflict 409
@@ -17,6 +20,8 @@ AppError
 │   ├── AlreadyChampion
 │   └── RunNotCancellable
 ├── PayloadTooLarge 413
+├── RateLimited 429
+│   └── BudgetSpent
 ├── LeaseLost 409          (workers only: another worker owns the run)
 ├── EngineError 502
 │   ├── EngineUnavailable 503
@@ -30,7 +35,11 @@ Constructors take facts, not prose: errors stay picklable and loggable, and are 
 ``type`` is the value of OpenAI's error envelope; ``remedy`` is what the reader can do about it.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
+
+BUDGET_RETRY_S = 3600
+"""What `retry-after` says when a budget is spent: only an admin can change that."""
 
 
 class AppError(Exception):
@@ -77,6 +86,12 @@ class UnknownField(InvalidRequest):
     code = "unknown_field"
 
 
+class ContextLengthExceeded(InvalidRequest):
+    """The engine's words; the field that holds the prompt."""
+
+    code = "context_length_exceeded"
+
+
 class DocumentEmpty(InvalidRequest):
     code = "document_empty"
 
@@ -107,9 +122,28 @@ class Forbidden(AppError):
     type = "permission_error"
     code = "insufficient_scope"
     template = (
-        "This key has the scopes {1}, and this call needs {0!r}. Mint a key with that scope: "
+        "This key has the scopes {1}, and this call needs {2}. Mint a key with that scope: "
         "`everlearn key create NAME --scope {0}`."
     )
+
+    def __init__(self, needed: Sequence[str], has: Sequence[str]) -> None:
+        super().__init__(needed, has)
+
+    @property
+    def message(self) -> str:
+        needed, has = self.args
+        return self.template.format(
+            needed[0], ", ".join(has) or "(none)", " or ".join(map(repr, needed))
+        )
+
+
+class ForeignTenant(AppError):
+    """An admin of one tenant asked for what is another's, or everybody's. Facts: tenant, remedy."""
+
+    status = 403
+    type = "permission_error"
+    code = "foreign_tenant"
+    template = "This key administers only what belongs to {!r}. {}"
 
 
 class NotFound(AppError):
@@ -127,6 +161,13 @@ class RowNotFound(NotFound):
     @property
     def message(self) -> str:
         return self.template.format(*self.args).strip()
+
+
+class EndpointNotServed(NotFound):
+    """Facts: the path."""
+
+    code = "endpoint_not_served"
+    template = "The engine has no {} for this model; ask a model that is made for it."
 
 
 class ModelNotFound(NotFound):
@@ -186,6 +227,37 @@ class PayloadTooLarge(AppError):
     def message(self) -> str:
         remedy = f" Split it, or raise {self.args[1]}." if self.args[1] else ""
         return super().message + remedy
+
+
+class RateLimited(AppError):
+    """Facts: what is counted, how many a minute, seconds to wait; the headers of the reply."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+    template = "This key may use {1} {0} a minute, and they are used up. Try again in {2} s."
+
+    def __init__(self, noun: str, limit: int, wait_s: int, headers: Mapping[str, str]) -> None:
+        super().__init__(noun, limit, wait_s, headers)
+        self.headers = {**headers, "retry-after": str(wait_s)}
+
+
+class BudgetSpent(RateLimited):
+    """Waiting does not help, so the reply tells OpenAI's clients not to try again by themselves."""
+
+    type = "insufficient_quota"
+    code = "insufficient_quota"
+    template = (
+        "This key has used up its budget of {1} {0}. An admin raises it: "
+        "PATCH /api/v1/keys/ID with a new token_budget."
+    )
+
+    def __init__(self, budget: int, headers: Mapping[str, str]) -> None:
+        super().__init__("tokens", budget, BUDGET_RETRY_S, headers)
+        self.headers["x-should-retry"] = "false"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.args[1], self.args[3])
 
 
 class EngineError(AppError):

@@ -35,6 +35,14 @@ class GatewaySettings(Group):
     """Port to listen on."""
     max_body_bytes: int = Field(default=4 * MIB, gt=0)
     """Largest chat request taken, in bytes."""
+    max_connections: int = Field(default=10_000, ge=1)
+    """Connections open at once; a further one is answered 503. The limit on open files may lower it."""
+    head_timeout_s: float = Field(default=10, gt=0)
+    """Time for a request's headers to arrive."""
+    body_timeout_s: float = Field(default=120, gt=0)
+    """Time for a request's body to arrive."""
+    write_timeout_s: float = Field(default=60, gt=0)
+    """How long a client may leave its reply unread before it counts as gone."""
 
 
 class EngineSettings(Group):
@@ -106,6 +114,10 @@ class CaptureSettings(Group):
     """Whether interactions are stored."""
     ship_s: float = Field(default=0.25, gt=0)
     """How often captured interactions are moved from the local segment to the database."""
+    retention_days: float | None = Field(default=None, gt=0)
+    """Interactions older than this are deleted, with their messages and feedback; empty: kept for ever."""
+    redactor: Literal["patterns", "presidio"] = "patterns"
+    """What takes secrets and personal data out before a row may be learnt from: `patterns`, or `presidio` (extra `pii`) after them."""
 
 
 class LogSettings(Group):

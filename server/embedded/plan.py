@@ -147,13 +147,25 @@ def _worker_children(home: Path, logs: Path, env: dict[str, str]) -> tuple[Child
         ready_file = home / f"worker-{queue}.ready"
         return Child(
             f"worker-{queue}",
-            [*celery, "worker", "--queues", queue, "--pool", "solo", "--concurrency", "1",
-             "--hostname", f"{queue}@%h", "--without-gossip", "--without-mingle"],
+            [
+                *celery,
+                "worker",
+                "--queues",
+                queue,
+                "--pool",
+                "solo",
+                "--concurrency",
+                "1",
+                "--hostname",
+                f"{queue}@%h",
+                "--without-gossip",
+                "--without-mingle",
+            ],
             logs / f"worker-{queue}.log",
             env=env,
             ready_file=ready_file,
             is_ready=ready_file.exists,
-        )  # fmt: skip
+        )
 
     beat = Child(
         "beat",
@@ -167,12 +179,11 @@ def _worker_children(home: Path, logs: Path, env: dict[str, str]) -> tuple[Child
 def _gateway_child(host: str, port: int, logs: Path, env: dict[str, str]) -> Child:
     return Child(
         "gateway",
-        [sys.executable, "-m", "uvicorn", "server.app:create_app", "--factory", "--host", host,
-         "--port", str(port), "--no-access-log", "--timeout-graceful-shutdown", "8"],
+        [sys.executable, "-m", "server.serve", "--host", host, "--port", str(port)],
         logs / "gateway.log",
         env=env,
         is_ready=lambda: answers_http(f"http://{_reachable(host)}:{port}/readyz"),
-    )  # fmt: skip
+    )
 
 
 def _resolved_variables(settings: Settings) -> dict[str, str]:

@@ -4,10 +4,8 @@ Knows nothing of what is sent. An answer of any status is an answer; only silenc
 broken connection is an error here.
 """
 
-import json
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from contextvars import ContextVar
 from io import BytesIO
 from types import SimpleNamespace, TracebackType
 from typing import Any, Self
@@ -15,14 +13,15 @@ from typing import Any, Self
 import aiohttp
 
 from server.core.errors import EngineUnavailable
+from server.core.json_codec import encode
 from server.core.settings import EngineSettings, revealed
 
 # uvicorn, which serves vLLM, closes an idle connection after 5 s; whoever closes first at the same
 # moment as the other sends loses a request, so we close earlier.
 KEEPALIVE_S = 4.0
 
-request_id_var: ContextVar[str | None] = ContextVar("engine_request_id", default=None)
-"""Sent as `X-Request-Id`; vLLM makes the completion's id from it."""
+SENT_WHOLE_BYTES = 64 * 1024
+"""A longer body is sent in pieces, so that it does not hold up other requests."""
 
 
 @contextmanager
@@ -66,6 +65,7 @@ class EngineClient:
         *,
         body: Mapping[str, Any] | bytes | None = None,
         timeout_s: float | None = None,
+        request_id: str | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send and hand over the answer with its body unread; leaving the block ends the request.
 
@@ -73,13 +73,14 @@ class EngineClient:
 
         Args:
             timeout_s: for the whole exchange; None bounds only each silence.
+            request_id: sent as `X-Request-Id`; vLLM makes the completion's id from it.
 
         Raises:
             EngineUnavailable: no connection, or no answer within the timeout. Read the body under
                 :func:`broken_answers`, which does the same for what happens later.
         """
         with broken_answers():
-            response = await self._send(method, path, body, timeout_s)
+            response = await self._send(method, path, body, timeout_s, request_id)
         try:
             yield response
         finally:
@@ -92,20 +93,21 @@ class EngineClient:
         path: str,
         body: Mapping[str, Any] | bytes | None,
         timeout_s: float | None,
+        request_id: str | None,
     ) -> aiohttp.ClientResponse:
         headers = {}
-        if (request_id := request_id_var.get()) is not None:
+        if request_id is not None:
             headers["X-Request-Id"] = request_id
         if body is not None:
             headers["Content-Type"] = "application/json"
-        raw = json.dumps(body).encode() if isinstance(body, Mapping) else body
+        raw = encode(body) if isinstance(body, Mapping) else body
         for may_retry in (True, False):
             context = SimpleNamespace(is_reused=False)
             try:
                 return await self._open_session().request(
                     method,
                     f"{self.url}{path}",
-                    data=raw if raw is None else BytesIO(raw),  # aiohttp sends it in pieces
+                    data=_payload(raw),
                     headers=headers,
                     timeout=self._timeout(timeout_s),
                     trace_request_ctx=context,
@@ -142,6 +144,11 @@ class EngineClient:
                 auto_decompress=False,
             )
         return self._session
+
+
+def _payload(raw: bytes | None) -> bytes | BytesIO | None:
+    """aiohttp sends bytes at once, and a file of them in pieces."""
+    return raw if raw is None or len(raw) <= SENT_WHOLE_BYTES else BytesIO(raw)
 
 
 async def _mark_reused(

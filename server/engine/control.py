@@ -22,7 +22,7 @@ from server.core.errors import (
 )
 from server.core.settings import EngineSettings
 from server.engine.client import EngineClient, broken_answers
-from server.engine.sse import CompletionAssembler, error_message
+from server.engine.reading import ChatReader, error_message
 
 QUESTION_TIMEOUT_S = 5.0
 """For what the engine answers without generating."""
@@ -134,9 +134,9 @@ class EngineControl:
         Raises:
             EngineError: the engine answered with an error.
         """
-        assembler = CompletionAssembler()
-        assembler.feed_body(await self._complete(model, body, timeout_s))
-        return assembler.result().text
+        reader = ChatReader()
+        reader.feed_body(await self._complete(model, body, timeout_s))
+        return reader.result().text
 
     async def top_logprobs(self, model: str, prompt: str) -> dict[str, float]:
         """Log-probabilities (nats) of the likeliest next tokens of a reply to ``prompt``."""

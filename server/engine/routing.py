@@ -49,6 +49,8 @@ class AdapterRoutes:
     base_engine_name: str
     aliases: Mapping[str, int | None]
     versions: Mapping[int, VersionRoute]
+    owner: str | None = None
+    """The tenant who alone may ask for it; None is everybody's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,17 +74,18 @@ class Route:
     """What the engine must hold for it; None for the base model, which it always does."""
 
 
-def resolve(snapshot: RoutingSnapshot, requested: str) -> Route:
-    """The weights that ``requested`` names.
+def resolve(snapshot: RoutingSnapshot, requested: str, tenant: str | None = None) -> Route:
+    """The weights that ``requested`` names, for a caller of ``tenant``; None is the operator.
 
     Raises:
-        ModelNotFound: no such line, alias or version; the message says what there is.
+        ModelNotFound: no such line, alias or version, or another tenant's; the message says what
+            there is.
         VersionNotServable: the version exists and did not pass the gate, or not yet.
     """
     name, _, selector = requested.partition("@")
     routes = snapshot.adapters.get(name)
-    if routes is None or requested == f"{name}@":
-        raise ModelNotFound(requested, _models_remedy(snapshot))
+    if routes is None or not _is_open(routes, tenant) or requested == f"{name}@":
+        raise ModelNotFound(requested, _models_remedy(snapshot, tenant))
     if selector == BASE:
         return _base(routes)
     if match := _VERSION.fullmatch(selector):
@@ -94,10 +97,12 @@ def resolve(snapshot: RoutingSnapshot, requested: str) -> Route:
     return _base(routes) if number is None else _pinned(routes, requested, number, None)
 
 
-def public_models(snapshot: RoutingSnapshot) -> dict[str, Route]:
-    """Every public name that answers now, in listing order, with what it resolves to."""
+def public_models(snapshot: RoutingSnapshot, tenant: str | None = None) -> dict[str, Route]:
+    """Every public name that answers ``tenant`` now, in listing order, with what it resolves to."""
     models: dict[str, Route] = {}
     for routes in snapshot.adapters.values():
+        if not _is_open(routes, tenant):
+            continue
         servable = [v.number for v in routes.versions.values() if v.status == SERVABLE]
         names = [routes.name, f"{routes.name}@{BASE}"]
         names += [f"{routes.name}@v{number}" for number in sorted(servable, reverse=True)]
@@ -107,6 +112,10 @@ def public_models(snapshot: RoutingSnapshot) -> dict[str, Route]:
             except (ModelNotFound, VersionNotServable):  # a line without a servable champion
                 continue
     return models
+
+
+def _is_open(routes: AdapterRoutes, tenant: str | None) -> bool:
+    return routes.owner is None or tenant is None or routes.owner == tenant
 
 
 def _base(routes: AdapterRoutes) -> Route:
@@ -128,10 +137,11 @@ def _pinned(routes: AdapterRoutes, requested: str, number: int, digest: str | No
     return Route(routes.name, f"{routes.name}@v{number}", version.engine_name, version)
 
 
-def _models_remedy(snapshot: RoutingSnapshot) -> str:
-    if not snapshot.adapters:
+def _models_remedy(snapshot: RoutingSnapshot, tenant: str | None) -> str:
+    names = [name for name, routes in snapshot.adapters.items() if _is_open(routes, tenant)]
+    if not names:
         return "No model is set up yet: start the server with `everlearn up`."
-    return f"There is {_listed(list(snapshot.adapters))}; GET /v1/models lists every name."
+    return f"There is {_listed(names)}; GET /v1/models lists every name."
 
 
 def _line_remedy(routes: AdapterRoutes) -> str:

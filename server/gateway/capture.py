@@ -11,7 +11,6 @@ full disk, which drops records, counted and logged, and never holds up a reply.
 
 import asyncio
 import fcntl
-import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -22,9 +21,10 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from server.core.clock import new_id
+from server.core.json_codec import decode_object, encode
 from server.core.settings import CaptureSettings
 from server.db.session import DATABASE_AWAY, Database
-from server.services import interactions
+from server.services import interactions, privacy
 
 log = structlog.get_logger(__name__)
 
@@ -33,6 +33,16 @@ BATCH = 500
 
 RETRY_S = 3.0
 """Pause after a round that failed."""
+
+BAD_RECORD = (
+    SQLAlchemyError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+)
+"""What a record raises that no database will ever take."""
 
 Record = Mapping[str, Any]
 
@@ -71,13 +81,16 @@ class Capture:
     def record(self, record: Record) -> None:
         """Append one record (the columns of ``Interaction``) to the segment; never raises.
 
-        One buffered write of a few kilobytes: microseconds, so it runs on the event loop.
+        One buffered write of a few kilobytes: microseconds, so it runs on the event loop. What the
+        client keeps back (``store: false``) never reaches the disk.
         """
         if not self._settings.is_enabled:
             return
         try:
             if self._segment is None:
                 self._segment = Segment.create(self._folder)
+            if not privacy.may_keep_content(record):
+                record = privacy.without_content(record)
             self._segment.append(record)
         except (OSError, ValueError, RecursionError) as error:
             self.dropped += 1
@@ -112,15 +125,31 @@ class Capture:
 
     async def _store(self, records: Sequence[Record]) -> int:
         try:
-            return await self._database.run(interactions.record_all, records)
+            return await asyncio.to_thread(self._record_all, records)
         except (*DATABASE_AWAY, OSError):
             raise  # the segment waits
-        except (SQLAlchemyError, ValueError, KeyError) as error:
+        except BAD_RECORD as error:
             if len(records) == 1:
-                log.error("interaction_refused", id=records[0].get("id"), error=str(error)[:300])
-                return 0
+                return await self._store_accounting(records[0], error)
         # One record that the database will not have must not hold up the others.
         return sum([await self._store([record]) for record in records])
+
+    def _record_all(self, records: Sequence[Record]) -> int:
+        """One transaction, in a thread: hashing a batch of messages is CPU work for a while."""
+        with self._database.unit_of_work() as session:
+            return interactions.record_all(session, records)
+
+    async def _store_accounting(self, record: Record, reason: Exception) -> int:
+        """The row without its words, where these are what the database will not have."""
+        log.error("interaction_content_refused", id=record.get("id"), error=str(reason)[:300])
+        try:
+            bare = [privacy.without_content(record)]
+            return await asyncio.to_thread(self._record_all, bare)
+        except (*DATABASE_AWAY, OSError):
+            raise
+        except BAD_RECORD as error:
+            log.error("interaction_refused", id=record.get("id"), error=str(error)[:300])
+            return 0
 
     async def _ship_until_closed(self) -> None:
         while not self._is_closing.is_set():
@@ -173,7 +202,7 @@ class Segment:
 
     def append(self, record: Record) -> None:
         """Write one line, whole or not at all as far as the disk allows."""
-        line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
+        line = encode(record) + b"\n"
         start = os.fstat(self._descriptor).st_size
         if os.write(self._descriptor, line) != len(line):
             os.ftruncate(self._descriptor, start)
@@ -187,11 +216,8 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     """The records of a segment; a torn line (a writer killed at it) is logged and passed over."""
     records = []
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-        try:
-            record = json.loads(line)
-        except ValueError:
-            record = None
-        if isinstance(record, dict) and isinstance(record.get("id"), str):
+        record = decode_object(line)
+        if record is not None and isinstance(record.get("id"), str):
             records.append(record)
         else:
             log.warning("capture_line_torn", segment=path.name, line=number)

@@ -1,4 +1,4 @@
-"""One routed chat request, from the engine's first byte to the captured record.
+"""One routed request, from the engine's first byte to the captured record.
 
 Exactly one record is written however the exchange ends: before the last byte of a whole reply, or
 when the engine breaks off, the client leaves or the server stops. A client that leaves, streaming
@@ -6,7 +6,6 @@ or not, ends the engine's work at once.
 """
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -18,14 +17,20 @@ from starlette.types import Receive, Scope, Send
 from server.core.clock import monotonic, new_id, utc_now
 from server.core.errors import AppError
 from server.db import Outcome
-from server.engine.client import request_id_var
 from server.engine.proxy import EngineReply, open_reply
+from server.engine.reading import Assembled
 from server.engine.routing import Route
-from server.engine.sse import Assembled
 from server.gateway.capture import Capture
-from server.gateway.chat import ChatRequest
-from server.gateway.errors import engine_refusal, stream_error
-from server.http.errors import error_headers
+from server.gateway.endpoints import EngineRequest
+from server.gateway.errors import (
+    Refusal,
+    engine_refusal,
+    error_body,
+    is_lost_model,
+    stream_error,
+)
+from server.gateway.usage import tokens_used
+from server.http import Limiter
 from server.runtime import Runtime
 from server.services.keys import Principal
 
@@ -34,23 +39,29 @@ log = structlog.get_logger(__name__)
 CLIENT_CLOSED = 499
 """Status of a request whose client left; nginx's number, never sent."""
 
+WATCH_AFTER_S = 0.05
+"""A request is watched for its client's leaving from then on: a quick one is over before."""
 
-class ChatExchange(Response):
-    """The response to a chat request: asks the engine when it is called, not before."""
+
+class EngineExchange(Response):
+    """The response to a request for the engine: asks it when it is called, not before."""
 
     def __init__(
         self,
         runtime: Runtime,
         capture: Capture,
+        limiter: Limiter,
         principal: Principal,
-        request: ChatRequest,
+        request: EngineRequest,
         route: Route,
     ) -> None:
         super().__init__()
         self._runtime = runtime
         self._capture = capture
+        self._limiter = limiter
         self._principal = principal
         self._request = request
+        self._endpoint = request.endpoint
         self._route = route
         self._id = new_id("int")
         self._created_at = utc_now()
@@ -62,19 +73,15 @@ class ChatExchange(Response):
         self._reply: EngineReply | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request_id_var.set(self._id)  # vLLM makes the completion's id from it
-        answer = asyncio.create_task(self._answer(send))
-        client_left = asyncio.create_task(_until_disconnect(receive))
+        watch = _ClientWatch(receive)
         try:
-            await asyncio.wait((answer, client_left), return_when=asyncio.FIRST_COMPLETED)
-            if not answer.done():
-                await _cancel(answer)
-                self._record(Outcome.CLIENT_LEFT, CLIENT_CLOSED)
-            else:
-                await answer
+            await self._answer(send)
+        except asyncio.CancelledError:
+            if not watch.has_left or watch.is_cancelled_otherwise():
+                raise
+            self._record(Outcome.CLIENT_LEFT, CLIENT_CLOSED)
         finally:
-            client_left.cancel()
-            await _cancel(answer)
+            watch.stop()
             # Here without a record comes only a server that is told to stop, or one that failed.
             self._record(Outcome.ENGINE_ERROR, self._status, "the server broke the reply off")
 
@@ -95,54 +102,61 @@ class ChatExchange(Response):
         """The engine's reply; once more if it has lost the weights since we last looked."""
         for may_retry in (True, False):
             await self._runtime.ensure_route(self._route)
-            reply_to = open_reply(self._runtime.client, self._route.engine_name, self._request.body)
-            async with reply_to as reply:
-                if reply.status != 404 or self._route.weights is None or not may_retry:
+            async with open_reply(
+                self._runtime.client,
+                self._endpoint.door,
+                self._route.engine_name,
+                self._request.body,
+                self._id,
+            ) as reply:
+                if not (may_retry and await self._is_lost(reply)):
                     yield reply
                     return
             self._runtime.residency.forget(self._route.engine_name)
 
+    async def _is_lost(self, reply: EngineReply) -> bool:
+        if reply.status != 404 or self._route.weights is None:
+            return False
+        return is_lost_model(reply.status, await reply.body())
+
     async def _relay_stream(self, reply: EngineReply, send: Send) -> None:
         await self._start(send, 200, reply.content_type)
-        async for event in reply.events():
+        async for block in reply.blocks():
             self._note_first_byte()
             if reply.is_done:
                 self._record(*_verdict(reply.assembled()))
-                await _send_body(send, event, is_last=True)
+                await _send_body(send, block, is_last=True)
                 return
-            await _send_body(send, event)
+            await _send_body(send, block)
         message = "The engine ended the reply before it was complete."
         self._record(Outcome.ENGINE_ERROR, 200, reply.assembled().error or message)
-        await _send_body(send, stream_error(message, "engine_error"), is_last=True)
+        event = stream_error(self._endpoint, message, "engine_error")
+        await _send_body(send, event, is_last=True)
 
     async def _relay_body(self, reply: EngineReply, send: Send) -> None:
         body = await reply.body()
         self._note_first_byte()
         if reply.status == 200:
-            self._record(Outcome.COMPLETE, 200)
+            self._record(*_verdict(reply.assembled()))
             await self._start(send, 200, reply.content_type, len(body))
             await _send_body(send, body, is_last=True)
         else:
-            status, envelope = engine_refusal(reply.status, body)
-            await self._refuse(send, status, envelope)
+            refusal = engine_refusal(self._endpoint, reply.status, body, reply.retry_after)
+            await self._refuse(send, refusal)
 
     async def _fail(self, error: AppError, send: Send) -> None:
         if not self._has_started:
-            await self._refuse(send, error.status, error.envelope(), error_headers(error))
+            await self._refuse(send, Refusal.of(error))
             return
         self._record(Outcome.ENGINE_ERROR, 200, str(error))
-        await _send_body(send, stream_error(str(error), error.code), is_last=True)
+        event = stream_error(self._endpoint, str(error), error.code)
+        await _send_body(send, event, is_last=True)
 
-    async def _refuse(
-        self,
-        send: Send,
-        status: int,
-        envelope: Mapping[str, Any],
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        self._record(Outcome.ENGINE_ERROR, status, envelope["error"]["message"])
-        body = json.dumps(envelope).encode()
-        await self._start(send, status, "application/json", len(body), headers or {})
+    async def _refuse(self, send: Send, refusal: Refusal) -> None:
+        status = refusal.status
+        self._record(Outcome.ENGINE_ERROR, status, refusal.envelope["error"]["message"])
+        body = error_body(self._endpoint, status, refusal.envelope)
+        await self._start(send, status, "application/json", len(body), refusal.headers)
         await _send_body(send, body, is_last=True)
 
     async def _start(
@@ -157,6 +171,7 @@ class ChatExchange(Response):
             "content-type": content_type,
             "x-everlearn-version": self._route.version_name,
             "x-everlearn-interaction": self._id,
+            **self._limiter.headers(self._principal),
             **(more or {}),
         }
         if length is not None:
@@ -179,40 +194,90 @@ class ChatExchange(Response):
         if self._is_recorded:
             return
         self._is_recorded = True
-        read = self._reply.assembled() if self._reply else Assembled()
         duration_ms = self._elapsed_ms()
-        self._capture.record(
-            {
-                "id": self._id,
-                "created_at": self._created_at.isoformat(),
-                "completion_id": read.completion_id,
-                "key_id": self._principal.id,
-                "owner": self._principal.owner,
-                "requested_model": self._request.model,
-                "adapter": self._route.adapter,
-                "version": self._route.version_name,
-                "engine_name": self._route.engine_name,
-                "is_stream": self._request.is_stream,
-                "request": self._request.body,
-                "reply": _storable(read.reply),
-                "finish_reason": read.finish_reason,
-                "outcome": outcome,
-                "status": status,
-                "error": error and _storable(error),
-                "prompt_tokens": read.prompt_tokens,
-                "completion_tokens": read.completion_tokens,
-                "first_byte_ms": self._first_byte_ms,
-                "duration_ms": duration_ms,
-            }
+        read = self._reply.assembled() if self._reply else Assembled()
+        used = tokens_used(
+            read.prompt_tokens, read.completion_tokens, read.reply, self._request.body
         )
-        log.info(
-            "chat_finished",
-            interaction=self._id,
-            version=self._route.version_name,
-            outcome=outcome,
-            status=status,
-            duration_ms=duration_ms,
-        )
+        self._limiter.spend(self._principal, used)
+        if self._endpoint.kind is not None:
+            self._capture.record(self._interaction(read, outcome, status, error, duration_ms))
+        if outcome is not Outcome.COMPLETE:  # a complete one has its row, which tells more
+            log.info(
+                "request_not_complete",
+                endpoint=self._endpoint.path,
+                interaction=self._id,
+                version=self._route.version_name,
+                outcome=outcome,
+                status=status,
+                duration_ms=duration_ms,
+            )
+
+    def _interaction(
+        self, read: Assembled, outcome: Outcome, status: int, error: str | None, duration_ms: float
+    ) -> Mapping[str, Any]:
+        """The columns of :class:`server.db.Interaction` that the gateway knows."""
+        return {
+            "id": self._id,
+            "created_at": self._created_at.isoformat(),
+            "completion_id": read.completion_id,
+            "key_id": self._principal.id,
+            "owner": self._principal.owner,
+            "endpoint": self._endpoint.kind,
+            "requested_model": self._request.model,
+            "adapter": self._route.adapter,
+            "version": self._route.version_name,
+            "engine_name": self._route.engine_name,
+            "is_stream": self._request.is_stream,
+            "request": self._request.body,
+            "reply": _storable(read.reply),
+            "choices": read.choices,
+            "tokens": read.tokens,
+            "finish_reason": read.finish_reason,
+            "outcome": outcome,
+            "status": status,
+            "error": error and _storable(error),
+            "prompt_tokens": read.prompt_tokens,
+            "completion_tokens": read.completion_tokens,
+            "first_byte_ms": self._first_byte_ms,
+            "duration_ms": duration_ms,
+            "may_learn": self._principal.allows_learning and self._request.may_store,
+        }
+
+
+class _ClientWatch:
+    """Cancels the task that serves a request when its client leaves.
+
+    It begins to listen a moment after the request: most that a stub or a cache answers are over by
+    then, and cost no task of their own.
+    """
+
+    def __init__(self, receive: Receive) -> None:
+        task = asyncio.current_task()
+        assert task is not None, "a request is served in a task"
+        self._task = task
+        self._receive = receive
+        self._listener: asyncio.Task[None] | None = None
+        self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._listen)
+        self.has_left = False
+
+    def is_cancelled_otherwise(self) -> bool:
+        """Whether somebody else wants the task to end too. Takes our own wish back."""
+        return self._task.uncancel() > 0
+
+    def stop(self) -> None:
+        self._timer.cancel()
+        if self._listener is not None:
+            self._listener.cancel()
+
+    def _listen(self) -> None:
+        self._listener = asyncio.create_task(self._until_left())
+
+    async def _until_left(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            continue
+        self.has_left = True
+        self._task.cancel()
 
 
 def _verdict(read: Assembled) -> tuple[Outcome, int, str | None]:
@@ -225,17 +290,6 @@ def _verdict(read: Assembled) -> tuple[Outcome, int, str | None]:
 def _storable(text: str) -> str:
     """Without NUL and lone surrogates, which PostgreSQL has no place for."""
     return text.replace("\x00", "\ufffd").encode(errors="replace").decode()
-
-
-async def _until_disconnect(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        continue
-
-
-async def _cancel(task: "asyncio.Task[None]") -> None:
-    """Stop a task and wait for its end, whatever that is."""
-    task.cancel()
-    await asyncio.wait((task,))
 
 
 async def _send_body(send: Send, body: bytes, *, is_last: bool = False) -> None:

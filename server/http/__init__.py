@@ -1,16 +1,23 @@
 """What both HTTP surfaces share: keys, errors as responses, request ids. Knows no route."""
 
-from server.http.auth import KeyRing, get_runtime, require
+from server.http.auth import KeyRing, get_key_ring, get_runtime, require
 from server.http.body import BodyLimitMiddleware, parse_json, read_body
 from server.http.context import RequestIdMiddleware
 from server.http.errors import install_error_handlers
+from server.http.limits import Limiter, admitted, get_limiter
+from server.http.shared import open_valkey
 
 __all__ = [
     "BodyLimitMiddleware",
     "KeyRing",
+    "Limiter",
     "RequestIdMiddleware",
+    "admitted",
+    "get_key_ring",
+    "get_limiter",
     "get_runtime",
     "install_error_handlers",
+    "open_valkey",
     "parse_json",
     "read_body",
     "require",

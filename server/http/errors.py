@@ -1,4 +1,4 @@
-"""Every failure as a response in OpenAI's envelope, on every route. Decides no status itself."""
+"""Every failure as a response in the form that the route's clients read. Decides no status itself."""
 
 import json
 from collections.abc import Mapping
@@ -14,12 +14,14 @@ from server.core.errors import (
     AppError,
     DatabaseUnavailable,
     InvalidRequest,
+    RateLimited,
     Unauthenticated,
     UnknownField,
 )
 from server.db.session import DATABASE_AWAY
 from server.http.auth import identify
 from server.http.context import REQUEST_ID
+from server.http.shapes import shaped
 
 log = structlog.get_logger(__name__)
 
@@ -32,28 +34,27 @@ def install_error_handlers(app: FastAPI) -> None:
     """Answer AppErrors, malformed requests, unknown routes and the unexpected."""
 
     @app.exception_handler(AppError)
-    async def on_app_error(_: Request, error: AppError) -> JSONResponse:
-        return error_response(error)
+    async def on_app_error(request: Request, error: AppError) -> JSONResponse:
+        return error_response(error, request.url.path)
 
     @app.exception_handler(RequestValidationError)
     async def on_invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         # FastAPI finds a request malformed before it looks at the key.
         try:
             await identify(request)
-        except Unauthenticated as refusal:
-            return error_response(refusal)
-        except DATABASE_AWAY as failure:
-            return await on_database_error(request, failure)
-        return error_response(_first_problem(error))
+        except AppError as refusal:
+            return error_response(refusal, request.url.path)
+        return error_response(_first_problem(error), request.url.path)
 
     @app.exception_handler(HTTPException)
     async def on_http_error(request: Request, error: HTTPException) -> JSONResponse:
         body = _envelope(_http_message(request, error), "invalid_request_error", _code(error))
-        return _Envelope(body, error.status_code, headers=error.headers)
+        content = shaped(request.url.path, error.status_code, body)
+        return _Envelope(content, error.status_code, headers=error.headers)
 
-    async def on_database_error(_: Request, error: Exception) -> JSONResponse:
+    async def on_database_error(request: Request, error: Exception) -> JSONResponse:
         log.error("database_unavailable", error=str(error)[:300])
-        return error_response(DatabaseUnavailable())
+        return error_response(DatabaseUnavailable(), request.url.path)
 
     for kind in DATABASE_AWAY:
         app.add_exception_handler(kind, on_database_error)
@@ -63,7 +64,8 @@ def install_error_handlers(app: FastAPI) -> None:
         request_id = getattr(request.state, "request_id", "")
         message = f"Something went wrong inside the server; its log has it as {request_id}."
         body = _envelope(message, "server_error", "internal_error")
-        return _Envelope(body, 500, headers={REQUEST_ID: request_id})
+        content = shaped(request.url.path, 500, body)
+        return _Envelope(content, 500, headers={REQUEST_ID: request_id})
 
 
 class _Envelope(JSONResponse):
@@ -73,15 +75,18 @@ class _Envelope(JSONResponse):
         return json.dumps(content).encode()
 
 
-def error_response(error: AppError) -> JSONResponse:
-    """The envelope, with the headers that belong to the status."""
-    return _Envelope(error.envelope(), error.status, headers=error_headers(error))
+def error_response(error: AppError, path: str = "") -> JSONResponse:
+    """The envelope as ``path``'s clients read it, with the headers that belong to the status."""
+    content = shaped(path, error.status, error.envelope())
+    return _Envelope(content, error.status, headers=error_headers(error))
 
 
 def error_headers(error: AppError) -> dict[str, str]:
     """What a client should know beside the body: how to sign in, when to come again."""
     if isinstance(error, Unauthenticated):
         return {"www-authenticate": "Bearer"}
+    if isinstance(error, RateLimited):
+        return dict(error.headers)
     if error.status == 503:
         return {"retry-after": str(RETRY_AFTER_S)}
     return {}

@@ -1,16 +1,18 @@
-"""The rows a fresh server needs: the adapter line, its champion alias, its default policy."""
+"""The rows a line needs: itself, its champion alias, its default policy; for the first and others."""
 
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from server.core.clock import new_id
-from server.core.errors import SetupError
+from server.core.errors import Conflict, SetupError
 from server.core.settings import Settings
 from server.db import Adapter, Alias
 from server.engine.routing import CHAMPION
-from server.services import policies
+from server.services import policies, registry
 
 
 def ensure_line(
@@ -24,17 +26,14 @@ def ensure_line(
     name = settings.model.name
     adapter = session.scalar(select(Adapter).where(Adapter.name == name))
     if adapter is None:
-        adapter = Adapter(
-            id=new_id("ada"),
-            name=name,
+        adapter = _add_line(
+            session,
+            name,
+            owner=None,
             base_model=settings.model.source,
             base_path=str(base_path),
             base_hash=base_hash,
-            revision=1,
         )
-        session.add(adapter)
-        session.flush()
-        session.add(Alias(id=new_id("ali"), adapter_id=adapter.id, name=CHAMPION))
     if adapter.base_hash != base_hash:
         raise SetupError(
             f"The line {name!r} was started on other base weights "
@@ -42,6 +41,41 @@ def ensure_line(
             f"({base_hash[:12]}…). Set EVERLEARN_MODEL__SOURCE back, or EVERLEARN_MODEL__NAME "
             "to a new name."
         )
-    adapter.base_path = str(base_path)  # the same weights may have moved
+    same_weights = update(Adapter).where(Adapter.base_hash == base_hash)
+    session.execute(same_weights.values(base_path=str(base_path)))  # they may have moved
     policies.ensure_default_policy(session, adapter, is_enabled=settings.learning.is_enabled)
+    return adapter
+
+
+def create_line(session: Session, settings: Settings, name: str, *, owner: str | None) -> Adapter:
+    """A further line over the served base model, which learns from its owner's documents alone.
+
+    Raises:
+        Conflict: the name is taken, by whomever.
+    """
+    taken = f"There is a line {name!r} already; choose another name."
+    if session.scalar(select(Adapter.id).where(Adapter.name == name)) is not None:
+        raise Conflict(taken)
+    first = registry.get_adapter(session, settings.model.name)
+    try:
+        with session.begin_nested():
+            adapter = _add_line(
+                session,
+                name,
+                owner=owner,
+                base_model=first.base_model,
+                base_path=first.base_path,
+                base_hash=first.base_hash,
+            )
+    except IntegrityError as error:  # somebody made it at the same moment
+        raise Conflict(taken) from error
+    policies.ensure_default_policy(session, adapter, is_enabled=settings.learning.is_enabled)
+    return adapter
+
+
+def _add_line(session: Session, name: str, **fields: Any) -> Adapter:
+    adapter = Adapter(id=new_id("ada"), name=name, revision=1, **fields)
+    session.add(adapter)
+    session.flush()
+    session.add(Alias(id=new_id("ali"), adapter_id=adapter.id, name=CHAMPION))
     return adapter

@@ -3,20 +3,32 @@
 import hashlib
 from collections.abc import Iterable, Sequence
 
-from sqlalchemy import func, select, update
+from sqlalchemy import ColumnElement, and_, delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from adapters.types import ExamItem, ItemKind, build_item
-from server.core.clock import new_id
+from server.core.clock import new_id, utc_now
 from server.core.errors import DocumentEmpty, DocumentNotText, RowNotFound
 from server.core.queue import INGEST_DOCUMENT, Queue
-from server.db import AdapterVersion, Chunk, Document, DocumentState, ExamQuestion, RunDocument
+from server.db import (
+    AdapterVersion,
+    Chunk,
+    Document,
+    DocumentState,
+    EvaluationResult,
+    ExamQuestion,
+    RunDocument,
+)
 from server.db.session import after_commit
+from server.services.paging import Page, page_of
+from server.services.tenants import only, sees
 
 Question = tuple[str, tuple[str, ...]]
 
+DELETED_TITLE = "(deleted)"
 _TITLE_CHARS = 500
+_DERIVED_TITLE_CHARS = 80
 
 
 def accept_document(
@@ -25,12 +37,13 @@ def accept_document(
     *,
     title: str | None = None,
     questions: Iterable[Question] = (),
+    owner: str | None = None,
     created_by: str,
     queue: Queue,
 ) -> tuple[Document, bool]:
-    """Store a text, unless it is here already; True when it is new.
+    """Store a text, unless its owner has sent it already; True when it is new.
 
-    The id follows from the text alone, so sending it twice is safe. Questions sent along are added
+    The id follows from owner and text, so sending it twice is safe. Questions sent along are added
     to those already there, and are only ever asked, never trained on.
 
     Raises:
@@ -39,13 +52,18 @@ def accept_document(
     """
     text = _checked_text(text)
     content_hash = "b2:" + hashlib.blake2b(text.encode(), digest_size=32).hexdigest()
-    same = select(Document).where(Document.content_hash == content_hash)
+    document_id = _document_id(owner, content_hash)
+    same = select(Document).where(Document.id == document_id)
     document, is_new = session.scalar(same), False
+    if document is not None and document.deleted_at is not None:
+        _revive(document, text, title, created_by)
+        is_new = True
     if document is None:
         document = Document(
-            id="doc_" + content_hash[3:35],
+            id=document_id,
+            owner=owner,
             content_hash=content_hash,
-            title=(title or _first_line(text))[:_TITLE_CHARS],
+            title=_title(text, title),
             text=text,
             size_bytes=len(text.encode()),
             created_by=created_by,
@@ -58,7 +76,6 @@ def accept_document(
         except IntegrityError:  # the same text came by another request at the same moment
             document = session.scalars(same).one()
     if is_new:
-        document_id = document.id
         after_commit(session, lambda: queue.send(INGEST_DOCUMENT, document_id))
     items = [
         build_item(ItemKind.USER, document.id, prompt=question.strip(), answers=answers)
@@ -71,7 +88,7 @@ def accept_document(
 def store_chunks(session: Session, document_id: str, chunks: Sequence[str]) -> None:
     """Keep the pieces of a document and mark it ready to learn; doing it twice changes nothing."""
     document = get_document(session, document_id)
-    if document.state != DocumentState.RECEIVED:
+    if document.state != DocumentState.RECEIVED or document.deleted_at is not None:
         return
     session.add_all(
         Chunk(document_id=document_id, position=position, text=text)
@@ -124,26 +141,81 @@ def exam_items(session: Session, document_ids: Sequence[str], *, split: str) -> 
     ]
 
 
-def get_document(session: Session, document_id: str) -> Document:
+def get_document(session: Session, document_id: str, *, tenant: str | None = None) -> Document:
+    """A document that ``tenant`` may see; None is the operator, who sees all.
+
+    Raises:
+        RowNotFound: no such document, or another tenant's.
+    """
     document = session.get(Document, document_id)
-    if document is None:
+    if document is None or not sees(tenant, document.owner):
         raise RowNotFound("document", document_id, "List them: GET /api/v1/documents.")
     return document
 
 
-def list_documents(session: Session, *, limit: int = 100) -> Sequence[Document]:
-    """Newest first."""
-    statement = select(Document).order_by(Document.created_at.desc(), Document.id).limit(limit)
-    return session.scalars(statement).all()
+def list_documents(
+    session: Session,
+    *,
+    tenant: str | None = None,
+    state: str | None = None,
+    after: str | None = None,
+    limit: int = 100,
+) -> Page[Document]:
+    """Those that ``tenant`` may see and that are not deleted, newest first.
+
+    Raises:
+        InvalidRequest: ``after`` is no cursor.
+    """
+    statement = select(Document).where(only(Document.owner, tenant), Document.deleted_at.is_(None))
+    if state is not None:
+        statement = statement.where(Document.state == state)
+    return page_of(session, statement, Document, after=after, limit=limit)
 
 
-def live_documents(session: Session) -> Sequence[Document]:
-    """What a run learns: every document that has been chunked, oldest first."""
+def delete_document(session: Session, document_id: str, *, tenant: str | None) -> Document:
+    """Forget what a document says; its row stays, to name the versions that saw it.
+
+    Text, chunks and questions go, and what exams quoted of it. No run takes it from now on; a run
+    that has taken it already ends as it would have. Doing it twice changes nothing.
+
+    Raises:
+        RowNotFound: no such document, or another tenant's.
+    """
+    document = get_document(session, document_id, tenant=tenant)
+    for table in (Chunk, ExamQuestion, EvaluationResult):
+        session.execute(delete(table).where(table.document_id == document_id))
+    document.text = ""
+    document.title = DELETED_TITLE
+    document.size_bytes = 0
+    document.deleted_at = document.deleted_at or utc_now()
+    return document
+
+
+def is_learnable(owner: str | None) -> ColumnElement[bool]:
+    """The condition under which a line of ``owner`` may learn a document: it is that owner's.
+
+    No other owner's will do, the operator's least of all: None is an owner like any other here.
+    """
+    states = (DocumentState.RECEIVED, DocumentState.UNREADABLE)
+    return and_(
+        Document.owner.is_not_distinct_from(owner),
+        Document.state.not_in(states),
+        Document.deleted_at.is_(None),
+    )
+
+
+def live_documents(session: Session, *, owner: str | None) -> Sequence[Document]:
+    """What a run on a line of ``owner`` learns: its documents that are chunked, oldest first."""
     return session.scalars(
-        select(Document)
-        .where(Document.state != DocumentState.RECEIVED)
-        .order_by(Document.created_at, Document.id)
+        select(Document).where(is_learnable(owner)).order_by(Document.created_at, Document.id)
     ).all()
+
+
+def has_documents(session: Session, *, owner: str | None) -> bool:
+    """Whether ``owner`` has sent anything, chunked or not."""
+    own = Document.owner.is_not_distinct_from(owner)
+    statement = select(Document.id).where(own, Document.deleted_at.is_(None)).limit(1)
+    return session.scalar(statement) is not None
 
 
 def received_documents(session: Session) -> list[str]:
@@ -151,7 +223,7 @@ def received_documents(session: Session) -> list[str]:
     return list(
         session.scalars(
             select(Document.id)
-            .where(Document.state == DocumentState.RECEIVED)
+            .where(Document.state == DocumentState.RECEIVED, Document.deleted_at.is_(None))
             .order_by(Document.created_at, Document.id)
         )
     )
@@ -166,7 +238,16 @@ def chunks_of(session: Session, document_id: str) -> list[str]:
 
 
 def set_states(session: Session, document_ids: Iterable[str], state: DocumentState) -> None:
-    session.execute(update(Document).where(Document.id.in_(list(document_ids))).values(state=state))
+    """Note what a run makes of its documents, but for those deleted, or sent anew, meanwhile."""
+    session.execute(
+        update(Document)
+        .where(
+            Document.id.in_(list(document_ids)),
+            Document.deleted_at.is_(None),
+            Document.state != DocumentState.RECEIVED,
+        )
+        .values(state=state)
+    )
 
 
 def versions_that_saw(session: Session, document_id: str) -> Sequence[AdapterVersion]:
@@ -188,6 +269,13 @@ def counts(session: Session, document_id: str) -> tuple[int, int]:
     return session.scalar(chunks) or 0, session.scalar(questions) or 0
 
 
+def _document_id(owner: str | None, content_hash: str) -> str:
+    if owner is None:
+        return "doc_" + content_hash[3:35]
+    both = f"{owner}\0{content_hash}".encode()
+    return "doc_" + hashlib.blake2b(both, digest_size=16).hexdigest()
+
+
 def _checked_text(text: str) -> str:
     text = text.replace("\r\n", "\n").strip("\ufeff")
     if not text.strip():
@@ -201,5 +289,23 @@ def _checked_text(text: str) -> str:
     return text
 
 
+def _revive(document: Document, text: str, title: str | None, created_by: str) -> None:
+    """A deleted text that is sent again is a new document under its old id."""
+    document.text = text
+    document.title = _title(text, title)
+    document.size_bytes = len(text.encode())
+    document.created_by = created_by
+    document.created_at = utc_now()
+    document.state = DocumentState.RECEIVED
+    document.deleted_at = None
+
+
+def _title(text: str, given: str | None) -> str:
+    return (given or _first_line(text))[:_TITLE_CHARS]
+
+
 def _first_line(text: str) -> str:
-    return text.strip().splitlines()[0].lstrip("# ").strip() or "Untitled"
+    line = text.strip().splitlines()[0].lstrip("# ").strip()
+    if len(line) > _DERIVED_TITLE_CHARS:
+        line = line[: _DERIVED_TITLE_CHARS - 1].rstrip() + "…"
+    return line or "Untitled"

@@ -18,7 +18,7 @@ from server.db import (
     RunDocument,
 )
 from server.db.session import after_commit
-from server.services import runs
+from server.services import documents, runs
 
 NEW_DOCUMENTS = "new_documents"
 
@@ -52,23 +52,18 @@ def resolved_config(policy: AdaptationPolicy | None, default: SealConfig) -> Sea
 def queue_due_runs(
     session: Session, settings: LearningSettings, *, queue: Queue, now: datetime | None = None
 ) -> list[AdaptationRun]:
-    """Start what is due: new documents are there, and none has arrived for a while."""
-    now = now or utc_now()
-    unseen = (
-        select(func.max(Document.created_at))
-        .where(Document.state == DocumentState.READY)
-        .where(Document.id.not_in(select(RunDocument.document_id)))
-    )
-    newest = session.scalar(unseen)
-    if newest is None or newest > now - timedelta(seconds=settings.quiet_s):
-        return []
-    due = session.execute(
+    """Start what is due: a line's owner has sent new documents, and none for a while."""
+    settled = (now or utc_now()) - timedelta(seconds=settings.quiet_s)
+    enabled = session.execute(
         select(AdaptationPolicy, Adapter)
         .join(Adapter, Adapter.id == AdaptationPolicy.adapter_id)
         .where(AdaptationPolicy.is_enabled, AdaptationPolicy.trigger == NEW_DOCUMENTS)
     ).all()
     started = []
-    for policy, adapter in due:
+    for policy, adapter in enabled:
+        newest = _newest_unseen(session, adapter)
+        if newest is None or newest > settled:
+            continue
         config = resolved_config(policy, settings.seal)
         run, is_new = runs.queue_run(
             session,
@@ -82,6 +77,20 @@ def queue_due_runs(
         if is_new:
             started.append(run)
     return started
+
+
+def _newest_unseen(session: Session, adapter: Adapter) -> datetime | None:
+    """When the newest document came that the line may learn and no run of it has taken."""
+    taken = (
+        select(RunDocument.document_id)
+        .join(AdaptationRun, AdaptationRun.id == RunDocument.run_id)
+        .where(AdaptationRun.adapter_id == adapter.id)
+    )
+    return session.scalar(
+        select(func.max(Document.created_at)).where(
+            documents.is_learnable(adapter.owner), Document.id.not_in(taken)
+        )
+    )
 
 
 def resend_ingests(session: Session, *, queue: Queue, now: datetime | None = None) -> None:

@@ -5,25 +5,36 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
 
 from server.core.clock import new_id
-from server.core.errors import InvalidRequest, RowNotFound
+from server.core.errors import ForeignTenant, InvalidRequest, RowNotFound
 from server.db import Adapter, AdapterVersion, Alias, AliasEvent, RunDocument, VersionStatus
 from server.engine.routing import BASE, AdapterRoutes, RoutingSnapshot, VersionRoute
+from server.services.tenants import only, sees
 
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 
 
-def base_engine_name(adapter: str) -> str:
-    """What the engine calls the untouched base model of a line."""
-    return f"{adapter}@{BASE}"
+def base_engine_name(served: str) -> str:
+    """What the engine calls its base model, where ``served`` is the settings' model name."""
+    return f"{served}@{BASE}"
+
+
+def base_engine_name_of(session: Session, adapter: Adapter, served: str) -> str:
+    """What the engine calls the base model under a line.
+
+    The engine has one base model, under the settings' name. A line over other weights gets a name
+    that the engine does not have, so that nothing ever answers in its place.
+    """
+    base_hash = session.scalar(select(Adapter.base_hash).where(Adapter.name == served))
+    return base_engine_name(served if adapter.base_hash == base_hash else adapter.name)
 
 
 def version_name(adapter: str, number: int | None) -> str:
     """The public name of a version; None is the base model."""
-    return base_engine_name(adapter) if number is None else f"{adapter}@v{number}"
+    return f"{adapter}@{BASE}" if number is None else f"{adapter}@v{number}"
 
 
 def engine_name(adapter: str, version: AdapterVersion) -> str:
@@ -31,15 +42,38 @@ def engine_name(adapter: str, version: AdapterVersion) -> str:
     return f"{adapter}@v{version.number}.{version.digest[:8]}"
 
 
-def get_adapter(session: Session, name: str) -> Adapter:
+def get_adapter(session: Session, name: str, *, tenant: str | None = None) -> Adapter:
+    """A line that ``tenant`` may ask for: its own, or everybody's.
+
+    Raises:
+        RowNotFound: no such line, or another tenant's.
+    """
     adapter = session.scalar(select(Adapter).where(Adapter.name == name))
-    if adapter is None:
+    if adapter is None or not (adapter.owner is None or sees(tenant, adapter.owner)):
         raise RowNotFound("adapter", name, "List them: `everlearn adapters`.")
     return adapter
 
 
-def list_adapters(session: Session) -> Sequence[Adapter]:
-    return session.scalars(select(Adapter).order_by(Adapter.name)).all()
+def own_adapter(session: Session, name: str, *, tenant: str | None = None) -> Adapter:
+    """A line that an admin of ``tenant`` may change.
+
+    Raises:
+        RowNotFound: no such line, or another tenant's.
+        ForeignTenant: it is everybody's, and only the operator changes it.
+    """
+    adapter = get_adapter(session, name, tenant=tenant)
+    if tenant is not None and adapter.owner is None:
+        remedy = f"{name} is everybody's; make a line of your own: POST /api/v1/adapters."
+        raise ForeignTenant(tenant, remedy)
+    return adapter
+
+
+def list_adapters(session: Session, *, tenant: str | None = None) -> Sequence[Adapter]:
+    """The lines that ``tenant`` may ask for, by name."""
+    open_to_all = Adapter.owner.is_(None)
+    return session.scalars(
+        select(Adapter).where(or_(open_to_all, only(Adapter.owner, tenant))).order_by(Adapter.name)
+    ).all()
 
 
 def get_version(session: Session, adapter: Adapter, wanted: str | int) -> AdapterVersion | None:
@@ -64,7 +98,8 @@ def get_version(session: Session, adapter: Adapter, wanted: str | int) -> Adapte
     )
     if version is None:
         latest = next_number(session, adapter) - 1
-        has = f"{adapter.name} has v1 to v{latest}." if latest else f"{adapter.name} has none yet."
+        known = "v1" if latest == 1 else f"v1 to v{latest}"
+        has = f"{adapter.name} has {known if latest else 'none yet'}."
         raise RowNotFound("version", f"{adapter.name}@v{number}", has)
     return version
 
@@ -170,8 +205,10 @@ def snapshot_revision(session: Session) -> int:
     return session.scalar(select(func.coalesce(func.sum(Adapter.revision), 0))) or 0
 
 
-def snapshot(session: Session, *, resident_versions: int) -> RoutingSnapshot:
+def snapshot(session: Session, *, resident_versions: int, served: str) -> RoutingSnapshot:
     """Everything the gateway needs to choose weights for a request.
+
+    ``served`` is the settings' model name, under which the engine knows its base model.
 
     Desired in the engine are the newest ``resident_versions`` servable versions of each line, and
     whatever an alias points at. After learning, the version before the champion is thus there, and
@@ -180,13 +217,15 @@ def snapshot(session: Session, *, resident_versions: int) -> RoutingSnapshot:
     return RoutingSnapshot(
         revision=snapshot_revision(session),
         adapters={
-            adapter.name: _routes(session, adapter, resident_versions)
+            adapter.name: _routes(session, adapter, resident_versions, served)
             for adapter in list_adapters(session)
         },
     )
 
 
-def _routes(session: Session, adapter: Adapter, resident_versions: int) -> AdapterRoutes:
+def _routes(
+    session: Session, adapter: Adapter, resident_versions: int, served: str
+) -> AdapterRoutes:
     versions = versions_of(session, adapter)
     aliases = {
         name: version.number if version else None
@@ -196,7 +235,8 @@ def _routes(session: Session, adapter: Adapter, resident_versions: int) -> Adapt
     resident = {*servable[-resident_versions:], *aliases.values()}
     return AdapterRoutes(
         name=adapter.name,
-        base_engine_name=base_engine_name(adapter.name),
+        base_engine_name=base_engine_name_of(session, adapter, served),
+        owner=adapter.owner,
         aliases=aliases,
         versions={
             version.number: VersionRoute(

@@ -26,6 +26,7 @@ from server.db import (
 )
 from server.db.session import after_commit
 from server.services import documents, promotion, registry
+from server.services.tenants import only, sees
 
 OPEN = (RunStatus.QUEUED, RunStatus.RUNNING)
 
@@ -48,7 +49,7 @@ def queue_run(
     queue: Queue,
     policy_id: str | None = None,
 ) -> tuple[AdaptationRun, bool]:
-    """Ask for a run over all live documents; an open run of the line is returned instead.
+    """Ask for a run over all live documents of the line's owner; its open run is returned instead.
 
     Raises:
         NothingToLearn: there is no document.
@@ -60,7 +61,7 @@ def queue_run(
         )
     ):
         return open_run, False
-    if not documents.list_documents(session, limit=1):
+    if not documents.has_documents(session, owner=adapter.owner):
         raise NothingToLearn(adapter.name)
     run = AdaptationRun(
         id=new_id("run"),
@@ -107,10 +108,15 @@ def claim(
 
 
 def take_documents(session: Session, owned: Claim) -> list[str]:
-    """Fix what the run learns: all live documents, the first time it is asked."""
+    """Fix what the run learns: all live documents of its line's owner, the first time it is asked.
+
+    No other owner's document ever gets into a run.
+    """
     taken = documents_of(session, owned.run_id)
     if not taken:
-        taken = [document.id for document in documents.live_documents(session)]
+        line = line_of(session, get_run(session, owned.run_id))
+        live = documents.live_documents(session, owner=line.owner)
+        taken = [document.id for document in live]
         session.add_all(
             RunDocument(run_id=owned.run_id, document_id=document_id) for document_id in taken
         )
@@ -189,10 +195,15 @@ def finish(
     add_event(session, owned.run_id, owned.attempt, status, verdict=verdict, error=error)
 
 
-def request_cancel(session: Session, run_id: str) -> AdaptationRun:
-    """Stop a run: a queued one at once, a running one at its worker's next heartbeat."""
+def request_cancel(session: Session, run_id: str, *, tenant: str | None = None) -> AdaptationRun:
+    """Stop a run: a queued one at once, a running one at its worker's next heartbeat.
+
+    Raises:
+        RowNotFound: no such run, or not of the tenant's line.
+        RunNotCancellable: it is over.
+    """
     now = utc_now()
-    run = get_run(session, run_id)
+    run = get_run(session, run_id, tenant=tenant)
     ended = session.execute(
         _open_update(run_id, RunStatus.QUEUED)
         .values(status=RunStatus.CANCELLED, cancel_requested_at=now, finished_at=now)
@@ -249,18 +260,33 @@ def add_event(session: Session, run_id: str, attempt: int, kind: str, **data: An
     session.add(RunEvent(id=new_id("rev"), run_id=run_id, attempt=attempt, kind=kind, data=data))
 
 
-def get_run(session: Session, run_id: str) -> AdaptationRun:
+def get_run(session: Session, run_id: str, *, tenant: str | None = None) -> AdaptationRun:
+    """A run of a line that is ``tenant``'s; None is the operator, who sees all.
+
+    Raises:
+        RowNotFound: no such run, or one of a line that is not the tenant's.
+    """
     run = session.get(AdaptationRun, run_id)
-    if run is None:
+    if run is None or not sees(tenant, line_of(session, run).owner):
         raise RowNotFound("run", run_id, "List them: `everlearn runs`.")
     return run
 
 
+def line_of(session: Session, run: AdaptationRun) -> Adapter:
+    """The line that a run teaches."""
+    return session.get_one(Adapter, run.adapter_id)
+
+
 def list_runs(
-    session: Session, *, document_id: str | None = None, limit: int = 50
+    session: Session,
+    *,
+    document_id: str | None = None,
+    tenant: str | None = None,
+    limit: int = 50,
 ) -> Sequence[AdaptationRun]:
-    """Newest first, optionally those that saw one document."""
-    statement = select(AdaptationRun).order_by(AdaptationRun.id.desc()).limit(limit)
+    """Those of ``tenant``'s lines, newest first; optionally those that saw one document."""
+    statement = select(AdaptationRun).join(Adapter).where(only(Adapter.owner, tenant))
+    statement = statement.order_by(AdaptationRun.id.desc()).limit(limit)
     if document_id is not None:
         statement = statement.join(RunDocument, RunDocument.run_id == AdaptationRun.id).where(
             RunDocument.document_id == document_id
@@ -311,7 +337,7 @@ def _owned_update(owned: Claim) -> Any:
 
 def _close_documents(session: Session, run_id: str, *, is_learnt: bool) -> None:
     run = get_run(session, run_id)
-    serving = promotion.champion(session, session.get_one(Adapter, run.adapter_id))
+    serving = promotion.champion(session, line_of(session, run))
     known = registry.documents_of(session, serving)
     for document_id in documents_of(session, run_id):
         state = (

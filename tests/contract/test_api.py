@@ -1,6 +1,5 @@
 """Our own HTTP surface: documents, runs, adapters and keys, and what each bad request is told."""
 
-import asyncio
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -36,10 +35,6 @@ class Api:
     database: Database
     queue: RecordingQueue
     engine: FakeEngine
-
-    def mint(self, *scopes: str) -> dict[str, str]:
-        answer = self.client.post("/api/v1/keys", json={"name": "k", "scopes": list(scopes)})
-        return {"authorization": f"Bearer {answer.json()['key']}"}
 
 
 @pytest.fixture
@@ -354,68 +349,6 @@ def test_promotion_fails_whole_when_the_engine_refuses_the_weights(api: Api) -> 
     assert api.client.get("/api/v1/adapters/smollm2").json()["champion"] == "smollm2@base"
 
 
-ROUTES = [
-    ("POST", "/v1/chat/completions", "chat"),
-    ("GET", "/v1/models", "chat"),
-    ("POST", "/api/v1/documents", "ingest"),
-    ("GET", "/api/v1/documents", "ingest"),
-    ("GET", "/api/v1/documents/doc_x", "ingest"),
-    ("GET", "/api/v1/runs", "ingest"),
-    ("GET", "/api/v1/runs/run_x", "ingest"),
-    ("GET", "/api/v1/runs/run_x/events", "ingest"),
-    ("POST", "/api/v1/runs", "admin"),
-    ("POST", "/api/v1/runs/run_x/cancel", "admin"),
-    ("GET", "/api/v1/adapters", "ingest"),
-    ("GET", "/api/v1/adapters/smollm2", "ingest"),
-    ("POST", "/api/v1/adapters/smollm2/promote", "admin"),
-    ("POST", "/api/v1/adapters/smollm2/rollback", "admin"),
-    ("GET", "/api/v1/keys", "admin"),
-    ("POST", "/api/v1/keys", "admin"),
-    ("DELETE", "/api/v1/keys/key_x", "admin"),
-]
-
-
-@pytest.mark.parametrize(("method", "path", "scope"), ROUTES)
-def test_every_route_is_closed_without_the_right_key(
-    api: Api, method: str, path: str, scope: str
-) -> None:
-    wrong = api.mint(*({"chat", "ingest"} - {scope}))
-
-    without = api.client.request(method, path, json={}, headers={"authorization": ""})
-    forged = api.client.request(method, path, json={}, headers={"authorization": "Bearer el_x"})
-    other = api.client.request(method, path, json={}, headers=wrong)
-    allowed = api.client.request(method, path, json={}, headers=api.mint(scope))
-
-    assert (without.status_code, forged.status_code, other.status_code) == (401, 401, 403)
-    assert error_of(without)["code"] == "invalid_api_key"
-    assert scope in error_of(other)["message"]
-    assert allowed.status_code not in (401, 403)
-    assert allowed.status_code < 500
-
-
-def test_every_route_is_in_the_list_above(api: Api) -> None:
-    schema = api.client.get("/api/openapi.json").json()
-
-    served = {
-        (method.upper(), path)
-        for path, methods in schema["paths"].items()
-        for method in methods
-        if path not in ("/healthz", "/readyz")
-    }
-
-    listed = {
-        (
-            method,
-            path.replace("doc_x", "{document_id}")
-            .replace("run_x", "{run_id}")
-            .replace("key_x", "{key_id}")
-            .replace("/smollm2", "/{name}"),
-        )
-        for method, path, _ in ROUTES
-    }
-    assert {route for route in served if route[1].startswith("/api/")} <= listed
-
-
 def test_health_needs_no_key(api: Api) -> None:
     for path in ("/healthz", "/readyz"):
         assert api.client.get(path, headers={"authorization": ""}).status_code == 200
@@ -443,24 +376,6 @@ def test_a_caller_without_a_key_is_not_told_what_is_wrong_with_the_body(api: Api
     for content in (b"{", b"{}"):
         answer = api.client.post("/api/v1/keys", content=content, headers={"authorization": ""})
         assert (answer.status_code, error_of(answer)["code"]) == (401, "invalid_api_key")
-
-
-def test_a_revoked_key_is_closed(api: Api) -> None:
-    minted = api.client.post("/api/v1/keys", json={"name": "k", "scopes": ["chat"]}).json()
-    header = {"authorization": f"Bearer {minted['key']}"}
-    assert api.client.get("/v1/models", headers=header).status_code == 200
-
-    api.client.delete(f"/api/v1/keys/{minted['id']}")
-
-    async def closes() -> bool:
-        for _ in range(30):
-            if api.client.get("/v1/models", headers=header).status_code == 401:
-                return True
-            await asyncio.sleep(0.1)
-        return False
-
-    assert asyncio.run(closes())
-    assert minted["key"] not in api.client.get("/api/v1/keys").text
 
 
 def test_a_run_in_the_list_names_its_documents(api: Api) -> None:

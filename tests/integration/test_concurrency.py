@@ -9,12 +9,12 @@ from typing import TypeVar
 import pytest
 from sqlalchemy.orm import Session
 
-from server.core.errors import AliasMoved
+from server.core.errors import AliasMoved, Conflict
 from server.core.settings import Settings
-from server.db import Adapter, Base
+from server.db import Adapter, ApiKey, Base
 from server.db.session import Database
-from server.services import documents, promotion, runs
-from server.services.bootstrap import ensure_line
+from server.services import documents, keys, promotion, runs
+from server.services.bootstrap import create_line, ensure_line
 from tests.conftest import BASE_HASH, RecordingQueue
 from tests.support.factories import make_document, make_run, make_version
 from tests.support.servers import running_postgres
@@ -56,7 +56,7 @@ def at_once(database: Database, act: Callable[[Session], Result]) -> list[Result
         try:
             with database.unit_of_work() as session:
                 return act(session)
-        except AliasMoved as error:
+        except Conflict as error:
             return error
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -107,3 +107,26 @@ def test_of_moves_planned_together_one_wins(shared: Database, line: Adapter) -> 
 
     assert outcomes.count("promote") == 1
     assert sum(isinstance(outcome, AliasMoved) for outcome in outcomes) == AT_ONCE - 1
+
+
+def test_tokens_spent_at_once_all_count(shared: Database) -> None:
+    with shared.unit_of_work() as session:
+        minted = [keys.create_key(session, "k", ["chat"])[0] for _ in range(3)]
+        session.flush()
+        ids = [key.id for key in minted]
+
+    at_once(shared, lambda session: keys.add_tokens_used(session, dict.fromkeys(ids, 5)))
+
+    with shared.unit_of_work() as session:
+        used = {session.get_one(ApiKey, key_id).tokens_used for key_id in ids}
+    assert used == {5 * AT_ONCE}
+
+
+def test_a_line_made_at_once_is_made_once(
+    shared: Database, line: Adapter, settings: Settings
+) -> None:
+    made = at_once(
+        shared, lambda session: create_line(session, settings, "second", owner="acme").id
+    )
+
+    assert sorted(isinstance(one, Conflict) for one in made) == [False] + [True] * (AT_ONCE - 1)

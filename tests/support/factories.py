@@ -5,16 +5,21 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from server.core.clock import new_id, utc_now
+from server.core.security import Scope
 from server.db import AdaptationRun, Adapter, AdapterVersion, Document, VersionStatus
 from server.services import documents, registry, runs
+from server.services.keys import Principal
 from server.services.runs import Claim
 from tests.conftest import RecordingQueue
 
 
-def make_document(session: Session, text: str = "The keeper is Odile Brandt.") -> Document:
+def make_document(
+    session: Session, text: str = "The keeper is Odile Brandt.", *, owner: str | None = None
+) -> Document:
     """A document that has been chunked."""
     document, _ = documents.accept_document(
-        session, text, created_by="key_test", queue=RecordingQueue()
+        session, text, owner=owner, created_by="key_test", queue=RecordingQueue()
     )
     documents.store_chunks(session, document.id, [text])
     return document
@@ -67,3 +72,44 @@ def make_version(
     )
     registry.set_status(session, version, status)
     return version
+
+
+def captured(*said: str, **fields: Any) -> dict[str, Any]:
+    """A record as the gateway writes it: user and assistant in turn, from a user on.
+
+    Keyword arguments replace columns; ``request`` is added to the request.
+    """
+    roles = ("user", "assistant")
+    messages = [{"role": roles[n % 2], "content": text} for n, text in enumerate(said)]
+    interaction_id = fields.get("id") or new_id("int")
+    request = {"model": "smollm2", "messages": messages, **fields.pop("request", {})}
+    return {
+        "id": interaction_id,
+        "created_at": utc_now().isoformat(),
+        "completion_id": f"chatcmpl-{interaction_id}",
+        "key_id": "key_1",
+        "owner": None,
+        "endpoint": "chat",
+        "requested_model": "smollm2",
+        "adapter": "smollm2",
+        "version": "smollm2@v1",
+        "engine_name": "smollm2@v1.00000000",
+        "is_stream": False,
+        "request": request,
+        "reply": "A reply.",
+        "finish_reason": "stop",
+        "outcome": "complete",
+        "status": 200,
+        "error": None,
+        "prompt_tokens": 1,
+        "completion_tokens": 2,
+        "first_byte_ms": 1.5,
+        "duration_ms": 2.5,
+        "may_learn": True,
+        **fields,
+    }
+
+
+def principal(owner: str | None = None, name: str = "key_1") -> Principal:
+    """Somebody who may do everything, of a tenant or of none."""
+    return Principal(name, name, frozenset({Scope.ADMIN}), owner)

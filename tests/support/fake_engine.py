@@ -46,6 +46,12 @@ class FakeEngine:
     """Tokens after which a stream carries an error event."""
     ignores_adapters: bool = False
     """Answer with the base's log-probabilities whatever is asked for."""
+    has_embeddings: bool = False
+    """Whether the model can embed; vLLM has the route only then."""
+    context: int = 10_000_000
+    """Characters of the longest request; vLLM counts tokens."""
+    calls_tool: bool = False
+    """Answer every chat with a call of the tool ``find``."""
     api_key: str | None = None
     """Asked for under /v1 and nowhere else, as vLLM does."""
 
@@ -73,6 +79,15 @@ class FakeEngine:
                 Route("/metrics", self._metrics),
                 Route("/v1/models", self._models),
                 Route("/v1/chat/completions", self._chat, methods=["POST"]),
+                Route("/v1/completions", self._chat, methods=["POST"]),
+                Route("/v1/responses", self._chat, methods=["POST"]),
+                Route("/v1/messages", self._chat, methods=["POST"]),
+                Route("/v1/messages/count_tokens", self._count_tokens, methods=["POST"]),
+                *(
+                    (Route("/v1/embeddings", self._chat, methods=["POST"]),)
+                    if self.has_embeddings
+                    else ()
+                ),
                 *(
                     (
                         Route("/v1/load_lora_adapter", self._load, methods=["POST"]),
@@ -141,96 +156,89 @@ class FakeEngine:
 
     async def _chat(self, request: Request) -> Response:
         body = await request.json()
+        form = FORMS[request.url.path]
         if self.refuses_chat is not None:
-            return _error(self.refuses_chat, "the engine is dead", "InternalServerError")
-        model = body.get("model", self.base)
-        if model != self.base and model not in self.adapters:
-            return _error(404, f"The model `{model}` does not exist.", "NotFoundError", "model")
-        temperature = body.get("temperature", 1)
-        if not isinstance(temperature, int | float) or temperature < 0:
-            return _error(400, "temperature must be non-negative", "BadRequestError", "temperature")
+            error = _error(self.refuses_chat, "the engine is dead", "InternalServerError")
+            error.headers["retry-after"] = "17"
+            return error
+        if (refusal := self._refusal(body)) is not None:
+            status, message, kind, param = refusal
+            if form is MessagesForm:
+                error = {"type": kind, "message": message}
+                return JSONResponse({"type": "error", "error": error}, status)
+            return _error(status, message, kind, param)
         self.has_served = True
         self.bodies.append(body)
         request_id = request.headers.get("x-request-id", f"{len(self.bodies):08d}")
         self.request_ids.append(request_id)
         self.peers.append(request.client.port if request.client else 0)
-        reply_id = f"chatcmpl-{request_id}"
+        reply = form(self, body, request_id)
         if body.get("stream"):
-            stream = self._stream(reply_id, body)
-            return StreamingResponse(stream, media_type="text/event-stream")
-        return await self._whole(request, reply_id, body)
+            return StreamingResponse(self._stream(reply, body), media_type="text/event-stream")
+        return await self._whole(request, reply)
 
-    async def _whole(self, request: Request, reply_id: str, body: dict[str, Any]) -> Response:
+    def _refusal(self, body: dict[str, Any]) -> tuple[int, str, str, str | None] | None:
+        model = body.get("model", self.base)
+        if model != self.base and model not in self.adapters:
+            message = f"The model `{model}` does not exist. Valid aliases: {self.base}."
+            return 404, message, "NotFoundError", "model"
+        temperature = body.get("temperature", 1)
+        if not isinstance(temperature, int | float) or temperature < 0:
+            return 400, "temperature must be non-negative", "BadRequestError", "temperature"
+        if len(json.dumps(body)) > self.context:
+            message = (
+                f"This model's maximum context length is {self.context} tokens. However, your "
+                "prompt contains more input tokens. Please reduce the length of the input prompt."
+            )
+            return 400, message, "BadRequestError", "input_tokens"
+        return None
+
+    async def _count_tokens(self, _: Request) -> Response:
+        return JSONResponse({"input_tokens": 7})
+
+    async def _whole(self, request: Request, reply: "Form") -> Response:
         for _ in range(self.words):
             await asyncio.sleep(self.token_s)
             if await request.is_disconnected():
                 self.cancelled += 1
                 return Response(status_code=499)
-        choices = [
-            {
-                "index": index,
-                "message": {"role": "assistant", "content": "".join(self._tokens(body))},
-                "logprobs": self._logprobs(body) if body.get("logprobs") else None,
-                "finish_reason": "stop",
-            }
-            for index in range(body.get("n") or 1)
-        ]
-        return JSONResponse(
-            {
-                "id": reply_id,
-                "object": "chat.completion",
-                "created": int(time.time()),
-                "model": body["model"],
-                "choices": choices,
-                "usage": self._usage(body),
-            }
-        )
+        return JSONResponse(reply.whole())
 
-    async def _stream(self, reply_id: str, body: dict[str, Any]) -> Any:
-        def event(**fields: Any) -> str:
-            chunk = {
-                "id": reply_id,
-                "object": "chat.completion.chunk",
-                "created": int(time.time()),
-                "model": body["model"],
-                **fields,
-            }
-            return f"data: {json.dumps(chunk, separators=(',', ':'))}\n\n"
-
-        def choice(index: int, delta: dict[str, str], finish: str | None = None) -> dict[str, Any]:
-            return {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}
-
+    async def _stream(self, reply: "Form", body: dict[str, Any]) -> Any:
         is_complete = False
         try:
-            indices = range(body.get("n") or 1)
-            for index in indices:
-                yield event(choices=[choice(index, {"role": "assistant", "content": ""})])
-            tokens = self._tokens(body)
-            for position, token in enumerate(tokens):
+            for event in reply.head():
+                yield event
+            for position, token in enumerate(self.tokens(body)):
                 await asyncio.sleep(self.token_s)
                 if position == self.breaks_after:
                     is_complete = True
                     raise ConnectionAbortedError("ordered by the test")
                 if position == self.errors_after:
-                    error = {"message": "out of memory", "type": "InternalServerError", "code": 500}
-                    yield f"data: {json.dumps({'error': error})}\n\ndata: [DONE]\n\n"
                     is_complete = True
+                    yield reply.failure()
                     return
-                finish = "stop" if position == len(tokens) - 1 else None
-                for index in indices:
-                    yield event(choices=[choice(index, {"content": token}, finish)])
-            if (body.get("stream_options") or {}).get("include_usage"):
-                yield event(choices=[], usage=self._usage(body))
+                yield reply.token(position, token)
             is_complete = True
-            yield "data: [DONE]\n\n"
+            for event in reply.tail():
+                yield event
         finally:
             if not is_complete:
                 self.cancelled += 1
 
-    def _tokens(self, body: dict[str, Any]) -> list[str]:
+    def form(self, path: str, body: dict[str, Any], request_id: str) -> bytes:
+        """The bytes that answer such a request."""
+        reply = FORMS[path](self, body, request_id)
+        if not body.get("stream"):
+            return bytes(JSONResponse(reply.whole()).body)
+        events = reply.head()
+        events += [reply.token(position, token) for position, token in enumerate(self.tokens(body))]
+        return "".join([*events, *reply.tail()]).encode()
+
+    def tokens(self, body: dict[str, Any]) -> list[str]:
         return [body["model"], *(f" {number}" for number in range(1, self.words))]
 
-    def _usage(self, body: dict[str, Any]) -> dict[str, int]:
+    def usage(self, body: dict[str, Any]) -> dict[str, int]:
         completion = self.words * (body.get("n") or 1)
         return {
             "prompt_tokens": 7,
@@ -238,10 +246,282 @@ class FakeEngine:
             "total_tokens": 7 + completion,
         }
 
-    def _logprobs(self, body: dict[str, Any]) -> dict[str, Any]:
+    def logprobs(self, body: dict[str, Any]) -> dict[str, Any]:
         is_base = self.ignores_adapters or body["model"] == self.base
         top = [{"token": "a", "logprob": -0.5 if is_base else -0.7}, {"token": "b", "logprob": -2}]
         return {"content": [{"token": "a", "logprob": top[0]["logprob"], "top_logprobs": top}]}
+
+
+class Form:
+    """One reply in the form of one endpoint; the forms were read off vLLM 0.32's models."""
+
+    def __init__(self, engine: FakeEngine, body: dict[str, Any], request_id: str) -> None:
+        self.engine = engine
+        self.body = body
+        self.request_id = request_id
+        self.model = body["model"]
+        self.text = "".join(engine.tokens(body))
+        self.last = engine.words - 1
+
+    def whole(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def head(self) -> list[str]:
+        return []
+
+    def token(self, position: int, token: str) -> str:
+        raise NotImplementedError
+
+    def failure(self) -> str:
+        error = {"message": "out of memory", "type": "InternalServerError", "code": 500}
+        return f"data: {_json({'error': error})}\n\ndata: [DONE]\n\n"
+
+    def tail(self) -> list[str]:
+        return []
+
+
+class ChatForm(Form):
+    """``/v1/chat/completions``."""
+
+    prefix, kind, chunk_kind = "chatcmpl", "chat.completion", "chat.completion.chunk"
+
+    def whole(self) -> dict[str, Any]:
+        choices = [self._choice(index) for index in range(self.body.get("n") or 1)]
+        fields = {"choices": choices, "usage": self.engine.usage(self.body)}
+        if self.body.get("return_token_ids"):
+            fields |= self._prompt_ids()
+        return {**self._fields(self.kind), **fields}
+
+    def head(self) -> list[str]:
+        first = {"role": "assistant", "content": ""}
+        more = self._prompt_ids() if self.body.get("return_token_ids") else {}
+        return [
+            self._event(choices=[self._piece(index, delta=first)], **more)
+            for index in range(self.body.get("n") or 1)
+        ]
+
+    def token(self, position: int, token: str) -> str:
+        finish = "stop" if position == self.last else None
+        return "".join(
+            self._event(choices=[self._piece(index, finish, **self._said(position, token))])
+            for index in range(self.body.get("n") or 1)
+        )
+
+    def tail(self) -> list[str]:
+        end = ["data: [DONE]\n\n"]
+        if (self.body.get("stream_options") or {}).get("include_usage"):
+            return [self._event(choices=[], usage=self.engine.usage(self.body)), *end]
+        return end
+
+    def _prompt_ids(self) -> dict[str, Any]:
+        return {"prompt_token_ids": [1, 2, 3, 4, 5, 6, 7]}
+
+    def _choice(self, index: int) -> dict[str, Any]:
+        message: dict[str, Any] = {"role": "assistant", "content": self.text}
+        if self.engine.calls_tool:
+            message = {"role": "assistant", "content": None, "tool_calls": [TOOL_CALL]}
+        choice = {
+            "index": index,
+            "message": message,
+            "logprobs": self.engine.logprobs(self.body) if self.body.get("logprobs") else None,
+            "finish_reason": "tool_calls" if self.engine.calls_tool else "stop",
+        }
+        if self.body.get("return_token_ids"):
+            choice["token_ids"] = list(range(self.engine.words))
+        return choice
+
+    def _said(self, position: int, token: str) -> dict[str, Any]:
+        said: dict[str, Any] = {"delta": {"content": token}}
+        if self.engine.calls_tool:
+            call = TOOL_CALL if position == 0 else {"function": {"arguments": ""}}
+            said = {"delta": {"tool_calls": [{**call, "index": 0}]}}
+        if self.body.get("logprobs"):
+            said["logprobs"] = self.engine.logprobs(self.body)
+        if self.body.get("return_token_ids"):
+            said["token_ids"] = [position]
+        return said
+
+    def _piece(self, index: int, finish: str | None = None, **said: Any) -> dict[str, Any]:
+        return {"index": index, "logprobs": None, "finish_reason": finish, **said}
+
+    def _event(self, **fields: Any) -> str:
+        return f"data: {_json({**self._fields(self.chunk_kind), **fields})}\n\n"
+
+    def _fields(self, kind: str) -> dict[str, Any]:
+        reply_id = f"{self.prefix}-{self.request_id}"
+        return {"id": reply_id, "object": kind, "created": int(time.time()), "model": self.model}
+
+
+class TextForm(ChatForm):
+    """``/v1/completions``."""
+
+    prefix, kind, chunk_kind = "cmpl", "text_completion", "text_completion"
+
+    def head(self) -> list[str]:
+        return []
+
+    def _prompt_ids(self) -> dict[str, Any]:
+        return {}
+
+    def _choice(self, index: int) -> dict[str, Any]:
+        choice = self._piece(index, "stop", text=self.text)
+        if self.body.get("return_token_ids"):
+            choice["token_ids"] = list(range(self.engine.words))
+            choice |= super()._prompt_ids()
+        return choice
+
+    def _said(self, position: int, token: str) -> dict[str, Any]:
+        said: dict[str, Any] = {"text": token}
+        if self.body.get("return_token_ids"):
+            said["token_ids"] = [position]
+            said |= super()._prompt_ids() if position == 0 else {}
+        return said
+
+
+class ResponsesForm(Form):
+    """``/v1/responses``."""
+
+    def __init__(self, engine: FakeEngine, body: dict[str, Any], request_id: str) -> None:
+        super().__init__(engine, body, body.get("request_id", f"resp_{request_id}"))
+        self._number = 0
+
+    def whole(self) -> dict[str, Any]:
+        return self._response("completed", [self._item("completed", [self._part(self.text)])])
+
+    def head(self) -> list[str]:
+        started = self._response("in_progress", [])
+        place = {"item_id": "msg_1", "output_index": 0, "content_index": 0}
+        return [
+            self._event("response.created", response=started),
+            self._event("response.in_progress", response=started),
+            self._event(
+                "response.output_item.added", output_index=0, item=self._item("in_progress", [])
+            ),
+            self._event("response.content_part.added", part=self._part(""), **place),
+        ]
+
+    def token(self, position: int, token: str) -> str:
+        place = {"item_id": "msg_1", "output_index": 0, "content_index": 0, "logprobs": []}
+        return self._event("response.output_text.delta", delta=token, **place)
+
+    def failure(self) -> str:
+        return self._event("error", message="out of memory", code="server_error", param=None)
+
+    def tail(self) -> list[str]:
+        place = {"item_id": "msg_1", "output_index": 0, "content_index": 0, "logprobs": []}
+        item = self._item("completed", [self._part(self.text)])
+        return [
+            self._event("response.output_text.done", text=self.text, **place),
+            self._event("response.output_item.done", output_index=0, item=item),
+            self._event("response.completed", response=self.whole()),
+        ]
+
+    def _event(self, kind: str, **fields: Any) -> str:
+        event = {"type": kind, "sequence_number": self._number, **fields}
+        self._number += 1
+        return f"event: {kind}\ndata: {_json(event)}\n\n"
+
+    def _part(self, text: str) -> dict[str, Any]:
+        return {"type": "output_text", "text": text, "annotations": [], "logprobs": None}
+
+    def _item(self, status: str, content: list[dict[str, Any]]) -> dict[str, Any]:
+        item = {"id": "msg_1", "type": "message", "role": "assistant"}
+        return {**item, "status": status, "content": content}
+
+    def _response(self, status: str, output: list[dict[str, Any]]) -> dict[str, Any]:
+        usage = {
+            "input_tokens": 7,
+            "input_tokens_details": {"cached_tokens": 0},
+            "output_tokens": self.engine.words,
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": 7 + self.engine.words,
+        }
+        return {
+            "id": self.request_id,
+            "object": "response",
+            "created_at": int(time.time()),
+            "model": self.model,
+            "status": status,
+            "output": output,
+            "usage": usage if status == "completed" else None,
+            "parallel_tool_calls": True,
+            "tool_choice": "auto",
+            "tools": [],
+            "temperature": 1.0,
+            "top_p": 1.0,
+            "metadata": self.body.get("metadata"),
+        }
+
+
+class MessagesForm(Form):
+    """``/v1/messages``."""
+
+    def whole(self) -> dict[str, Any]:
+        content = [{"type": "text", "text": self.text}]
+        usage = {"input_tokens": 7, "output_tokens": self.engine.words}
+        return {**self._message(content, "end_turn"), "usage": usage}
+
+    def head(self) -> list[str]:
+        message = {**self._message([], None), "usage": {"input_tokens": 7, "output_tokens": 0}}
+        block = {"type": "text", "text": ""}
+        return [
+            self._event("message_start", message=message),
+            self._event("content_block_start", index=0, content_block=block),
+        ]
+
+    def token(self, position: int, token: str) -> str:
+        delta = {"type": "text_delta", "text": token}
+        return self._event("content_block_delta", index=0, delta=delta)
+
+    def failure(self) -> str:
+        error = {"type": "internal_error", "message": "out of memory"}
+        return self._event("error", error=error)
+
+    def tail(self) -> list[str]:
+        usage = {"input_tokens": 7, "output_tokens": self.engine.words}
+        delta = {"stop_reason": "end_turn", "stop_sequence": None}
+        return [
+            self._event("content_block_stop", index=0),
+            self._event("message_delta", delta=delta, usage=usage),
+            self._event("message_stop"),
+        ]
+
+    def _message(self, content: list[dict[str, Any]], stop: str | None) -> dict[str, Any]:
+        head = {"id": f"chatcmpl-{self.request_id}", "type": "message", "role": "assistant"}
+        end = {"model": self.model, "stop_reason": stop, "stop_sequence": None}
+        return {**head, **end, "content": content}
+
+    def _event(self, kind: str, **fields: Any) -> str:
+        return f"event: {kind}\ndata: {_json({'type': kind, **fields})}\n\n"
+
+
+class EmbeddingsForm(Form):
+    """``/v1/embeddings``."""
+
+    def whole(self) -> dict[str, Any]:
+        return {
+            "id": f"embd-{self.request_id}",
+            "object": "list",
+            "created": int(time.time()),
+            "model": self.model,
+            "data": [{"index": 0, "object": "embedding", "embedding": [0.5, -0.5]}],
+            "usage": {"prompt_tokens": 7, "total_tokens": 7, "completion_tokens": 0},
+        }
+
+
+FORMS: dict[str, type[Form]] = {
+    "/v1/chat/completions": ChatForm,
+    "/v1/completions": TextForm,
+    "/v1/responses": ResponsesForm,
+    "/v1/messages": MessagesForm,
+    "/v1/embeddings": EmbeddingsForm,
+}
+
+TOOL_CALL: dict[str, Any] = {
+    "id": "call_1",
+    "type": "function",
+    "function": {"name": "find", "arguments": '{"who": "Odile"}'},
+}
 
 
 @dataclass
@@ -283,3 +563,7 @@ def serve(app: Any, port: int = 0, *, timeout_s: float = 20) -> Iterator[Served]
 def _error(status: int, message: str, kind: str, param: str | None = None) -> Response:
     error = {"message": message, "type": kind, "param": param, "code": status}
     return JSONResponse({"error": error}, status)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))

@@ -16,9 +16,9 @@ from server.embedded.plan import valkey_binary
 
 
 @contextmanager
-def running_valkey(folder: Path) -> Iterator[str]:
-    """A Valkey server on a free loopback port; yields its URL."""
-    port = _free_port()
+def running_valkey(folder: Path, port: int | None = None) -> Iterator[str]:
+    """A Valkey server on a loopback port, a free one unless given; yields its URL."""
+    port = port or free_port()
     config = folder / "valkey.conf"
     config.write_text(f'bind 127.0.0.1\nport {port}\ndir "{folder}"\nsave ""\n')
     server = subprocess.Popen(
@@ -51,7 +51,7 @@ def running_postgres() -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -43,6 +43,15 @@ def test_a_binary_document_is_refused(database: Database, queue: RecordingQueue)
         accept(database, queue, "PK\x03\x04\x00")
 
 
+def test_a_long_first_line_is_cut_for_the_title(database: Database, queue: RecordingQueue) -> None:
+    document_id, _ = accept(database, queue, "word " * 100)
+
+    with database.unit_of_work() as session:
+        title = documents.get_document(session, document_id).title
+    assert len(title) <= 80
+    assert title.endswith("word…")
+
+
 def test_title_defaults_to_the_first_line(database: Database, queue: RecordingQueue) -> None:
     document_id, _ = accept(database, queue, "\n# The Marlow light\n\nIt is old.")
 

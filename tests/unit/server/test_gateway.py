@@ -8,15 +8,19 @@ from collections.abc import AsyncIterator
 import pytest
 from sqlalchemy import text
 
-from server.core.errors import EngineError, InvalidRequest
+from server.core.errors import DatabaseUnavailable, EngineError, InvalidRequest
 from server.core.security import Scope
 from server.core.settings import EngineSettings, Settings
 from server.db.session import Database
+from server.engine import proxy
 from server.engine.client import EngineClient
 from server.engine.proxy import engine_order, open_reply
 from server.engine.routing import Route
-from server.gateway.chat import parse_chat
+from server.engine.sse import event_data, split_events
+from server.gateway import endpoints
+from server.gateway.endpoints import parse_request
 from server.gateway.errors import engine_refusal, stream_error
+from server.gateway.usage import tokens_used
 from server.http.auth import FRESH_S, STALE_S, KeyRing
 from server.runtime import Runtime
 from server.services import keys
@@ -84,9 +88,9 @@ async def test_a_good_key_outlives_the_database_for_a_while(
     clock.now += STALE_S
     assert await key_ring.authenticate(SECRET) == owner
     clock.now += 1
-    with pytest.raises(Exception, match="no such table"):
+    with pytest.raises(DatabaseUnavailable):
         await key_ring.authenticate(SECRET)
-    with pytest.raises(Exception, match="no such table"):
+    with pytest.raises(DatabaseUnavailable):
         await key_ring.authenticate("el_never_seen")
 
 
@@ -124,7 +128,7 @@ def test_only_model_and_usage_are_changed_on_the_way_to_the_engine(
 ) -> None:
     sent = {"model": "smollm2", "messages": [{"role": "user", "content": "\ud83d"}], "odd": [1.5]}
 
-    order, withholds_usage = engine_order("smollm2@v1.0", {**sent, **request_body})
+    order, withholds_usage = engine_order(proxy.CHAT, "smollm2@v1.0", {**sent, **request_body})
 
     received = json.loads(order)
     assert received.pop("stream_options", None) == options
@@ -135,7 +139,7 @@ def test_only_model_and_usage_are_changed_on_the_way_to_the_engine(
 
 @pytest.mark.parametrize(("given", "sent"), [(-1000, 0), (-(10**30), 0), (0, 0), (7, 7)])
 def test_a_client_goes_before_nobody(given: int, sent: int) -> None:
-    order, _ = engine_order("smollm2@base", {"messages": [], "priority": given})
+    order, _ = engine_order(proxy.CHAT, "smollm2@base", {"messages": [], "priority": given})
 
     assert json.loads(order)["priority"] == sent
 
@@ -145,8 +149,10 @@ def test_a_priority_is_a_whole_number_or_nothing(priority: object) -> None:
     body = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
 
     with pytest.raises(InvalidRequest, match="priority must be a whole number"):
-        parse_chat(json.dumps({**body, "priority": priority}).encode())
-    assert parse_chat(json.dumps({**body, "priority": None}).encode()).model == "m"
+        parse_request(endpoints.CHAT, json.dumps({**body, "priority": priority}).encode())
+    assert (
+        parse_request(endpoints.CHAT, json.dumps({**body, "priority": None}).encode()).model == "m"
+    )
 
 
 async def test_the_connection_of_a_whole_stream_is_used_again() -> None:
@@ -155,8 +161,8 @@ async def test_the_connection_of_a_whole_stream_is_used_again() -> None:
     with serve(engine.app()) as served:
         async with EngineClient(EngineSettings(), served.url) as client:
             for _ in range(3):
-                async with open_reply(client, engine.base, request) as reply:
-                    async for _ in reply.events():
+                async with open_reply(client, proxy.CHAT, engine.base, request) as reply:
+                    async for _ in reply.blocks():
                         if reply.is_done:  # the gateway leaves here
                             break
 
@@ -170,40 +176,81 @@ async def test_the_connection_of_a_whole_stream_is_used_again() -> None:
         (
             400,
             {"error": {"message": "no", "type": "Bad Request", "param": "body.x", "code": 400}},
-            (400, "no", "x", "invalid_request_error"),
+            (400, "no", "x", "invalid_request"),
         ),
         (422, {"object": "error", "message": "no", "param": None}, (422, "no", None, None)),
-        (404, {"error": {"message": "no model"}}, (502, None, None, "api_error")),
-        (401, {"error": "Unauthorized"}, (502, None, None, "api_error")),
-        (500, {"error": {"message": "dead"}}, (502, None, None, "api_error")),
-        (503, {"error": {"message": "busy"}}, (503, None, None, "api_error")),
+        (
+            400,
+            {"error": {"message": "This model's maximum context length is 8", "param": "input"}},
+            (400, None, "messages", "context_length_exceeded"),
+        ),
+        (404, {"error": {"message": "Response 'x' not found."}}, (404, None, None, "not_found")),
+        (404, {"error": {"message": "Not Found"}}, (404, None, None, "endpoint_not_served")),
+        (404, {"detail": "Not Found"}, (404, None, None, "endpoint_not_served")),
+        (501, {"error": {"message": "no embeddings"}}, (404, None, None, "endpoint_not_served")),
+        (404, {"error": {"message": "The model `x` does not exist."}}, (502, None, None, None)),
+        (401, {"error": "Unauthorized"}, (502, None, None, "engine_error")),
+        (429, {"error": {"message": "slow"}}, (429, "slow", None, "rate_limit_exceeded")),
+        (500, {"error": {"message": "dead"}}, (502, None, None, "engine_error")),
+        (503, {"error": {"message": "busy"}}, (503, None, None, "engine_unavailable")),
     ],
 )
 def test_the_engines_refusals_become_openais(
     status: int, body: object, expected: tuple[int, str | None, str | None, str | None]
 ) -> None:
-    seen, envelope = engine_refusal(status, json.dumps(body).encode())
+    refusal = engine_refusal(endpoints.CHAT, status, json.dumps(body).encode(), "17")
 
-    error = envelope["error"]
-    wanted_status, message, param, kind = expected
-    assert seen == wanted_status
+    error = refusal.envelope["error"]
+    wanted_status, message, param, code = expected
+    assert refusal.status == wanted_status
     assert error["param"] == param
     assert isinstance(error["code"], str)
     assert message is None or error["message"] == message
-    assert kind is None or error["type"] == kind
+    assert code is None or error["code"] == code
+    assert refusal.headers.get("retry-after") == ("17" if refusal.status in (429, 503) else None)
 
 
 def test_an_engine_that_answers_no_json_is_still_an_envelope() -> None:
-    assert engine_refusal(500, b"\xff<html>")[0] == 502
-    assert engine_refusal(400, b"plain")[1]["error"]["message"] == "plain"
+    assert engine_refusal(endpoints.CHAT, 500, b"\xff<html>").status == 502
+    plain = engine_refusal(endpoints.CHAT, 400, b"plain")
+    assert plain.envelope["error"]["message"] == "plain"
 
 
-def test_a_broken_stream_ends_with_an_event_that_clients_understand() -> None:
-    event = stream_error("it broke\noff", "engine_error")
+@pytest.mark.parametrize("endpoint", endpoints.ENDPOINTS, ids=lambda endpoint: endpoint.path)
+def test_a_broken_stream_ends_with_an_event_that_clients_understand(
+    endpoint: endpoints.EndpointSpec,
+) -> None:
+    event = stream_error(endpoint, "it broke\noff", "engine_error")
 
-    assert event.startswith(b"data: {")
-    assert event.endswith(b"}\n\n")
-    assert event.count(b"\n") == 2
+    (whole,) = split_events(event)
+    assert whole.endswith(b"\n\n")
+    assert json.loads(event_data(whole))["error"]["message"] == "it broke\noff"
+
+
+@pytest.mark.parametrize("field", ["stream", "store"])
+def test_a_flag_is_true_or_false(field: str) -> None:
+    body = {"model": "m", "messages": [1], field: "false"}
+
+    with pytest.raises(InvalidRequest, match=f"{field} must be true or false"):
+        parse_request(endpoints.CHAT, json.dumps(body).encode())
+
+
+@pytest.mark.parametrize(
+    ("raw", "value"),
+    [
+        (b'"\\ud83d"', "\ud83d"),
+        (b"1" + b"0" * 30, 10**30),
+        (b'{"a": 1, "a": 2}', {"a": 2}),
+        (b"[1.0, -0.0]", [1.0, -0.0]),
+    ],
+)
+def test_odd_values_pass(raw: bytes, value: object) -> None:
+    body = b'{"model": "m", "messages": [1], "odd": ' + raw + b"}"
+
+    request = parse_request(endpoints.CHAT, body)
+    order, _ = engine_order(proxy.CHAT, "m", request.body)
+
+    assert request.body["odd"] == json.loads(order)["odd"] == value
 
 
 def test_the_server_starts_without_any_ml_framework() -> None:
@@ -216,6 +263,26 @@ def test_the_server_starts_without_any_ml_framework() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
 
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("prompt_tokens", "completion_tokens", "reply", "tokens"),
+    [
+        (7, 6, "x" * 400, 13),
+        (7, 0, "", 7),
+        (7, None, "", 7),  # an embedding
+        (7, None, "x" * 4000, 1007),
+        (None, None, "x" * 4000, pytest.approx(1200, rel=0.05)),  # the client left
+        (None, None, "", 0),  # a refusal
+    ],
+)
+@pytest.mark.parametrize("prompt", ["messages", "prompt", "input"])
+def test_what_a_reply_counts_for(
+    prompt: str, prompt_tokens: int | None, completion_tokens: int | None, reply: str, tokens: int
+) -> None:
+    body = {"model": "smollm2", prompt: [{"role": "user", "content": "y" * 800}]}
+
+    assert tokens_used(prompt_tokens, completion_tokens, reply, body) == tokens
 
 
 async def test_an_engine_that_refuses_our_key_is_named_in_readyz(

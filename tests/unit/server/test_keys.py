@@ -2,11 +2,12 @@
 
 import pytest
 
-from server.core.errors import InvalidRequest, SetupError
+from server.core.errors import InvalidRequest, RowNotFound, SetupError
 from server.core.security import Scope, mint_key, redacted
 from server.db import ApiKey
 from server.db.session import Database
 from server.services import keys
+from server.services.keys import Limits
 
 GIVEN = "el_given_in_the_settings_by_an_operator"
 
@@ -90,6 +91,68 @@ def test_a_given_admin_key_that_is_no_admins_says_so(database: Database) -> None
         database.unit_of_work() as session,
     ):
         keys.ensure_admin_key(session, GIVEN)
+
+
+def test_a_given_admin_key_of_a_tenant_says_so(database: Database) -> None:
+    with database.unit_of_work() as session:
+        keys.add_key(session, "tenant", [Scope.ADMIN], secret=GIVEN, owner="acme")
+
+    with (
+        pytest.raises(SetupError, match="belongs to the tenant acme"),
+        database.unit_of_work() as session,
+    ):
+        keys.ensure_admin_key(session, GIVEN)
+
+
+def test_a_tenants_admin_does_not_stand_in_for_the_operator(database: Database) -> None:
+    with database.unit_of_work() as session:
+        keys.create_key(session, "tenant", [Scope.ADMIN], owner="acme")
+    with database.unit_of_work() as session:
+        assert keys.ensure_admin_key(session, None) is not None
+
+
+def test_a_key_carries_its_owner_its_limits_and_its_consent(database: Database) -> None:
+    limits = Limits(requests_per_minute=3, tokens_per_minute=40, token_budget=500)
+    with database.unit_of_work() as session:
+        _, secret = keys.create_key(
+            session, "bot", ["chat"], owner="acme", allows_learning=False, limits=limits
+        )
+    with database.unit_of_work() as session:
+        principal = keys.authenticate(session, secret)
+
+    assert principal is not None
+    assert (principal.owner, principal.allows_learning) == ("acme", False)
+    assert (principal.limits, principal.tokens_used) == (limits, 0)
+
+
+def test_a_tenant_finds_only_its_own_keys(database: Database) -> None:
+    with database.unit_of_work() as session:
+        mine, _ = keys.create_key(session, "mine", ["chat"], owner="acme")
+        theirs, _ = keys.create_key(session, "theirs", ["chat"], owner="globex")
+        operators, _ = keys.create_key(session, "operator's", ["chat"])
+        session.flush()
+
+        assert list(keys.list_keys(session, tenant="acme")) == [mine]
+        assert len(keys.list_keys(session)) == 3
+        for foreign in (theirs, operators):
+            with pytest.raises(RowNotFound):
+                keys.revoke_key(session, foreign.id, tenant="acme")
+            with pytest.raises(RowNotFound):
+                keys.change_key(session, foreign.id, {"token_budget": None}, tenant="acme")
+
+
+def test_spent_tokens_add_up_and_an_unknown_key_is_passed_over(database: Database) -> None:
+    with database.unit_of_work() as session:
+        key, secret = keys.create_key(session, "bot", ["chat"])
+        session.flush()
+        keys.add_tokens_used(session, {key.id: 40})
+        sums = keys.add_tokens_used(session, {key.id: 2, "key_gone": 9})
+    with database.unit_of_work() as session:
+        principal = keys.authenticate(session, secret)
+
+    assert sums == {key.id: 42}
+    assert principal is not None
+    assert principal.tokens_used == 42
 
 
 def test_a_short_admin_key_is_refused_without_being_shown(database: Database) -> None:

@@ -1,11 +1,12 @@
-"""The event splitter and the assembler, under any chunking and any garbage."""
+"""The event splitter and the reader, under any chunking and any garbage."""
 
 import json
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.engine.sse import CompletionAssembler, EventSplitter, event_data
+from server.engine.reading import ChatReader, MessagesReader, Reader, ResponsesReader, TextReader
+from server.engine.sse import EventSplitter, event_data
 
 PIECES = st.lists(
     st.sampled_from([b"\n", b"\r", b"\r\n", b"data: x", b"data:", b": ping", b"{}", b"\x00", b"e"]),
@@ -58,36 +59,56 @@ def chunk(**fields: object) -> bytes:
     return b"data: " + json.dumps(fields).encode() + b"\n\n"
 
 
-def test_a_stream_is_assembled_from_its_first_choice() -> None:
-    assembler = CompletionAssembler()
-
+def test_a_stream_is_assembled_choice_by_choice() -> None:
+    reader = ChatReader()
+    last = {"index": 0, "delta": {"content": "lo"}, "finish_reason": "stop"}
+    usage = {"prompt_tokens": 3, "completion_tokens": 2}
     for event in (
         chunk(id="c1", choices=[{"index": 0, "delta": {"role": "assistant", "content": ""}}]),
         chunk(id="c1", choices=[{"index": 1, "delta": {"content": "other"}}]),
         chunk(id="c1", choices=[{"index": 0, "delta": {"content": "Hel"}}]),
-        chunk(id="c1", choices=[{"index": 0, "delta": {"content": "lo"}, "finish_reason": "stop"}]),
+        chunk(id="c1", choices=[last]),
+        chunk(id="c1", choices=[], usage=usage),
+        b"data: [DONE]\n\n",
     ):
-        assert assembler.feed_event(event) is False
-    usage = {"prompt_tokens": 3, "completion_tokens": 2}
-    assert assembler.feed_event(chunk(id="c1", choices=[], usage=usage)) is True
-    assert assembler.is_done is False
-    assert assembler.feed_event(b"data: [DONE]\n\n") is False
+        reader.feed_event(event)
 
-    read = assembler.result()
+    read = reader.result()
     assert (read.completion_id, read.text, read.finish_reason) == ("c1", "Hello", "stop")
     assert (read.prompt_tokens, read.completion_tokens) == (3, 2)
-    assert assembler.is_done is True
+    assert read.choices == [
+        {"index": 0, "text": "Hello", "tool_calls": [], "finish_reason": "stop"},
+        {"index": 1, "text": "other", "tool_calls": [], "finish_reason": None},
+    ]
+
+
+def test_tokens_and_reasoning_of_one_choice_are_kept() -> None:
+    reader = ChatReader()
+    for ids, word in ([5], "a"), ([6, 7], "b"):
+        logprobs = {"content": [{"token": word, "logprob": -0.5}]}
+        delta = {"content": word, "reasoning": word.upper()}
+        piece = {"index": 0, "delta": delta, "token_ids": ids, "logprobs": logprobs}
+        reader.feed_event(chunk(choices=[piece], prompt_token_ids=[1, 2] if word == "a" else None))
+
+    read = reader.result()
+    assert read.tokens == {
+        "prompt_token_ids": [1, 2],
+        "token_ids": [5, 6, 7],
+        "logprobs": {"content": [{"token": "a", "logprob": -0.5}, {"token": "b", "logprob": -0.5}]},
+    }
+    assert read.choices is not None
+    assert (read.choices[0]["text"], read.choices[0]["reasoning"]) == ("ab", "AB")
 
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "find", "arguments": '{"who": 1}'}}
 
 
 def test_tool_calls_are_the_reply_of_a_body() -> None:
-    assembler = CompletionAssembler()
+    reader = ChatReader()
     message = {"role": "assistant", "content": None, "tool_calls": [CALL]}
-    assembler.feed_body(json.dumps({"choices": [{"index": 0, "message": message}]}).encode())
+    reader.feed_body(json.dumps({"choices": [{"index": 0, "message": message}]}).encode())
 
-    assert json.loads(assembler.result().reply) == {"content": None, "tool_calls": [CALL]}
+    assert json.loads(reader.result().reply) == {"content": None, "tool_calls": [CALL]}
 
 
 def test_tool_calls_of_a_stream_are_put_together() -> None:
@@ -104,18 +125,18 @@ def test_tool_calls_of_a_stream_are_put_together() -> None:
             ]
         },
     ]
-    assembler = CompletionAssembler()
+    reader = ChatReader()
     for piece in pieces:
         event = {"choices": [{"index": 0, "delta": piece}]}
-        assembler.feed_event(b"data: " + json.dumps(event).encode() + b"\n\n")
+        reader.feed_event(b"data: " + json.dumps(event).encode() + b"\n\n")
 
-    reply = json.loads(assembler.result().reply)
+    reply = json.loads(reader.result().reply)
     second = {"id": "c2", "type": "function", "function": {"name": "stop", "arguments": ""}}
     assert reply == {"content": "Let me look.", "tool_calls": [CALL, second]}
 
 
 def test_an_error_event_is_read_in_both_of_vllms_forms() -> None:
-    nested, flat = CompletionAssembler(), CompletionAssembler()
+    nested, flat = ChatReader(), ChatReader()
 
     nested.feed_event(chunk(error={"message": "out of memory", "code": 500}))
     flat.feed_event(chunk(error="out of memory"))
@@ -123,38 +144,59 @@ def test_an_error_event_is_read_in_both_of_vllms_forms() -> None:
     assert nested.result().error == flat.result().error == "out of memory"
 
 
-@given(
-    st.binary(max_size=60)
-    | st.recursive(
-        st.none() | st.booleans() | st.integers() | st.text(max_size=5),
-        lambda inner: (
-            st.lists(inner, max_size=3)
-            | st.dictionaries(
-                st.sampled_from(
-                    [
-                        "id",
-                        "choices",
-                        "usage",
-                        "error",
-                        "delta",
-                        "index",
-                        "content",
-                        "prompt_tokens",
-                        "message",
-                        "finish_reason",
-                    ]
-                ),
-                inner,
-                max_size=5,
-            )
-        ),
-        max_leaves=20,
-    ).map(lambda value: b"data: " + json.dumps(value).encode())
+WORDS = [
+    "id",
+    "choices",
+    "usage",
+    "error",
+    "delta",
+    "index",
+    "content",
+    "prompt_tokens",
+    "message",
+    "finish_reason",
+    "type",
+    "response",
+    "output",
+    "item",
+    "text",
+    "tool_calls",
+    "function",
+    "logprobs",
+    "token_ids",
+    "content_block",
+    "input",
+    "input_tokens",
+    "response.completed",
+    "response.output_text.delta",
+    "message_stop",
+    "function_call",
+    "partial_json",
+]
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.sampled_from(WORDS),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(WORDS), inner, max_size=6)
+    ),
+    max_leaves=20,
 )
-def test_garbage_is_passed_over(event: bytes) -> None:
-    assembler = CompletionAssembler()
 
-    assembler.feed_event(event)
-    assembler.feed_body(event.removeprefix(b"data: "))
 
-    assert isinstance(assembler.result().text, str)
+@given(
+    st.sampled_from([ChatReader, TextReader, ResponsesReader, MessagesReader]),
+    st.lists(
+        st.binary(max_size=60) | VALUES.map(lambda value: b"data: " + json.dumps(value).encode()),
+        max_size=4,
+    ),
+)
+def test_garbage_is_passed_over(kind: type[Reader], events: list[bytes]) -> None:
+    reader = kind()
+
+    for event in events:
+        reader.feed_event(event)
+        reader.feed_body(event.removeprefix(b"data: "))
+        kind.is_end(event_data(event))
+
+    read = reader.result()
+    assert isinstance(read.reply, str)
+    json.dumps([read.choices, read.tokens])

@@ -39,7 +39,7 @@ class Ending:
             owned = runs.claim(session, run.id, worker="a", lease=LEASE)
             assert owned is not None
             self.owned = owned
-            self.material: Material = collect(session, owned)
+            self.material: Material = collect(session, owned, served="smollm2")
             self.version_id = make_version(
                 session, adapter, status=VersionStatus.CANDIDATE, claim=owned
             ).id

@@ -51,7 +51,7 @@ def attempts(
         run = make_run(session, adapter)
         first = runs.claim(session, run.id, worker="a", lease=LEASE)
         assert first is not None
-        material = collect(session, first)
+        material = collect(session, first, served="smollm2")
     with database.unit_of_work() as session:
         later = utc_now() + 2 * LEASE
         second = runs.claim(session, run.id, worker="b", lease=LEASE, now=later)

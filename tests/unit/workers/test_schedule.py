@@ -1,0 +1,73 @@
+"""The tick's clean-up: what the settings do not keep goes, in bounded steps."""
+
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import select
+
+from server.core.clock import utc_now
+from server.core.settings import CaptureSettings, Settings
+from server.db import Adapter, Interaction, Message
+from server.db.session import Database
+from server.services import interactions, retention
+from tests.conftest import RecordingQueue
+from tests.support.factories import captured
+from workers import schedule
+from workers.context import WorkerContext
+
+
+def context(database: Database, settings: Settings, days: float | None) -> WorkerContext:
+    capture = CaptureSettings(retention_days=days)
+    settings = settings.model_copy(update={"capture": capture})
+    return WorkerContext(settings, database, RecordingQueue(), "test")
+
+
+def store(database: Database, *ages_days: float) -> list[str]:
+    records = [
+        captured(f"{age} days ago", created_at=(utc_now() - timedelta(days=age)).isoformat())
+        for age in ages_days
+    ]
+    with database.unit_of_work() as session:
+        interactions.record_all(session, records)
+    return [record["id"] for record in records]
+
+
+def left(database: Database) -> list[str]:
+    with database.unit_of_work() as session:
+        return list(session.scalars(select(Interaction.id).order_by(Interaction.created_at)))
+
+
+def test_a_tick_deletes_what_is_too_old(
+    database: Database, settings: Settings, adapter: Adapter
+) -> None:
+    ids = store(database, 9, 8, 6, 0)
+
+    schedule.tick(context(database, settings, days=7))
+
+    assert left(database) == ids[2:]
+    with database.unit_of_work() as session:
+        assert len(session.scalars(select(Message)).all()) == 2
+
+
+def test_without_the_setting_everything_is_kept(
+    database: Database, settings: Settings, adapter: Adapter
+) -> None:
+    ids = store(database, 9000, 1)
+
+    schedule.tick(context(database, settings, days=None))
+
+    assert left(database) == ids
+
+
+def test_a_tick_is_bounded_and_the_next_goes_on(
+    database: Database, settings: Settings, adapter: Adapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "BATCH", 2)
+    monkeypatch.setattr(schedule, "RETENTION_BATCHES", 2)
+    store(database, *[9] * 5)
+    worker = context(database, settings, days=7)
+
+    schedule.tick(worker)
+    assert len(left(database)) == 1
+    schedule.tick(worker)
+    assert left(database) == []
