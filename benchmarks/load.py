@@ -28,6 +28,8 @@ class Tally:
         self.latencies: list[float] = []
         self.first_bytes: list[float] = []
         self.failures: Counter[str] = Counter()
+        self.answered = 0
+        """Whole replies, those of the warm-up too."""
 
 
 class Client(asyncio.Protocol):
@@ -62,6 +64,7 @@ class Client(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         now = time.perf_counter()
+        self._tally.answered += 1
         if problem := self._problem():
             self._tally.failures[problem] += 1
         elif self._begins_at <= self._asked_at and now <= self._tally.ends_at:
@@ -116,6 +119,7 @@ async def closed_loop(
     await asyncio.wait([client.closed for client in crowd], timeout=WARM_UP_S + seconds + 30)
     return {
         "requests_per_second": len(tally.latencies) / seconds,
+        "all_requests": tally.answered,
         "failures": dict(tally.failures),
         "latency_ms": _percentiles(tally.latencies),
         "first_byte_ms": _percentiles(tally.first_bytes),
