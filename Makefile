@@ -8,10 +8,10 @@ STAMP := $(VENV)/.installed
 demo up down clean: export EVERLEARN_HOME ?= $(CURDIR)/.everlearn
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test up down fmt lint type unit constraints env-example clean
+.PHONY: help install demo test up down fmt lint type unit constraints env-example bench-gateway clean
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 install: $(STAMP) ## Make .venv and install the locked CPU set-up
 
@@ -53,6 +53,9 @@ constraints: install ## Resolve all versions anew into constraints.txt
 
 env-example: install ## Write .env.example from the settings
 	@$(BIN)/python -m server.core.settings_doc > .env.example
+
+bench-gateway: install ## Requests per second, latency and CPU: direct, Everlearn, LiteLLM (ARGS="--seconds 2")
+	@$(BIN)/python -m benchmarks.gateway $(ARGS)
 
 clean: ## Remove .venv, caches and the demo's home folder (its models and adapters too)
 	@if [ -x $(BIN)/everlearn ]; then $(BIN)/everlearn down; fi
