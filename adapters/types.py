@@ -44,6 +44,16 @@ class EditKind(StrEnum):
     """A general prompt answered by the base model, against forgetting."""
 
 
+class MediaType(StrEnum):
+    """The forms in which a document may come."""
+
+    TEXT = "text/plain"
+    MARKDOWN = "text/markdown"
+    HTML = "text/html"
+    PDF = "application/pdf"
+    DOCX = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
+
+
 @dataclass(frozen=True, slots=True)
 class SourceDocument:
     """One source of text to learn; the chunks cover the text exactly."""

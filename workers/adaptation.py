@@ -25,7 +25,7 @@ from server.core.errors import AliasMoved, AppError, LeaseLost
 from server.core.queue import RUN_ADAPTATION
 from server.db import Adapter, RunStatus, VersionStatus
 from server.engine.routing import CHAMPION
-from server.services import documents, evaluations, promotion, registry, runs
+from server.services import evaluations, ingestion, promotion, registry, runs
 from server.services.runs import Claim
 from workers import examination, quizzes, versions
 from workers.context import WorkerContext, worker_context
@@ -136,7 +136,7 @@ class Adaptation:
     def _not_yet_chunked(self) -> list[str]:
         """Documents that came just before an order to learn, whose own message is still waiting."""
         with self._database.unit_of_work() as session:
-            return documents.received_documents(session)
+            return ingestion.received_documents(session)
 
     def _write_self_edits(self, material: Material) -> "_Lesson":
         """Ask and answer first (so that no exam question is ever taught), then write the edits."""

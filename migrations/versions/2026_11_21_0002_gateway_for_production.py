@@ -60,6 +60,21 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("document_id", name=op.f("pk_document_sources")),
     )
     op.create_table(
+        "sketch_hashes",
+        sa.Column("document_id", sa.String(length=48), nullable=False),
+        sa.Column("hash", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["document_id"],
+            ["documents.id"],
+            name=op.f("fk_sketch_hashes_document_id"),
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("document_id", "hash", name=op.f("pk_sketch_hashes")),
+    )
+    with op.batch_alter_table("sketch_hashes", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_sketch_hashes_hash"), ["hash"], unique=False)
+
+    op.create_table(
         "feedback",
         sa.Column("completion_id", sa.String(length=100), nullable=False),
         sa.Column("interaction_id", sa.String(length=48), nullable=True),
@@ -116,6 +131,7 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column("filename", sa.String(length=300), nullable=True))
         batch_op.add_column(sa.Column("error", sa.Text(), nullable=True))
         batch_op.add_column(sa.Column("near_duplicate_of", sa.String(length=48), nullable=True))
+        batch_op.add_column(sa.Column("sketch", sa.JSON(), nullable=True))
         batch_op.add_column(sa.Column("deleted_at", sa.DateTime(timezone=True), nullable=True))
         batch_op.drop_constraint(batch_op.f("uq_documents_content_hash"), type_="unique")
         batch_op.create_index(
@@ -123,6 +139,9 @@ def upgrade() -> None:
         )
         batch_op.create_index(
             "ix_documents_owner_created_at", ["owner", "created_at", "id"], unique=False
+        )
+        batch_op.create_index(
+            batch_op.f("ix_documents_near_duplicate_of"), ["near_duplicate_of"], unique=False
         )
 
     with op.batch_alter_table("interactions", schema=None) as batch_op:
@@ -192,10 +211,12 @@ def downgrade() -> None:
         batch_op.drop_column("owner")
 
     with op.batch_alter_table("documents", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_documents_near_duplicate_of"))
         batch_op.drop_index("ix_documents_owner_created_at")
         batch_op.drop_index(batch_op.f("ix_documents_content_hash"))
         batch_op.create_unique_constraint(batch_op.f("uq_documents_content_hash"), ["content_hash"])
         batch_op.drop_column("deleted_at")
+        batch_op.drop_column("sketch")
         batch_op.drop_column("near_duplicate_of")
         batch_op.drop_column("error")
         batch_op.drop_column("filename")
@@ -219,6 +240,7 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_feedback_completion_id"))
 
     op.drop_table("feedback")
+    op.drop_table("sketch_hashes")
     op.drop_table("document_sources")
     with op.batch_alter_table("messages", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_messages_parent_id"))

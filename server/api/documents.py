@@ -1,45 +1,54 @@
-"""/api/v1/documents: send a text, see what became of it."""
+"""/api/v1/documents: send texts and files, see what became of them."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
+from adapters.types import MediaType
+from server.api import uploads
 from server.api.deps import Admin, Ingest, ReadOrIngest, RequestId, RuntimeDep
 from server.api.schemas import (
+    BatchBody,
+    BatchView,
     ChunkView,
     DocumentBody,
     DocumentView,
     Listing,
     Page,
+    RefusedView,
     Text,
     Title,
 )
+from server.api.uploads import Refused
 from server.api.views import document_view
-from server.core.errors import DocumentNotText, InvalidRequest, PayloadTooLarge, UnknownField
+from server.core.errors import AppError, InvalidRequest
 from server.db import DocumentState
-from server.http import parse_json, read_body
 from server.services import audit, documents
+from server.services.documents import Upload
 
 router = APIRouter(prefix="/documents", tags=["documents"])
 
-_TEXT_TYPES = ("text/plain", "text/markdown")
-_LIMIT_SETTING = "EVERLEARN_DOCUMENTS__MAX_BYTES"
-_JSON_OVERHEAD = 6  # an ASCII character may be written \u0041; the text itself is measured too
+_TEXT = {"schema": {"type": "string"}}
+_FILE = {"schema": {"type": "string", "format": "binary"}}
 
 
 @router.post(
     "",
     status_code=201,
-    responses={200: {"model": DocumentView}, 400: {}, 413: {}},
+    responses={200: {"model": DocumentView | BatchView}, 400: {}, 413: {}},
     openapi_extra={
         "requestBody": {
             "required": True,
             "content": {
-                "application/json": {"schema": DocumentBody.model_json_schema()},
-                "text/plain": {"schema": {"type": "string"}},
-                "text/markdown": {"schema": {"type": "string"}},
+                uploads.JSON: {"schema": DocumentBody.model_json_schema()},
+                uploads.MULTIPART: {"schema": BatchBody.model_json_schema()},
+                MediaType.TEXT: _TEXT,
+                MediaType.MARKDOWN: _TEXT,
+                MediaType.HTML: _FILE,
+                MediaType.PDF: _FILE,
+                MediaType.DOCX: _FILE,
             },
         }
     },
@@ -50,29 +59,54 @@ async def create_document(
     runtime: RuntimeDep,
     actor: Ingest,
     title: Annotated[Title | None, Query()] = None,
-) -> DocumentView:
-    """Send a document. The same text again answers 200 with the same id."""
-    limit = runtime.settings.documents.max_bytes
-    body = _parsed(request, await read_body(request, limit * _JSON_OVERHEAD, _LIMIT_SETTING))
-    if _size_bytes(body.text) > limit:
-        raise PayloadTooLarge(limit, _LIMIT_SETTING)
+) -> DocumentView | BatchView:
+    """Send a document, or up to 100 files in a form. The same again answers 200 with the same id.
 
-    def accept(session: Session) -> tuple[DocumentView, bool]:
-        document, is_new = documents.accept_document(
-            session,
-            body.text,
-            title=body.title or title,
-            questions=[(item.question, tuple(item.answers)) for item in body.questions],
-            owner=actor.owner,
-            created_by=actor.id,
-            queue=runtime.queue,
-        )
+    Of a batch, what can be taken is taken, and the rest is named under ``errors``.
+    """
+    settings = runtime.settings.documents
+    is_batch = uploads.is_batch(request)
+    if is_batch:
+        parts = await uploads.read_batch(request, settings)
+    else:
+        parts = [await uploads.read_upload(request, settings, title)]
+    taken = [part for part in parts if isinstance(part, Upload)]
+    refused = [part for part in parts if isinstance(part, Refused)]
+    if not taken:
+        raise _none_taken(refused)
+
+    def accept(session: Session) -> tuple[list[DocumentView], int]:
+        stored = [
+            documents.accept(
+                session, upload, owner=actor.owner, created_by=actor.id, queue=runtime.queue
+            )
+            for upload in taken
+        ]
         session.flush()
-        return document_view(session, document), is_new
+        views = [document_view(session, document) for document, _ in stored]
+        return views, sum(is_new for _, is_new in stored)
 
-    view, is_new = await runtime.database.run(accept)
-    response.status_code = 201 if is_new else 200
-    return view
+    views, new = await runtime.database.run(accept)
+    response.status_code = 201 if new else 200
+    if not is_batch:
+        return views[0]
+    return BatchView(data=views, new=new, errors=[_refused_view(one) for one in refused])
+
+
+def _none_taken(refused: Sequence[Refused]) -> AppError:
+    """The one file's own error; of several, the first one's, with a word of the others."""
+    first = refused[0].error
+    if len(refused) == 1:
+        return first
+    return InvalidRequest(
+        f"None of the {len(refused)} files can be taken; the first: {first.message}", first.param
+    )
+
+
+def _refused_view(refused: Refused) -> RefusedView:
+    return RefusedView(
+        index=refused.index, filename=refused.filename, error=refused.error.envelope()["error"]
+    )
 
 
 @router.get("", responses={400: {}})
@@ -131,50 +165,3 @@ async def delete_document(
         return view
 
     return await runtime.database.run(forget)
-
-
-def _parsed(request: Request, raw: bytes) -> DocumentBody:
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    try:
-        text = raw.decode()
-    except UnicodeDecodeError as error:
-        raise DocumentNotText(
-            f"The document is not UTF-8: byte {error.start} is {raw[error.start]:#04x}. "
-            "Send it as UTF-8 text.",
-            "text",
-        ) from error
-    if media_type in _TEXT_TYPES:
-        return DocumentBody(text=text)
-    if media_type != "application/json":
-        raise InvalidRequest(
-            f"The content type {media_type or '(none)'} is not taken here; send application/json "
-            f'with a "text" field, or {" or ".join(_TEXT_TYPES)}.',
-            "content-type",
-        )
-    return _from_json(text)
-
-
-def _size_bytes(text: str) -> int:
-    try:
-        return len(text.encode())
-    except UnicodeEncodeError as error:
-        raise DocumentNotText(
-            f"The document holds half a character, {text[error.start]!r}, at character "
-            f"{error.start}. Send it as UTF-8 text.",
-            "text",
-        ) from error
-
-
-def _from_json(text: str) -> DocumentBody:
-    value = parse_json(text)
-    try:
-        return DocumentBody.model_validate(value)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "body"
-        if first["type"] == "extra_forbidden":
-            known = ", ".join(DocumentBody.model_fields)
-            raise UnknownField(
-                f"{field} is not a field of a document; known are {known}.", field
-            ) from error
-        raise InvalidRequest(f"{field}: {first['msg']}.", field) from error

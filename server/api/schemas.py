@@ -85,10 +85,29 @@ class DocumentBody(Body):
     """Questions about it, only ever asked in exams and never trained on."""
 
 
+class BatchBody(Body):
+    """A form with files; the fields beside them are for a form with one file."""
+
+    file: list[bytes] = Field(min_length=1, max_length=100)
+    """Plain text, Markdown, HTML, PDF or DOCX; the field may be repeated."""
+    title: Title | None = None
+    questions: str | None = None
+    """A JSON list like ``questions`` of a document."""
+
+
 class DocumentView(View):
     id: str
+    owner: str | None
     title: str
+    filename: str | None
+    media_type: str
     state: str
+    error: str | None
+    """Why it is unreadable, and what can be done."""
+    near_duplicate_of: str | None
+    """An earlier document that says nearly the same; this one is learnt in its place."""
+    replaced_by: str | None
+    """A later one that says nearly the same and is learnt in its place."""
     content_hash: str
     size_bytes: int
     chunks: int
@@ -98,6 +117,22 @@ class DocumentView(View):
     created_at: datetime
     deleted_at: datetime | None
     """When what it says was forgotten; the row stays for its versions."""
+
+
+class RefusedView(View):
+    index: int
+    """Its place among the files, from 0."""
+    filename: str | None
+    error: dict[str, Any]
+    """As in an error's envelope."""
+
+
+class BatchView(View):
+    data: list[DocumentView]
+    """The files that were taken, in order."""
+    new: int
+    """How many of them were not here already."""
+    errors: list[RefusedView]
 
 
 class ChunkView(View):

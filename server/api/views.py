@@ -36,8 +36,14 @@ def document_view(session: Session, document: Document) -> DocumentView:
     ]
     return DocumentView(
         id=document.id,
-        title=document.title,
+        owner=document.owner,
+        title=document.title or document.filename or "Untitled",
+        filename=document.filename,
+        media_type=document.media_type,
         state=document.state,
+        error=document.error,
+        near_duplicate_of=document.near_duplicate_of,
+        replaced_by=documents.replaced_by(session, document.id),
         content_hash=document.content_hash,
         size_bytes=document.size_bytes,
         chunks=chunks,

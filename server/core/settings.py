@@ -74,9 +74,19 @@ class EngineSettings(Group):
 
 class DocumentSettings(Group):
     max_bytes: int = Field(default=10 * MIB, gt=0)
-    """Largest document taken, in bytes of UTF-8."""
+    """Largest document taken, in bytes; of a file, and of the text that it holds."""
+    max_batch_bytes: int = Field(default=50 * MIB, gt=0)
+    """Largest batch of files taken, in bytes."""
+    max_pages: int = Field(default=2000, ge=1)
+    """Longest PDF taken, in pages."""
+    parse_timeout_s: float = Field(default=60, gt=0)
+    """Time to read one file, which happens in a process of its own."""
+    parse_memory_mib: int = Field(default=1024, ge=256)
+    """Memory for reading one file, in MiB."""
     chunk_chars: int = Field(default=1500, ge=100)
     """Size of a chunk, in characters."""
+    near_duplicate_similarity: float = Field(default=0.9, gt=0, le=1)
+    """Share of common word runs from which a document replaces an earlier one of its owner in lessons; 1: only when every word is the same."""
 
 
 class LearningSettings(Group):

@@ -3,7 +3,14 @@
 from server.db.access import ApiKey, AuditEvent
 from server.db.adapters import Adapter, AdapterVersion, Alias, AliasEvent, VersionStatus
 from server.db.base import Base
-from server.db.corpus import Chunk, Document, DocumentSource, DocumentState, ExamQuestion
+from server.db.corpus import (
+    Chunk,
+    Document,
+    DocumentSource,
+    DocumentState,
+    ExamQuestion,
+    SketchHash,
+)
 from server.db.evaluations import Evaluation, EvaluationResult
 from server.db.interactions import (
     Endpoint,
@@ -41,5 +48,6 @@ __all__ = [
     "RunDocument",
     "RunEvent",
     "RunStatus",
+    "SketchHash",
     "VersionStatus",
 ]

@@ -3,7 +3,16 @@
 from datetime import datetime
 from enum import StrEnum
 
-from sqlalchemy import ForeignKey, Index, LargeBinary, String, Text, UniqueConstraint
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    String,
+    Text,
+    UniqueConstraint,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
 from server.db.base import Base, Row
@@ -38,12 +47,16 @@ class Document(Row):
     media_type: Mapped[str] = mapped_column(String(100), default="text/plain")
     filename: Mapped[str | None] = mapped_column(String(300))
     title: Mapped[str] = mapped_column(String(500))
+    """Empty until a worker has read a file that was sent without one."""
     text: Mapped[str] = mapped_column(Text, deferred=True)  # megabytes that a listing never shows
     size_bytes: Mapped[int]
     state: Mapped[str] = mapped_column(String(20), default=DocumentState.RECEIVED)
     error: Mapped[str | None] = mapped_column(Text)
-    near_duplicate_of: Mapped[str | None] = mapped_column(String(48))
-    """An earlier document of the same owner that says nearly the same; learnt only once."""
+    near_duplicate_of: Mapped[str | None] = mapped_column(String(48), index=True)
+    """An earlier document of the same owner that says nearly the same. The newer one is learnt in
+    its place, because it is most often a revision."""
+    sketch: Mapped[list[int] | None] = mapped_column(JSON, deferred=True)
+    """What near duplicates are found by: see :mod:`adapters.corpus.near_duplicates`."""
     created_by: Mapped[str] = mapped_column(String(48))
     deleted_at: Mapped[datetime | None]
     """A tombstone: its text is gone and no run takes it; the row stays for the lineage."""
@@ -58,6 +71,17 @@ class DocumentSource(Base):
         ForeignKey("documents.id", ondelete="CASCADE"), primary_key=True
     )
     content: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class SketchHash(Base):
+    """One of the few hashes by which the neighbours of a document are looked up."""
+
+    __tablename__ = "sketch_hashes"
+
+    document_id: Mapped[str] = mapped_column(
+        ForeignKey("documents.id", ondelete="CASCADE"), primary_key=True
+    )
+    hash: Mapped[int] = mapped_column(BigInteger, primary_key=True, index=True)
 
 
 class Chunk(Base):

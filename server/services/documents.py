@@ -1,13 +1,15 @@
-"""Documents: accept once, chunk, and keep the questions about them."""
+"""Documents: accept once, list, forget, and keep the questions about them."""
 
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from sqlalchemy import ColumnElement, and_, delete, func, select, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
-from adapters.types import ExamItem, ItemKind, build_item
+from adapters.types import ExamItem, ItemKind, MediaType, build_item
 from server.core.clock import new_id, utc_now
 from server.core.errors import DocumentEmpty, DocumentNotText, RowNotFound
 from server.core.queue import INGEST_DOCUMENT, Queue
@@ -15,10 +17,12 @@ from server.db import (
     AdapterVersion,
     Chunk,
     Document,
+    DocumentSource,
     DocumentState,
     EvaluationResult,
     ExamQuestion,
     RunDocument,
+    SketchHash,
 )
 from server.db.session import after_commit
 from server.services.paging import Page, page_of
@@ -28,7 +32,48 @@ Question = tuple[str, tuple[str, ...]]
 
 DELETED_TITLE = "(deleted)"
 _TITLE_CHARS = 500
+_FILENAME_CHARS = 300
+_BINARY = re.compile(r"[\x00-\x08\x0b\x0e-\x1f]")
 _DERIVED_TITLE_CHARS = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A document as it arrives: a text, or a file that a worker has yet to read."""
+
+    text: str = ""
+    content: bytes | None = None
+    """Of a file; None for a text."""
+    media_type: MediaType = MediaType.TEXT
+    charset: str | None = None
+    """What the sender says of an HTML file."""
+    filename: str | None = None
+    title: str | None = None
+    questions: Sequence[Question] = ()
+    """Only ever asked, never trained on."""
+
+
+def checked(upload: Upload) -> Upload:
+    """The document with its text in the form in which it is kept; checking twice changes nothing.
+
+    Raises:
+        DocumentEmpty: nothing but white space, or no byte.
+        DocumentNotText: control characters of a binary file in a text.
+    """
+    if upload.content is not None:
+        if not upload.content:
+            raise DocumentEmpty("The file is empty.", "file")
+        return upload
+    text = upload.text.replace("\r\n", "\n").strip("\ufeff")
+    if not text.strip():
+        raise DocumentEmpty("The document is empty. Send some text.", "text")
+    if _BINARY.search(text):
+        raise DocumentNotText(
+            "The document holds control characters, as a binary file does. "
+            "Send its text: UTF-8, without NUL bytes.",
+            "text",
+        )
+    return replace(upload, text=text)
 
 
 def accept_document(
@@ -41,60 +86,49 @@ def accept_document(
     created_by: str,
     queue: Queue,
 ) -> tuple[Document, bool]:
-    """Store a text, unless its owner has sent it already; True when it is new.
+    """:func:`accept` for a plain text."""
+    upload = Upload(text=text, title=title, questions=tuple(questions))
+    return accept(session, upload, owner=owner, created_by=created_by, queue=queue)
 
-    The id follows from owner and text, so sending it twice is safe. Questions sent along are added
-    to those already there, and are only ever asked, never trained on.
+
+def accept(
+    session: Session, upload: Upload, *, owner: str | None, created_by: str, queue: Queue
+) -> tuple[Document, bool]:
+    """Store a document, unless its owner has sent it already; True when there is work to do.
+
+    The id follows from owner and content, so sending it twice is safe; one that could not be read,
+    or was deleted, is tried anew. Questions sent along are added to those already there.
 
     Raises:
-        DocumentEmpty: nothing but white space.
-        DocumentNotText: control characters of a binary file.
+        DocumentEmpty, DocumentNotText: see :func:`checked`.
     """
-    text = _checked_text(text)
-    content_hash = "b2:" + hashlib.blake2b(text.encode(), digest_size=32).hexdigest()
+    upload = checked(upload)
+    raw = upload.text.encode() if upload.content is None else upload.content
+    content_hash = "b2:" + hashlib.blake2b(raw, digest_size=32).hexdigest()
     document_id = _document_id(owner, content_hash)
     same = select(Document).where(Document.id == document_id)
-    document, is_new = session.scalar(same), False
-    if document is not None and document.deleted_at is not None:
-        _revive(document, text, title, created_by)
-        is_new = True
+    document = session.scalar(same)
+    is_new = document is None or _is_over(document)
     if document is None:
-        document = Document(
-            id=document_id,
-            owner=owner,
-            content_hash=content_hash,
-            title=_title(text, title),
-            text=text,
-            size_bytes=len(text.encode()),
-            created_by=created_by,
-            state=DocumentState.RECEIVED,
-        )
+        document = Document(id=document_id, owner=owner, content_hash=content_hash)
+        _fill(document, upload, len(raw), created_by)
         try:
             with session.begin_nested():
                 session.add(document)
-            is_new = True
-        except IntegrityError:  # the same text came by another request at the same moment
-            document = session.scalars(same).one()
+        except IntegrityError:  # the same came by another request at the same moment
+            document, is_new = session.scalars(same).one(), False
+    elif is_new:
+        _fill(document, upload, len(raw), created_by)
     if is_new:
+        if upload.content is not None:
+            session.merge(DocumentSource(document_id=document_id, content=upload.content))
         after_commit(session, lambda: queue.send(INGEST_DOCUMENT, document_id))
     items = [
         build_item(ItemKind.USER, document.id, prompt=question.strip(), answers=answers)
-        for question, answers in questions
+        for question, answers in upload.questions
     ]
     add_exam_questions(session, document.id, exam=items, train=[])
     return document, is_new
-
-
-def store_chunks(session: Session, document_id: str, chunks: Sequence[str]) -> None:
-    """Keep the pieces of a document and mark it ready to learn; doing it twice changes nothing."""
-    document = get_document(session, document_id)
-    if document.state != DocumentState.RECEIVED or document.deleted_at is not None:
-        return
-    session.add_all(
-        Chunk(document_id=document_id, position=position, text=text)
-        for position, text in enumerate(chunks)
-    )
-    document.state = DocumentState.READY
 
 
 def add_exam_questions(
@@ -182,10 +216,13 @@ def delete_document(session: Session, document_id: str, *, tenant: str | None) -
         RowNotFound: no such document, or another tenant's.
     """
     document = get_document(session, document_id, tenant=tenant)
-    for table in (Chunk, ExamQuestion, EvaluationResult):
+    for table in (Chunk, ExamQuestion, EvaluationResult, DocumentSource, SketchHash):
         session.execute(delete(table).where(table.document_id == document_id))
     document.text = ""
     document.title = DELETED_TITLE
+    document.filename = None
+    document.error = None
+    document.sketch = None
     document.size_bytes = 0
     document.deleted_at = document.deleted_at or utc_now()
     return document
@@ -195,9 +232,17 @@ def is_learnable(owner: str | None) -> ColumnElement[bool]:
     """The condition under which a line of ``owner`` may learn a document: it is that owner's.
 
     No other owner's will do, the operator's least of all: None is an owner like any other here.
+    Of two that say nearly the same the newer is learnt, which is most often a revision.
     """
     states = (DocumentState.RECEIVED, DocumentState.UNREADABLE)
+    newer = aliased(Document)
+    is_replaced = (
+        select(newer.id)
+        .where(newer.near_duplicate_of == Document.id, newer.deleted_at.is_(None))
+        .exists()
+    )
     return and_(
+        ~is_replaced,
         Document.owner.is_not_distinct_from(owner),
         Document.state.not_in(states),
         Document.deleted_at.is_(None),
@@ -216,17 +261,6 @@ def has_documents(session: Session, *, owner: str | None) -> bool:
     own = Document.owner.is_not_distinct_from(owner)
     statement = select(Document.id).where(own, Document.deleted_at.is_(None)).limit(1)
     return session.scalar(statement) is not None
-
-
-def received_documents(session: Session) -> list[str]:
-    """Ids of those that wait to be chunked, oldest first."""
-    return list(
-        session.scalars(
-            select(Document.id)
-            .where(Document.state == DocumentState.RECEIVED, Document.deleted_at.is_(None))
-            .order_by(Document.created_at, Document.id)
-        )
-    )
 
 
 def chunks_of(session: Session, document_id: str) -> list[str]:
@@ -260,6 +294,16 @@ def versions_that_saw(session: Session, document_id: str) -> Sequence[AdapterVer
     ).all()
 
 
+def replaced_by(session: Session, document_id: str) -> str | None:
+    """The newest document that says nearly the same, and is learnt in its place."""
+    return session.scalar(
+        select(Document.id)
+        .where(Document.near_duplicate_of == document_id, Document.deleted_at.is_(None))
+        .order_by(Document.created_at.desc())
+        .limit(1)
+    )
+
+
 def counts(session: Session, document_id: str) -> tuple[int, int]:
     """How many chunks, and how many exam questions, a document has."""
     chunks = select(func.count()).where(Chunk.document_id == document_id)
@@ -276,32 +320,43 @@ def _document_id(owner: str | None, content_hash: str) -> str:
     return "doc_" + hashlib.blake2b(both, digest_size=16).hexdigest()
 
 
-def _checked_text(text: str) -> str:
-    text = text.replace("\r\n", "\n").strip("\ufeff")
-    if not text.strip():
-        raise DocumentEmpty("The document is empty. Send some text.", "text")
-    if any(ord(char) < 32 and char not in "\n\t\f\r" for char in text):
-        raise DocumentNotText(
-            "The document holds control characters, as a binary file does. "
-            "Send its text: UTF-8, without NUL bytes.",
-            "text",
-        )
-    return text
+def _is_over(document: Document) -> bool:
+    """Whether sending the same again begins anew."""
+    return document.deleted_at is not None or document.state == DocumentState.UNREADABLE
 
 
-def _revive(document: Document, text: str, title: str | None, created_by: str) -> None:
-    """A deleted text that is sent again is a new document under its old id."""
-    document.text = text
-    document.title = _title(text, title)
-    document.size_bytes = len(text.encode())
+def _fill(document: Document, upload: Upload, size_bytes: int, created_by: str) -> None:
+    """Make the row say what was sent; a deleted one is a new document under its old id."""
+    is_text = upload.content is None
+    charset = f"; charset={upload.charset}" if upload.charset else ""
+    document.media_type = upload.media_type + charset
+    document.filename = _filename(upload.filename)
+    document.text = upload.text
+    document.title = (
+        derived_title(upload.text, upload.title) if is_text else (upload.title or "")[:_TITLE_CHARS]
+    )
+    document.size_bytes = size_bytes
     document.created_by = created_by
     document.created_at = utc_now()
     document.state = DocumentState.RECEIVED
+    document.error = None
     document.deleted_at = None
+    document.near_duplicate_of = None
 
 
-def _title(text: str, given: str | None) -> str:
-    return (given or _first_line(text))[:_TITLE_CHARS]
+def _filename(sent: str | None) -> str | None:
+    """The last part of a name, without what no database takes."""
+    if not sent:
+        return None
+    name = sent.replace("\\", "/").rpartition("/")[2]
+    printable = "".join(char if char.isprintable() else "_" for char in name).strip()
+    return printable[-_FILENAME_CHARS:] or None
+
+
+def derived_title(text: str, given: str | None, filename: str | None = None) -> str:
+    """The title that was given, else the file's name, else the first line."""
+    stem = filename.rpartition(".")[0] or filename if filename else None
+    return (given or stem or _first_line(text))[:_TITLE_CHARS]
 
 
 def _first_line(text: str) -> str:

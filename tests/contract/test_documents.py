@@ -12,7 +12,7 @@ from server.core.errors import NothingToLearn
 from server.core.settings import Settings
 from server.db import DocumentState
 from server.db.session import Database
-from server.services import documents, registry, runs
+from server.services import documents, ingestion, registry, runs
 from tests.support.api import Api, running_api
 from tests.support.factories import make_document, make_run, make_version
 
@@ -125,8 +125,8 @@ def test_one_deleted_before_it_was_chunked_stays_deleted(api: Api) -> None:
     api.client.delete(f"{PATH}/{document_id}")
 
     with api.database.unit_of_work() as session:
-        assert documents.received_documents(session) == []
-        documents.store_chunks(session, document_id, ["Some text."])
+        assert ingestion.received_documents(session) == []
+        ingestion.store_chunks(session, document_id, ["Some text."])
         assert documents.live_documents(session, owner=None) == []
 
 
@@ -139,7 +139,7 @@ def test_what_is_sent_again_after_its_deletion_is_learnt_anew(api: Api) -> None:
     revived = api.client.get(f"{PATH}/{document_id}").json()
     assert (revived["state"], revived["deleted_at"]) == ("received", None)
     with api.database.unit_of_work() as session:
-        assert documents.received_documents(session) == [document_id]
+        assert ingestion.received_documents(session) == [document_id]
 
 
 def test_a_run_of_before_does_not_mark_what_was_deleted_and_sent_anew(api: Api) -> None:

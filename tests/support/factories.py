@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from server.core.clock import new_id, utc_now
 from server.core.security import Scope
 from server.db import AdaptationRun, Adapter, AdapterVersion, Document, VersionStatus
-from server.services import documents, registry, runs
+from server.services import documents, ingestion, registry, runs
 from server.services.keys import Principal
 from server.services.runs import Claim
 from tests.conftest import RecordingQueue
@@ -21,7 +21,7 @@ def make_document(
     document, _ = documents.accept_document(
         session, text, owner=owner, created_by="key_test", queue=RecordingQueue()
     )
-    documents.store_chunks(session, document.id, [text])
+    ingestion.store_chunks(session, document.id, [text])
     return document
 
 

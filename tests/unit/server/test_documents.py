@@ -7,7 +7,7 @@ from server.core.errors import DocumentEmpty, DocumentNotText
 from server.core.queue import INGEST_DOCUMENT
 from server.db import DocumentState
 from server.db.session import Database
-from server.services import documents
+from server.services import documents, ingestion
 from tests.conftest import RecordingQueue
 from tests.support.factories import make_document
 
@@ -84,7 +84,7 @@ def test_a_question_keeps_the_split_it_was_given(database: Database) -> None:
 def test_chunking_twice_changes_nothing(database: Database) -> None:
     with database.unit_of_work() as session:
         document = make_document(session, "One piece.")
-        documents.store_chunks(session, document.id, ["other", "pieces"])
+        ingestion.store_chunks(session, document.id, ["other", "pieces"])
         session.flush()
 
         assert documents.chunks_of(session, document.id) == ["One piece."]
