@@ -21,7 +21,18 @@ from markdownify import MarkdownConverter
 
 from adapters.types import MediaType
 
-_UNSEEN = ("script", "style", "noscript", "template", "svg", "nav", "iframe", "object")
+_UNSEEN = (
+    "head",
+    "title",
+    "script",
+    "style",
+    "noscript",
+    "template",
+    "svg",
+    "nav",
+    "iframe",
+    "object",
+)
 _BROKEN_WORD = re.compile(r"(?<=[a-z])-\n(?=[a-z])")
 _BLANK_LINES = re.compile(r"\n\s*\n\s*")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\ud800-\udfff]")
@@ -89,8 +100,6 @@ def _from_html(content: bytes | str, charset: str | None = None) -> Parsed:
     heading = title.get_text(" ") if title else None
     for tag in soup.find_all(_UNSEEN):
         tag.decompose()
-    if soup.head:
-        soup.head.decompose()
     mains = soup.find_all("main") or soup.find_all("article")
     body: Tag = mains[0] if len(mains) == 1 else soup
     converter = MarkdownConverter(

@@ -54,7 +54,6 @@ _ENDINGS: Mapping[str, MediaType] = {
 }
 _PDF_MAGIC_WITHIN = 1024  # readers take some rubbish in front of it, and so do we
 _ZIP_MAGIC = b"PK\x03\x04"
-_TAKEN = "Taken are plain text, Markdown, HTML, PDF and DOCX"
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,27 +216,32 @@ def _taken(
     except AppError as error:
         return Refused(index, file.filename, error)
     pairs = tuple((item.question, tuple(item.answers)) for item in questions)
-    is_file = upload.content is not None
-    given = title or (None if is_file else _stem(file.filename))
-    return replace(upload, filename=file.filename, title=given, questions=pairs)
+    return replace(upload, filename=file.filename, title=title, questions=pairs)
 
 
 def _kind_of(file: _FormFile) -> tuple[MediaType, str | None]:
-    """What a file is: by its type, else by its name, else by its first bytes."""
+    """What a file is: by its type, else by its name, else by what is in it."""
     media_type, charset = _parsed_type(file.content_type)
-    if kind := _TYPES.get(media_type):
-        return kind, charset
     ending = (file.filename or "").rpartition(".")[2].lower()
-    if media_type in _UNTOLD:
-        if kind := _ENDINGS.get(ending):
-            return kind, charset
-        if b"%PDF-" in file.content[:_PDF_MAGIC_WITHIN]:
-            return MediaType.PDF, None
+    if kind := _TYPES.get(media_type) or _ENDINGS.get(ending):
+        return kind, charset
+    if media_type in _UNTOLD and b"%PDF-" in file.content[:_PDF_MAGIC_WITHIN]:
+        return MediaType.PDF, None
+    if (media_type in _UNTOLD or media_type.startswith("text/")) and _is_text(file.content):
+        return MediaType.TEXT, charset
     raise InvalidRequest(
         f"{file.filename or 'The file'} is of a type that is not taken ({media_type or 'untold'}). "
-        f"{_TAKEN}; convert it to one of them.",
+        "Taken are plain text, Markdown, HTML, PDF and DOCX; convert it to one of them.",
         "file",
     )
+
+
+def _is_text(content: bytes) -> bool:
+    try:
+        checked(Upload(text=content.decode()))
+    except (UnicodeDecodeError, AppError):
+        return False
+    return True
 
 
 def _from_bytes(raw: bytes, kind: MediaType, charset: str | None) -> Upload:
@@ -319,7 +323,3 @@ def _parsed_type(header: str) -> tuple[str, str | None]:
 
 def _name(raw: bytes | None) -> str:
     return (raw or b"").decode("utf-8", "replace")
-
-
-def _stem(filename: str | None) -> str | None:
-    return (filename or "").rpartition(".")[0] or filename

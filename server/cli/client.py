@@ -42,6 +42,12 @@ class Api:
         """The JSON of a POST."""
         return self._call("POST", path, json=body)
 
+    def post_form(
+        self, path: str, files: list[tuple[str, tuple[str, bytes]]], fields: dict[str, str]
+    ) -> Any:
+        """The JSON of a POST of a multipart form: files as (field, (name, content))."""
+        return self._call("POST", path, files=files, data=fields)
+
     def patch(self, path: str, body: Any) -> Any:
         """The JSON of a PATCH."""
         return self._call("PATCH", path, json=body)

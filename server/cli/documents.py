@@ -2,6 +2,8 @@
 
 import json
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,12 +15,32 @@ from server.cli.client import Api, connect
 from server.cli.console import Failure, out
 from server.cli.progress import follow, wait_for_run
 
+_PATH = "/api/v1/documents"
+_BATCH_FILES = 100
+_BATCH_BYTES = 40 * 1024 * 1024
+"""Of one form; a single file may be larger, and the server says whether it is too large."""
+_ENDINGS = (".txt", ".md", ".markdown", ".html", ".htm", ".pdf", ".docx")
+"""Of the files that are taken out of a folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What the server made of the files."""
+
+    documents: list[dict[str, Any]]
+    refused: list[str]
+    """A line each."""
+
+
 Wait = Annotated[bool, typer.Option("--wait", help="Follow the run to its end.")]
 
 
 def ingest(
-    file: Annotated[str, typer.Argument(help="A UTF-8 text file, or - for standard input.")],
-    title: Annotated[str | None, typer.Option(help="Title; else the first line.")] = None,
+    files: Annotated[
+        list[str],
+        typer.Argument(help="Text, Markdown, HTML, PDF, DOCX; folders; or - for standard input."),
+    ],
+    title: Annotated[str | None, typer.Option(help="Title of the one file; else its own.")] = None,
     questions: Annotated[
         Path | None,
         typer.Option(
@@ -27,18 +49,27 @@ def ingest(
     ] = None,
     wait: Wait = False,
 ) -> None:
-    """Send a document. The server learns it by itself within seconds."""
-    body: dict[str, Any] = {"text": _read_text(file)}
-    if title is not None:
-        body["title"] = title
+    """Send documents. The server learns them by itself within seconds."""
+    paths = [] if files == ["-"] else _found(files)
+    if len(paths) > 1 and (title or questions):
+        raise Failure("--title and --questions are for one file; send that file alone.")
+    fields: dict[str, Any] = {} if title is None else {"title": title}
     if questions is not None:
-        body["questions"] = _read_questions(questions)
+        fields["questions"] = _read_questions(questions)
     with connect() as api:
-        document = api.post("/api/v1/documents", body)
-        known = f", known to {', '.join(document['versions'])}" if document["versions"] else ""
-        out.print(f"{document['id']}  {escape(document['title'])}  ({document['state']}{known})")
+        if not paths:
+            sent = Sent([api.post(_PATH, {"text": _read_text(), **fields})], [])
+        else:
+            sent = _send(api, paths, fields)
+        for document in sent.documents:
+            known = f", known to {', '.join(document['versions'])}" if document["versions"] else ""
+            out.print(
+                f"{document['id']}  {escape(document['title'])}  ({document['state']}{known})"
+            )
+        if sent.refused:
+            raise Failure("Not taken:\n" + "\n".join(sent.refused))
         if wait:
-            _follow_document(api, document["id"])
+            _follow_document(api, sent.documents[-1]["id"])
 
 
 def learn(
@@ -60,9 +91,9 @@ def show(
     """What it was given to learn; or forget one of them."""
     with connect() as api:
         if delete is None:
-            _print_list(api.get("/api/v1/documents", limit=limit)["data"])
+            _print_list(api.get(_PATH, limit=limit)["data"])
             return
-        document = api.delete(f"/api/v1/documents/{delete}")
+        document = api.delete(f"{_PATH}/{delete}")
         out.print(f"{document['id']} is forgotten.")
         if document["versions"]:
             out.print(f"Versions that saw it still know it: {', '.join(document['versions'])}.")
@@ -74,8 +105,17 @@ def _print_list(rows: list[dict[str, Any]]) -> None:
         return
     table = Table(Column("document", no_wrap=True), "state", "title", "known to", box=None)
     for row in rows:
-        table.add_row(row["id"], row["state"], escape(row["title"]), ", ".join(row["versions"]))
+        table.add_row(row["id"], _state(row), escape(row["title"]), ", ".join(row["versions"]))
     out.print(table)
+
+
+def _state(row: dict[str, Any]) -> str:
+    """Its state, with the reason where it will never be learnt as it is."""
+    if row["error"]:
+        return escape(f"{row['state']}: {row['error']}")
+    if row["replaced_by"]:
+        return f"replaced by {row['replaced_by']}"
+    return str(row["state"])
 
 
 def finish(run: dict[str, Any]) -> None:
@@ -87,6 +127,8 @@ def finish(run: dict[str, Any]) -> None:
 def _follow_document(api: Api, document_id: str) -> None:
     run_id = wait_for_run(api, document_id)
     if run_id is None:
+        if error := api.get(f"{_PATH}/{document_id}")["error"]:
+            raise Failure(f"The document cannot be read. {error}")
         raise Failure(
             "No run has started for this document. If learning by itself is switched off "
             "(EVERLEARN_LEARNING__IS_ENABLED), start one: `everlearn learn --wait`."
@@ -94,14 +136,72 @@ def _follow_document(api: Api, document_id: str) -> None:
     finish(follow(api, run_id, out))
 
 
-def _read_text(file: str) -> str:
+def _found(names: list[str]) -> list[Path]:
+    """The files that are named, and those in the folders that are named, in order."""
+    paths: list[Path] = []
+    for name in names:
+        path = Path(name)
+        if path.is_dir():
+            inside = sorted(one for one in path.rglob("*") if one.suffix.lower() in _ENDINGS)
+            if not inside:
+                raise Failure(f"{name} holds no file that ends in {', '.join(_ENDINGS)}.")
+            paths += inside
+        elif path.is_file():
+            paths.append(path)
+        else:
+            raise Failure(f"Cannot read {name}: there is no such file.")
+    return paths
+
+
+def _send(api: Api, paths: list[Path], fields: dict[str, Any]) -> Sent:
+    """Forms of as many files as one may hold."""
+    sent = Sent([], [])
+    form = {
+        name: value if isinstance(value, str) else json.dumps(value)
+        for name, value in fields.items()
+    }
+    for batch in _batches(paths):
+        files = [("file", (path.name, _read(path))) for path in batch]
+        try:
+            answer = api.post_form(_PATH, files, form)
+        except Failure as failure:
+            if len(paths) == 1:
+                raise
+            sent.refused.append(str(failure))
+            continue
+        sent.documents.extend(answer["data"])
+        for error in answer["errors"]:
+            sent.refused.append(f"{batch[error['index']]}: {error['error']['message']}")
+    return sent
+
+
+def _batches(paths: list[Path]) -> Iterator[list[Path]]:
+    batch: list[Path] = []
+    size = 0
+    for path in paths:
+        bytes_ = path.stat().st_size
+        if batch and (len(batch) == _BATCH_FILES or size + bytes_ > _BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(path)
+        size += bytes_
+    yield batch
+
+
+def _read(path: Path) -> bytes:
     try:
-        raw = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
-        return raw.decode()
+        return path.read_bytes()
     except OSError as error:
-        raise Failure(f"Cannot read {file}: {error.strerror}.") from None
+        raise Failure(f"Cannot read {path}: {error.strerror}.") from None
+
+
+def _read_text() -> str:
+    try:
+        return sys.stdin.buffer.read().decode()
     except UnicodeDecodeError as error:
-        raise Failure(f"{file} is not UTF-8 text (byte {error.start}). Convert it first.") from None
+        raise Failure(
+            f"Standard input is not UTF-8 text (byte {error.start}). Convert it first."
+        ) from None
 
 
 def _read_questions(path: Path) -> Any:

@@ -58,11 +58,13 @@ def changes(api: Api, run_id: str) -> Iterator[dict[str, Any]]:
 
 
 def wait_for_run(api: Api, document_id: str, timeout_s: float = 60) -> str | None:
-    """The id of the newest run over a document; None when none starts in time."""
+    """The id of the newest run over a document; None when none starts in time, or ever will."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if found := api.get("/api/v1/runs", document_id=document_id, limit=1)["data"]:
             return str(found[0]["id"])
+        if api.get(f"/api/v1/documents/{document_id}")["state"] == "unreadable":
+            return None
         time.sleep(0.5)
     return None
 

@@ -14,6 +14,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from adapters.types import MediaType
 from server.app import create_app
 from server.core.settings import EngineSettings, Settings
 from server.db import Base
@@ -44,6 +45,12 @@ def _document() -> dict[str, Any]:
         engine=EngineSettings(url="http://127.0.0.1:1"),
     )
     return describe(create_app(settings, queue=RecordingQueue()))
+
+
+@schemathesis.serializer(MediaType.PDF, MediaType.DOCX)
+def as_bytes(_: Any, value: Any) -> bytes:
+    """A file's body as it was drawn."""
+    return value if isinstance(value, bytes) else bytes(getattr(value, "data", b""))
 
 
 schema = schemathesis.openapi.from_dict(_document())

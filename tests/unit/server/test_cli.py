@@ -49,7 +49,14 @@ LEARNT = {
     "report": {"exam": {"reasons": ["new documents: 6 gained, 0 lost"]}, "seconds": {"exam": 4.0}},
     "finished_at": "2026-11-21T10:02:00Z",
 }
-DOCUMENT = {"id": "doc_1", "title": "A [title]", "state": "received", "versions": []}
+DOCUMENT = {
+    "id": "doc_1",
+    "title": "A [title]",
+    "state": "received",
+    "error": None,
+    "replaced_by": None,
+    "versions": [],
+}
 MOVE = {
     "adapter": "smollm2",
     "alias": "champion",
@@ -112,7 +119,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         length = int(self.headers.get("content-length") or 0)
-        body = json.loads(self.rfile.read(length)) if length else None
+        raw_body = self.rfile.read(length)
+        is_form = self.headers.get("content-type", "").startswith("multipart/")
+        body = raw_body.decode() if is_form else json.loads(raw_body) if length else None
         order = f"{self.command} {self.path}"
         self.server.asked.append((order, body))
         self.server.keys.append(self.headers.get("authorization"))
@@ -155,16 +164,16 @@ def run(*arguments: str, **options: Any) -> Any:
 def test_ingest_sends_text_title_and_questions(server, tmp_path):
     (tmp_path / "text.md").write_text("The ferry is called the Pale Heron.")
     (tmp_path / "questions.json").write_text('[{"question": "Which?", "answers": ["Heron"]}]')
-    server.answers["POST /api/v1/documents"] = (201, DOCUMENT)
+    server.answers["POST /api/v1/documents"] = (201, {"data": [DOCUMENT], "new": 1, "errors": []})
 
     result = run("ingest", "text.md", "--title", "Ferry", "--questions", "questions.json")
 
     assert result.exit_code == 0, result.output
-    assert server.asked[0][1] == {
-        "text": "The ferry is called the Pale Heron.",
-        "title": "Ferry",
-        "questions": [{"question": "Which?", "answers": ["Heron"]}],
-    }
+    form = server.asked[0][1]
+    assert 'name="file"; filename="text.md"' in form
+    assert "The ferry is called the Pale Heron." in form
+    assert 'name="title"\r\n\r\nFerry\r\n' in form
+    assert '[{"question": "Which?", "answers": ["Heron"]}]' in form
     assert server.keys == ["Bearer el_test"]
     assert "A [title]" in result.stdout
 
@@ -183,14 +192,37 @@ def test_ingest_reads_standard_input_and_waits_for_the_run(server):
     assert "6 gained, 0 lost" in result.stdout
 
 
-def test_ingest_of_what_is_not_text_sends_nothing(server, tmp_path):
-    (tmp_path / "picture").write_bytes(b"\x89PNG\xff")
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere.txt"], "no such file"),
+        (["empty"], "holds no file"),
+        (["a.txt", "b.txt", "--title", "T"], "for one file"),
+        (["-"], "not UTF-8"),
+    ],
+)
+def test_ingest_of_nothing_sends_nothing(server, tmp_path, arguments, words):
+    (tmp_path / "empty").mkdir()
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text(name)
 
-    result = run("ingest", "picture")
+    result = run("ingest", *arguments, input=b"\x89PNG\xff")
 
     assert result.exit_code == 1
-    assert "not UTF-8" in result.stderr
+    assert words in result.stderr
     assert server.asked == []
+
+
+def test_ingest_of_a_document_that_cannot_be_read_says_why(server):
+    unreadable = {**DOCUMENT, "state": "unreadable", "error": "It is no whole PDF file."}
+    server.answers["POST /api/v1/documents"] = (201, DOCUMENT)
+    server.answers["GET /api/v1/runs?document_id=doc_1&limit=1"] = (200, {"data": []})
+    server.answers["GET /api/v1/documents/doc_1"] = (200, unreadable)
+
+    result = run("ingest", "-", "--wait", input="A text.")
+
+    assert result.exit_code == 1
+    assert "no whole PDF" in result.stderr
 
 
 def test_failed_run_ends_with_status_1_and_its_error(server):

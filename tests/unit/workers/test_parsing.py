@@ -36,7 +36,7 @@ def test_a_zip_bomb_meets_the_memory_limit() -> None:
     bomb = make_zip_bomb(unpacked_mib=200)
     assert len(bomb) < 1024 * 1024
 
-    with pytest.raises(Unreadable, match="256 MiB.*EVERLEARN_DOCUMENTS__PARSE_MEMORY_MIB"):
+    with pytest.raises(Unreadable, match=r"256 MiB.*EVERLEARN_DOCUMENTS__PARSE_MEMORY_MIB"):
         read(bomb, MediaType.DOCX, parse_memory_mib=256)
 
     assert resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY  # ours is untouched
@@ -67,7 +67,7 @@ def test_a_file_that_takes_for_ever_is_given_up() -> None:
     slow = b"<p>" + b"<!" * 3_000_000  # the reader looks for the end of each declaration
     began = time.monotonic()
 
-    with pytest.raises(Unreadable, match="longer than 1 s.*EVERLEARN_DOCUMENTS__PARSE_TIMEOUT_S"):
+    with pytest.raises(Unreadable, match=r"longer than 1 s.*EVERLEARN_DOCUMENTS__PARSE_TIMEOUT_S"):
         read(slow, MediaType.HTML, parse_timeout_s=1)
 
     assert time.monotonic() - began < 10
@@ -84,7 +84,9 @@ def test_the_reader_knows_no_secret_of_the_worker(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     spy = tmp_path / "spy.py"
-    spy.write_text("import json, os; print(json.dumps({'text': str(dict(os.environ)), 'title': None}))")
+    spy.write_text(
+        "import json, os; print(json.dumps({'text': str(dict(os.environ)), 'title': None}))"
+    )
     monkeypatch.setenv("EVERLEARN_DATABASE_URL", "postgresql://user:planted@db")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.getcwd()]))
     monkeypatch.setattr(parsing, "JOB_MODULE", "spy")
