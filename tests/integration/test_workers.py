@@ -9,12 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from adapters.types import MediaType
 from server.core.queue import CeleryQueue
 from server.core.settings import Settings
 from server.db import Adapter, DocumentState, RunStatus
 from server.db.session import Database
 from server.services import documents, runs
+from server.services.documents import Upload
 from tests.conftest import RecordingQueue
+from tests.support.files import make_docx, make_entity_bomb
 from tests.support.servers import running_valkey
 from tests.support.stack import wait_for
 
@@ -110,3 +113,30 @@ def test_a_document_whose_message_was_lost_is_chunked_all_the_same(
         "the chunks",
         timeout_s=60,
     )
+
+
+def test_files_are_read_by_a_worker_and_a_bad_one_holds_up_nothing(
+    database: Database, adapter: Adapter, redis_url: str, workers: None
+) -> None:
+    queue = CeleryQueue(redis_url)
+    sent = {}
+    for name, content in {"bomb": make_entity_bomb(), "letter": make_docx(["Odile."])}.items():
+        with database.unit_of_work() as session:
+            upload = Upload(content=content, media_type=MediaType.DOCX, filename=f"{name}.docx")
+            document, _ = documents.accept(
+                session, upload, owner=None, created_by="key_test", queue=queue
+            )
+            sent[name] = document.id
+
+    for document_id in sent.values():
+        wait_for(
+            lambda document_id=document_id: (
+                state_of(database, document_id) != DocumentState.RECEIVED
+            ),
+            "the reader",
+            timeout_s=60,
+        )
+
+    assert state_of(database, sent["bomb"]) == DocumentState.UNREADABLE
+    with database.unit_of_work() as session:
+        assert documents.chunks_of(session, sent["letter"]) == ["Odile."]
