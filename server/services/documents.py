@@ -76,21 +76,6 @@ def checked(upload: Upload) -> Upload:
     return replace(upload, text=text)
 
 
-def accept_document(
-    session: Session,
-    text: str,
-    *,
-    title: str | None = None,
-    questions: Iterable[Question] = (),
-    owner: str | None = None,
-    created_by: str,
-    queue: Queue,
-) -> tuple[Document, bool]:
-    """:func:`accept` for a plain text."""
-    upload = Upload(text=text, title=title, questions=tuple(questions))
-    return accept(session, upload, owner=owner, created_by=created_by, queue=queue)
-
-
 def accept(
     session: Session, upload: Upload, *, owner: str | None, created_by: str, queue: Queue
 ) -> tuple[Document, bool]:

@@ -1,6 +1,6 @@
 """Many at once on a real database of each kind: one document, one open run, one owner, one move."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -11,36 +11,19 @@ from sqlalchemy.orm import Session
 
 from server.core.errors import AliasMoved, Conflict
 from server.core.settings import Settings
-from server.db import Adapter, ApiKey, Base
+from server.db import Adapter, ApiKey
 from server.db.session import Database
 from server.services import documents, keys, promotion, runs
 from server.services.bootstrap import create_line, ensure_line
 from tests.conftest import BASE_HASH, RecordingQueue
-from tests.support.factories import make_document, make_run, make_version
-from tests.support.servers import running_postgres
+from tests.support.factories import accept_text, make_document, make_run, make_version
+from workers.context import WorkerContext
+from workers.ingest import ingest
 
 pytestmark = pytest.mark.integration
 
 Result = TypeVar("Result")
 AT_ONCE = 8
-
-
-@pytest.fixture(scope="module")
-def postgres_url() -> Iterator[str]:
-    with running_postgres() as url:
-        yield url
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def shared(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
-    url = f"sqlite:///{tmp_path / 'shared.db'}"
-    if request.param == "postgresql":
-        url = request.getfixturevalue("postgres_url")
-    database = Database(url)
-    Base.metadata.drop_all(database.engine)
-    Base.metadata.create_all(database.engine)
-    yield database
-    database.close_sync()
 
 
 @pytest.fixture
@@ -67,7 +50,7 @@ def test_the_same_text_sent_at_once_is_one_document(shared: Database, line: Adap
     queue = RecordingQueue()
 
     def accept(session: Session) -> bool:
-        return documents.accept_document(session, "Same text.", created_by="k", queue=queue)[1]
+        return accept_text(session, "Same text.", created_by="k", queue=queue)[1]
 
     assert sorted(at_once(shared, accept), key=str) == [False] * (AT_ONCE - 1) + [True]
     assert len(queue.sent) == 1
@@ -130,3 +113,18 @@ def test_a_line_made_at_once_is_made_once(
     )
 
     assert sorted(isinstance(one, Conflict) for one in made) == [False] + [True] * (AT_ONCE - 1)
+
+
+def test_a_document_read_by_several_workers_at_once_is_chunked_once(
+    shared: Database, settings: Settings
+) -> None:
+    with shared.unit_of_work() as session:
+        row, _ = accept_text(session, "Odile keeps it. " * 200, queue=RecordingQueue())
+    context = WorkerContext(settings, shared, RecordingQueue(), "test")
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for outcome in [pool.submit(ingest, context, row.id) for _ in range(AT_ONCE)]:
+            outcome.result()
+
+    with shared.unit_of_work() as session:
+        assert "".join(documents.chunks_of(session, row.id)) == "Odile keeps it. " * 200

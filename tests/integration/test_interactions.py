@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,29 +17,10 @@ from server.services import feedback, interactions, messages, retention
 from server.services.feedback import Judgement
 from server.services.interactions import Filters
 from tests.support.factories import captured, principal
-from tests.support.servers import running_postgres
 
 pytestmark = pytest.mark.integration
 
 ANYBODY = principal()
-
-
-@pytest.fixture(scope="module")
-def postgres_url() -> Iterator[str]:
-    with running_postgres() as url:
-        yield url
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def shared(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
-    url = f"sqlite:///{tmp_path / 'shared.db'}"
-    if request.param == "postgresql":
-        url = request.getfixturevalue("postgres_url")
-    database = Database(url)
-    Base.metadata.drop_all(database.engine)
-    Base.metadata.create_all(database.engine)
-    yield database
-    database.close_sync()
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from server.db.session import Database
 from server.services import documents, runs
 from server.services.documents import Upload
 from tests.conftest import RecordingQueue
+from tests.support.factories import accept_text
 from tests.support.files import make_docx, make_entity_bomb
 from tests.support.servers import running_valkey
 from tests.support.stack import wait_for
@@ -82,7 +83,7 @@ def test_a_document_is_chunked_and_starts_a_run_that_names_the_missing_engine(
     database: Database, adapter: Adapter, redis_url: str, workers: None
 ) -> None:
     with database.unit_of_work() as session:
-        document, _ = documents.accept_document(
+        document, _ = accept_text(
             session, TEXT, created_by="key_test", queue=CeleryQueue(redis_url)
         )
 
@@ -104,9 +105,7 @@ def test_a_document_whose_message_was_lost_is_chunked_all_the_same(
     database: Database, adapter: Adapter, workers: None
 ) -> None:
     with database.unit_of_work() as session:
-        document, _ = documents.accept_document(
-            session, TEXT, created_by="key_test", queue=RecordingQueue()
-        )
+        document, _ = accept_text(session, TEXT, created_by="key_test", queue=RecordingQueue())
 
     wait_for(
         lambda: state_of(database, document.id) != DocumentState.RECEIVED,

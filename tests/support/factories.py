@@ -6,21 +6,35 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from server.core.clock import new_id, utc_now
+from server.core.queue import Queue
 from server.core.security import Scope
 from server.db import AdaptationRun, Adapter, AdapterVersion, Document, VersionStatus
 from server.services import documents, ingestion, registry, runs
+from server.services.documents import Upload
 from server.services.keys import Principal
 from server.services.runs import Claim
 from tests.conftest import RecordingQueue
+
+
+def accept_text(
+    session: Session,
+    text: str,
+    *,
+    queue: Queue,
+    owner: str | None = None,
+    created_by: str = "key_test",
+    **fields: Any,
+) -> tuple[Document, bool]:
+    """A plain text as a document that waits to be chunked; True when it is new."""
+    upload = Upload(text=text, **fields)
+    return documents.accept(session, upload, owner=owner, created_by=created_by, queue=queue)
 
 
 def make_document(
     session: Session, text: str = "The keeper is Odile Brandt.", *, owner: str | None = None
 ) -> Document:
     """A document that has been chunked."""
-    document, _ = documents.accept_document(
-        session, text, owner=owner, created_by="key_test", queue=RecordingQueue()
-    )
+    document, _ = accept_text(session, text, owner=owner, queue=RecordingQueue())
     ingestion.store_chunks(session, document.id, [text])
     return document
 

@@ -9,16 +9,14 @@ from server.db import DocumentState
 from server.db.session import Database
 from server.services import documents, ingestion
 from tests.conftest import RecordingQueue
-from tests.support.factories import make_document
+from tests.support.factories import accept_text, make_document
 
 
 def accept(
     database: Database, queue: RecordingQueue, text: str, **fields: object
 ) -> tuple[str, bool]:
     with database.unit_of_work() as session:
-        document, is_new = documents.accept_document(
-            session, text, created_by="key_test", queue=queue, **fields
-        )
+        document, is_new = accept_text(session, text, created_by="key_test", queue=queue, **fields)
         return document.id, is_new
 
 

@@ -7,9 +7,9 @@ from server.core.queue import INGEST_DOCUMENT, RUN_ADAPTATION
 from server.core.settings import LearningSettings
 from server.db import Adapter, RunStatus
 from server.db.session import Database
-from server.services import documents, policies, runs
+from server.services import policies, runs
 from tests.conftest import RecordingQueue
-from tests.support.factories import make_document
+from tests.support.factories import accept_text, make_document
 
 SETTINGS = LearningSettings(quiet_s=10)
 
@@ -65,7 +65,7 @@ def test_a_lost_ingest_message_is_sent_again(
     database: Database, adapter: Adapter, queue: RecordingQueue
 ) -> None:
     with database.unit_of_work() as session:
-        document, _ = documents.accept_document(
+        document, _ = accept_text(
             session, "Lost on the way.", created_by="key_test", queue=RecordingQueue()
         )
 
