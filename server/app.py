@@ -18,6 +18,7 @@ from server.engine.client import EngineClient
 from server.gateway import routes
 from server.gateway.capture import Capture
 from server.gateway.endpoints import ENDPOINTS
+from server.gateway.lane import Gateway
 from server.http import (
     BodyLimitMiddleware,
     KeyRing,
@@ -79,7 +80,8 @@ def create_app(settings: Settings | None = None, *, queue: Queue | None = None) 
                 await valkey.aclose()
             await database.close()
 
-    app = FastAPI(title="Everlearn", lifespan=lifespan, docs_url=None, openapi_url=None)
+    app = Gateway(title="Everlearn", lifespan=lifespan, docs_url=None, openapi_url=None)
+    app.lane = routes.LANE
     app.add_middleware(BodyLimitMiddleware, own_limit=_OWN_BODY_LIMIT)
     app.add_middleware(RequestIdMiddleware)
     install_error_handlers(app)

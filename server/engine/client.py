@@ -1,4 +1,4 @@
-"""One HTTP session to one vLLM server: timeouts, connection reuse, and errors as ours.
+"""Requests to one vLLM server: addresses, the key, timeouts, and errors as ours.
 
 Knows nothing of what is sent. An answer of any status is an answer; only silence, a refused or a
 broken connection is an error here.
@@ -6,22 +6,14 @@ broken connection is an error here.
 
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from io import BytesIO
-from types import SimpleNamespace, TracebackType
+from types import TracebackType
 from typing import Any, Self
-
-import aiohttp
+from urllib.parse import urlsplit
 
 from server.core.errors import EngineUnavailable
 from server.core.json_codec import encode
 from server.core.settings import EngineSettings, revealed
-
-# uvicorn, which serves vLLM, closes an idle connection after 5 s; whoever closes first at the same
-# moment as the other sends loses a request, so we close earlier.
-KEEPALIVE_S = 4.0
-
-SENT_WHOLE_BYTES = 64 * 1024
-"""A longer body is sent in pieces, so that it does not hold up other requests."""
+from server.engine.wire import Connection, Pool, Reply, Unanswered
 
 
 @contextmanager
@@ -29,17 +21,23 @@ def broken_answers() -> Iterator[None]:
     """Turn what goes wrong on the wire into EngineUnavailable."""
     try:
         yield
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+    except OSError as error:  # a TimeoutError is one too
         raise EngineUnavailable(_reason(error)) from error
 
 
 class EngineClient:
-    """A pooled session; make it inside a running event loop and close it there."""
+    """Kept connections to one engine; use it inside one event loop and close it there."""
 
     def __init__(self, settings: EngineSettings, url: str) -> None:
         self.url = url.rstrip("/")
         self._settings = settings
-        self._session: aiohttp.ClientSession | None = None
+        self._pool = Pool(self.url, settings.connect_timeout_s)
+        parts = urlsplit(self.url)
+        self._prefix = parts.path
+        head = f"Host: {parts.netloc.rpartition('@')[2]}\r\nAccept-Encoding: identity\r\n"
+        if key := revealed(settings.api_key):
+            head += f"Authorization: Bearer {key}\r\n"
+        self._head = head.encode()
 
     async def __aenter__(self) -> Self:
         return self
@@ -53,9 +51,7 @@ class EngineClient:
         await self.close()
 
     async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        self._pool.close()
 
     @asynccontextmanager
     async def request(
@@ -66,7 +62,7 @@ class EngineClient:
         body: Mapping[str, Any] | bytes | None = None,
         timeout_s: float | None = None,
         request_id: str | None = None,
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+    ) -> AsyncIterator[Reply]:
         """Send and hand over the answer with its body unread; leaving the block ends the request.
 
         Leaving it early closes the connection, which makes vLLM stop generating.
@@ -79,87 +75,51 @@ class EngineClient:
             EngineUnavailable: no connection, or no answer within the timeout. Read the body under
                 :func:`broken_answers`, which does the same for what happens later.
         """
-        with broken_answers():
-            response = await self._send(method, path, body, timeout_s, request_id)
-        try:
-            yield response
-        finally:
-            if not response.content.at_eof():
-                response.close()
-
-    async def _send(
-        self,
-        method: str,
-        path: str,
-        body: Mapping[str, Any] | bytes | None,
-        timeout_s: float | None,
-        request_id: str | None,
-    ) -> aiohttp.ClientResponse:
-        headers = {}
-        if request_id is not None:
-            headers["X-Request-Id"] = request_id
-        if body is not None:
-            headers["Content-Type"] = "application/json"
         raw = encode(body) if isinstance(body, Mapping) else body
-        for may_retry in (True, False):
-            context = SimpleNamespace(is_reused=False)
+        order = self._order(method, path, raw, request_id)
+        with broken_answers():
+            reply = await self._send(order, timeout_s)
+        try:
+            yield reply
+        finally:
+            reply.end()
+
+    def _order(self, method: str, path: str, body: bytes | None, request_id: str | None) -> bytes:
+        head = f"{method} {self._prefix}{path} HTTP/1.1\r\n".encode() + self._head
+        if request_id is not None:
+            head += b"X-Request-Id: %b\r\n" % request_id.encode()
+        if body is not None:
+            head += b"Content-Type: application/json\r\nContent-Length: %d\r\n" % len(body)
+        return head + b"\r\n" + (body or b"")
+
+    async def _send(self, order: bytes, timeout_s: float | None) -> Reply:
+        patience_s = self._settings.read_timeout_s if timeout_s is None else timeout_s
+        is_whole_exchange = timeout_s is not None
+        if (kept := self._pool.take()) is not None:
             try:
-                return await self._open_session().request(
-                    method,
-                    f"{self.url}{path}",
-                    data=_payload(raw),
-                    headers=headers,
-                    timeout=self._timeout(timeout_s),
-                    trace_request_ctx=context,
-                    allow_redirects=False,
-                )
-            except aiohttp.ClientConnectorError:
-                raise
-            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+                return await _ask(kept, order, patience_s, is_whole_exchange)
+            except Unanswered:
                 # The engine closed a kept connection just as we wrote to it: nothing was answered,
                 # so once more on a fresh one. A fresh connection that breaks is a real failure.
-                if not (may_retry and context.is_reused):
-                    raise
-        raise AssertionError("the second attempt returns or raises")
-
-    def _timeout(self, timeout_s: float | None) -> aiohttp.ClientTimeout:
-        return aiohttp.ClientTimeout(
-            total=timeout_s,
-            sock_connect=self._settings.connect_timeout_s,
-            sock_read=self._settings.read_timeout_s if timeout_s is None else None,
-        )
-
-    def _open_session(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            trace = aiohttp.TraceConfig()
-            trace.on_connection_reuseconn.append(_mark_reused)
-            headers = {"Accept-Encoding": "identity"}
-            if key := revealed(self._settings.api_key):
-                headers["Authorization"] = f"Bearer {key}"
-            self._session = aiohttp.ClientSession(
-                # The engine queues; a limit here would only hide its queue from its scheduler.
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S),
-                headers=headers,
-                trace_configs=[trace],
-                auto_decompress=False,
-            )
-        return self._session
+                pass
+        fresh = await self._pool.connect()
+        return await _ask(fresh, order, patience_s, is_whole_exchange)
 
 
-def _payload(raw: bytes | None) -> bytes | BytesIO | None:
-    """aiohttp sends bytes at once, and a file of them in pieces."""
-    return raw if raw is None or len(raw) <= SENT_WHOLE_BYTES else BytesIO(raw)
+async def _ask(
+    connection: Connection, order: bytes, patience_s: float, is_whole_exchange: bool
+) -> Reply:
+    """The head of the reply; the connection of an exchange without one is closed."""
+    try:
+        return await connection.ask(order, patience_s, is_whole_exchange=is_whole_exchange)
+    except BaseException:
+        connection.release()
+        raise
 
 
-async def _mark_reused(
-    _session: aiohttp.ClientSession, context: SimpleNamespace, _params: object
-) -> None:
-    context.trace_request_ctx.is_reused = True
-
-
-def _reason(error: Exception) -> str:
+def _reason(error: OSError) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
-    if isinstance(error, aiohttp.ClientConnectorError):
+    if isinstance(error, ConnectionRefusedError):
         return "connection refused"
     return str(error) or type(error).__name__

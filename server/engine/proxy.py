@@ -16,8 +16,6 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-import aiohttp
-
 from server.core.errors import EngineError
 from server.core.json_codec import encode
 from server.engine.client import EngineClient, broken_answers
@@ -32,6 +30,7 @@ from server.engine.reading import (
     is_usage_only,
 )
 from server.engine.sse import EventSplitter, event_data, split_events
+from server.engine.wire import Reply
 
 END_TIMEOUT_S = 1.0
 """How long a complete reply is held up by an engine that does not close it."""
@@ -66,12 +65,10 @@ COUNT_TOKENS = Door("/v1/messages/count_tokens", CountReader)
 class EngineReply:
     """The engine's answer, whose body has not been read yet."""
 
-    def __init__(
-        self, response: aiohttp.ClientResponse, reader: Reader, *, withholds_usage: bool
-    ) -> None:
+    def __init__(self, response: Reply, reader: Reader, *, withholds_usage: bool) -> None:
         self.status = response.status
-        self.content_type = response.headers.get("Content-Type", "application/json")
-        self.retry_after = response.headers.get("Retry-After")
+        self.content_type = response.headers.get("content-type", "application/json")
+        self.retry_after = response.headers.get("retry-after")
         self.is_done = False
         """Whether a stream has come to its proper end."""
         self._response = response
@@ -110,7 +107,7 @@ class EngineReply:
         splitter = EventSplitter()
         while not self.is_done:
             with broken_answers():
-                chunk = await self._response.content.readany()
+                chunk = await self._response.read_some()
             if not chunk:
                 break
             if splitter.held > MAX_EVENT_BYTES:
@@ -149,9 +146,9 @@ class EngineReply:
 
     async def _read_end(self) -> None:
         """Read what closes the reply, so that its connection can be used again."""
-        with suppress(aiohttp.ClientError, OSError, TimeoutError):
+        with suppress(OSError):
             async with asyncio.timeout(END_TIMEOUT_S):
-                await self._response.content.read()
+                await self._response.read()
 
 
 @asynccontextmanager

@@ -11,7 +11,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import structlog
-from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
 from server.core.clock import monotonic, new_id, utc_now
@@ -30,7 +29,7 @@ from server.gateway.errors import (
     stream_error,
 )
 from server.gateway.usage import tokens_used
-from server.http import Limiter
+from server.http import REQUEST_ID, Limiter
 from server.runtime import Runtime
 from server.services.keys import Principal
 
@@ -43,8 +42,8 @@ WATCH_AFTER_S = 0.05
 """A request is watched for its client's leaving from then on: a quick one is over before."""
 
 
-class EngineExchange(Response):
-    """The response to a request for the engine: asks it when it is called, not before."""
+class EngineExchange:
+    """The response to a request for the engine, an ASGI app: asks it when it is called, not before."""
 
     def __init__(
         self,
@@ -54,8 +53,9 @@ class EngineExchange(Response):
         principal: Principal,
         request: EngineRequest,
         route: Route,
+        request_id: str,
     ) -> None:
-        super().__init__()
+        self._request_id = request_id
         self._runtime = runtime
         self._capture = capture
         self._limiter = limiter
@@ -171,6 +171,7 @@ class EngineExchange(Response):
             "content-type": content_type,
             "x-everlearn-version": self._route.version_name,
             "x-everlearn-interaction": self._id,
+            REQUEST_ID: self._request_id,
             **self._limiter.headers(self._principal),
             **(more or {}),
         }

@@ -1,10 +1,11 @@
 """The engine's endpoints and the list of models under /v1, as OpenAI's and Anthropic's clients expect."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.routing import APIRoute
+from starlette.types import ASGIApp
 
 from server.core.errors import RowNotFound
 from server.core.security import Scope
@@ -12,6 +13,7 @@ from server.engine.routing import BASE, Route, public_models
 from server.gateway.capture import Capture
 from server.gateway.endpoints import ENDPOINTS, EndpointSpec, parse_request
 from server.gateway.exchange import EngineExchange
+from server.gateway.lane import Handler
 from server.http import admitted, get_limiter, get_runtime, read_body, require
 from server.runtime import Runtime
 from server.services.keys import Principal
@@ -21,7 +23,6 @@ router = APIRouter(prefix="/v1", tags=["openai"])
 RuntimeDep = Annotated[Runtime, Depends(get_runtime)]
 Chat = Annotated[Principal, Depends(require(Scope.CHAT))]
 
-Handler = Callable[[Request], Awaitable[Response]]
 
 _may_chat = admitted(Scope.CHAT)
 """For what the engine works on: counts against the key's limits."""
@@ -52,7 +53,7 @@ class DirectRoute(APIRoute):
 
 
 def _handler(endpoint: EndpointSpec) -> Handler:
-    async def handle(request: Request) -> Response:
+    async def handle(request: Request) -> ASGIApp:
         actor = await _may_chat(request)
         runtime = get_runtime(request)
         limit = runtime.settings.gateway.max_body_bytes
@@ -60,7 +61,10 @@ def _handler(endpoint: EndpointSpec) -> Handler:
         asked = parse_request(endpoint, body)
         capture: Capture = request.app.state.capture
         route = runtime.route(asked.model, actor.owner)
-        return EngineExchange(runtime, capture, get_limiter(request), actor, asked, route)
+        request_id = request.state.request_id
+        return EngineExchange(
+            runtime, capture, get_limiter(request), actor, asked, route, request_id
+        )
 
     return handle
 
@@ -81,10 +85,13 @@ def _request_schema(endpoint: EndpointSpec) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
-for _endpoint in ENDPOINTS:
+LANE: Mapping[str, Handler] = {endpoint.path: _handler(endpoint) for endpoint in ENDPOINTS}
+"""What :class:`server.gateway.lane.Gateway` takes past the framework."""
+
+for _endpoint in ENDPOINTS:  # so that the OpenAPI document has them, and other methods get a 405
     router.add_api_route(
         _endpoint.path.removeprefix("/v1"),
-        _handler(_endpoint),
+        LANE[_endpoint.path],
         methods=["POST"],
         name=_endpoint.path,
         summary=_endpoint.summary,

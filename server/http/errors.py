@@ -59,11 +59,7 @@ def install_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def on_unexpected(request: Request, _: Exception) -> JSONResponse:
-        request_id = getattr(request.state, "request_id", "")
-        message = f"Something went wrong inside the server; its log has it as {request_id}."
-        body = _envelope(message, "server_error", "internal_error")
-        content = shaped(request.url.path, 500, body)
-        return _Envelope(content, 500, headers={REQUEST_ID: request_id})
+        return unexpected_response(request.url.path, getattr(request.state, "request_id", ""))
 
 
 async def _refusal_of_key(request: Request) -> AppError | None:
@@ -82,10 +78,24 @@ class _Envelope(JSONResponse):
         return json.dumps(content).encode()
 
 
-def error_response(error: AppError, path: str = "") -> JSONResponse:
-    """The envelope as ``path``'s clients read it, with the headers that belong to the status."""
+def error_response(error: AppError, path: str = "", request_id: str | None = None) -> JSONResponse:
+    """The envelope as ``path``'s clients read it, with the headers that belong to the status.
+
+    Args:
+        request_id: put into the headers where no :class:`RequestIdMiddleware` does it.
+    """
     content = shaped(path, error.status, error.envelope())
-    return _Envelope(content, error.status, headers=error_headers(error))
+    headers = error_headers(error)
+    if request_id is not None:
+        headers[REQUEST_ID] = request_id
+    return _Envelope(content, error.status, headers=headers)
+
+
+def unexpected_response(path: str, request_id: str) -> JSONResponse:
+    """For a defect of ours: the one 500."""
+    message = f"Something went wrong inside the server; its log has it as {request_id}."
+    body = _envelope(message, "server_error", "internal_error")
+    return _Envelope(shaped(path, 500, body), 500, headers={REQUEST_ID: request_id})
 
 
 def error_headers(error: AppError) -> dict[str, str]:

@@ -1,11 +1,11 @@
 """A stream through the proxy, however the network cuts it."""
 
 import asyncio
+import re
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
-import aiohttp
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,37 +13,35 @@ from hypothesis import strategies as st
 from server.engine import proxy
 from server.engine.proxy import Door, EngineReply
 from server.engine.reading import Assembled
+from server.engine.wire import Reply
 from tests.support.fake_engine import FakeEngine
 
 DOORS = (proxy.CHAT, proxy.COMPLETIONS, proxy.RESPONSES, proxy.MESSAGES)
 NASTY = 'line\n\ndata: [DONE]\n\n"usage" response.completed message_stop "error" \u2028é'
 
 
-class Content:
-    """What aiohttp gives a body by."""
+class Answer:
+    """What the wire gives a body by."""
+
+    status = 200
+    headers: ClassVar = {"content-type": "text/event-stream"}
 
     def __init__(self, chunks: Sequence[bytes]) -> None:
         self._chunks = [chunk for chunk in chunks if chunk]
 
-    async def readany(self) -> bytes:
+    async def read_some(self) -> bytes:
         return self._chunks.pop(0) if self._chunks else b""
 
     async def read(self) -> bytes:
         return b"".join(self._chunks)
 
 
-class Answer:
-    def __init__(self, chunks: Sequence[bytes]) -> None:
-        self.status = 200
-        self.headers = {"Content-Type": "text/event-stream"}
-        self.content = Content(chunks)
-
-
 def stream_of(door: Door, *, counts: bool = True, n: int = 1) -> bytes:
     body: dict[str, Any] = {"model": NASTY, "stream": True, "n": n, "return_token_ids": True}
     if counts:
         body["stream_options"] = {"include_usage": True}
-    return FakeEngine().form(door.path, body, "int_1")
+    formed = FakeEngine().form(door.path, body, "int_1")
+    return re.sub(rb'("created(?:_at)?": ?)\d+', rb"\g<1>1", formed)  # no second turns between two
 
 
 def pass_through(
@@ -52,7 +50,7 @@ def pass_through(
     """The blocks that come out, what was read, and whether the end was seen."""
 
     async def relay() -> tuple[list[bytes], Assembled, bool]:
-        answer = cast(aiohttp.ClientResponse, Answer(chunks))
+        answer = cast(Reply, Answer(chunks))
         reply = EngineReply(answer, door.reader(), withholds_usage=withholds_usage)
         blocks = [block async for block in reply.blocks()]
         return blocks, reply.assembled(), reply.is_done
