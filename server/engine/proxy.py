@@ -83,8 +83,7 @@ class EngineReply:
 
     def assembled(self) -> Assembled:
         """What has come so far, read."""
-        for event in split_events(b"".join(self._unread)):
-            self._reader.feed_event(event)
+        self._reader.feed_events(b"".join(self._unread))
         self._unread.clear()
         self._unread_bytes = 0
         return self._reader.result()
@@ -123,20 +122,22 @@ class EngineReply:
     def _for_client(self, block: bytes) -> bytes:
         """The block without what is not the client's; notes the end of the stream."""
         may_count = self._withholds_usage and b'"usage"' in block
-        may_end = any(mark in block for mark in self._reader.end_marks)
+        may_end = self._may_end(block)
         if not (may_count or may_end):
             self._keep(block)
             return block
         sent: list[bytes] = []
         for event in split_events(block):
             self._keep(event)
-            data = event_data(event)
-            if not (may_count and is_usage_only(data)):
+            if not (may_count and b'"usage"' in event and is_usage_only(event_data(event))):
                 sent.append(event)
-            if may_end and self._reader.is_end(data):
+            if may_end and self._may_end(event) and self._reader.is_end(event_data(event)):
                 self.is_done = True
                 break
         return b"".join(sent)
+
+    def _may_end(self, block: bytes) -> bool:
+        return any(mark in block for mark in self._reader.end_marks)
 
     def _keep(self, block: bytes) -> None:
         self._unread.append(block)

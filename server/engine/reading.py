@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from server.core.json_codec import decode_object
-from server.engine.sse import DONE, event_data
+from server.engine.sse import DONE, event_payloads
 
 MAX_CHOICES = 10_000
 """Indices beyond this are no choice's."""
@@ -115,10 +115,9 @@ class Reader:
         """Whether the event with this data is the last of a stream."""
         return False
 
-    def feed_event(self, event: bytes) -> None:
-        """Take in one event of a stream."""
-        payload = decode_object(event_data(event))
-        if payload is not None:
+    def feed_events(self, block: bytes) -> None:
+        """Take in whole events of a stream."""
+        for payload in event_payloads(block):
             self._take_event(payload)
 
     def feed_body(self, body: bytes) -> None:

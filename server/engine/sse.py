@@ -5,8 +5,13 @@ Not covered: the event-stream fields `id` and `retry`, which the engine does not
 """
 
 import re
+from typing import Any
+
+from server.core.json_codec import decode, decode_object
 
 DONE = b"[DONE]"
+
+_DONE_EVENT = b"data: " + DONE + b"\n\n"
 
 # Two line breaks; the groups are atomic so that "\r\n" never counts as two.
 _END_OF_EVENT = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
@@ -59,9 +64,35 @@ class EventSplitter:
 
 def split_events(block: bytes) -> list[bytes]:
     """The events of a block, each with its end; the last may lack it."""
+    if b"\r" not in block:  # nearly always; what follows says the same, byte by byte
+        *events, rest = block.split(b"\n\n")
+        whole = [event + b"\n\n" for event in events]
+        return [*whole, rest] if rest else whole
     splitter = EventSplitter()
     events = splitter.feed(block)
     return [*events, rest] if (rest := splitter.rest()) else events
+
+
+def event_payloads(block: bytes) -> list[dict[str, Any]]:
+    """The JSON objects that the events of a block carry; what carries none is passed over."""
+    if block.startswith(b"data: {") and (plain := _as_list(block)) is not None:
+        return plain
+    payloads = (decode_object(event_data(event)) for event in split_events(block))
+    return [payload for payload in payloads if payload is not None]
+
+
+def _as_list(block: bytes) -> list[dict[str, Any]] | None:
+    """The same in one go, for a block of nothing but ``data: {...}`` events and a ``[DONE]``.
+
+    JSON holds no bare line break, so the borders of the events can become those of a list. None
+    for any other block: then the result is no list of objects, or no JSON.
+    """
+    inner = block.removesuffix(_DONE_EVENT).removeprefix(b"data: ").rstrip(b"\n")
+    try:
+        found = decode(b"[" + inner.replace(b"\n\ndata: ", b",") + b"]")
+    except (ValueError, RecursionError):
+        return None
+    return found if all(type(payload) is dict for payload in found) else None
 
 
 def event_data(event: bytes) -> bytes:

@@ -5,8 +5,9 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
+from server.core.json_codec import decode_object
 from server.engine.reading import ChatReader, MessagesReader, Reader, ResponsesReader, TextReader
-from server.engine.sse import EventSplitter, event_data
+from server.engine.sse import EventSplitter, event_data, event_payloads, split_events
 
 PIECES = st.lists(
     st.sampled_from([b"\n", b"\r", b"\r\n", b"data: x", b"data:", b": ping", b"{}", b"\x00", b"e"]),
@@ -71,7 +72,7 @@ def test_a_stream_is_assembled_choice_by_choice() -> None:
         chunk(id="c1", choices=[], usage=usage),
         b"data: [DONE]\n\n",
     ):
-        reader.feed_event(event)
+        reader.feed_events(event)
 
     read = reader.result()
     assert (read.completion_id, read.text, read.finish_reason) == ("c1", "Hello", "stop")
@@ -88,7 +89,7 @@ def test_tokens_and_reasoning_of_one_choice_are_kept() -> None:
         logprobs = {"content": [{"token": word, "logprob": -0.5}]}
         delta = {"content": word, "reasoning": word.upper()}
         piece = {"index": 0, "delta": delta, "token_ids": ids, "logprobs": logprobs}
-        reader.feed_event(chunk(choices=[piece], prompt_token_ids=[1, 2] if word == "a" else None))
+        reader.feed_events(chunk(choices=[piece], prompt_token_ids=[1, 2] if word == "a" else None))
 
     read = reader.result()
     assert read.tokens == {
@@ -128,7 +129,7 @@ def test_tool_calls_of_a_stream_are_put_together() -> None:
     reader = ChatReader()
     for piece in pieces:
         event = {"choices": [{"index": 0, "delta": piece}]}
-        reader.feed_event(b"data: " + json.dumps(event).encode() + b"\n\n")
+        reader.feed_events(b"data: " + json.dumps(event).encode() + b"\n\n")
 
     reply = json.loads(reader.result().reply)
     second = {"id": "c2", "type": "function", "function": {"name": "stop", "arguments": ""}}
@@ -138,8 +139,8 @@ def test_tool_calls_of_a_stream_are_put_together() -> None:
 def test_an_error_event_is_read_in_both_of_vllms_forms() -> None:
     nested, flat = ChatReader(), ChatReader()
 
-    nested.feed_event(chunk(error={"message": "out of memory", "code": 500}))
-    flat.feed_event(chunk(error="out of memory"))
+    nested.feed_events(chunk(error={"message": "out of memory", "code": 500}))
+    flat.feed_events(chunk(error="out of memory"))
 
     assert nested.result().error == flat.result().error == "out of memory"
 
@@ -193,10 +194,34 @@ def test_garbage_is_passed_over(kind: type[Reader], events: list[bytes]) -> None
     reader = kind()
 
     for event in events:
-        reader.feed_event(event)
+        reader.feed_events(event)
         reader.feed_body(event.removeprefix(b"data: "))
         kind.is_end(event_data(event))
 
     read = reader.result()
     assert isinstance(read.reply, str)
     json.dumps([read.choices, read.tokens])
+
+
+EVENTS = st.one_of(
+    st.dictionaries(st.text(max_size=5), st.text(max_size=8), max_size=2).map(
+        lambda payload: b"data: " + json.dumps(payload, ensure_ascii=False).encode()
+    ),
+    st.sampled_from(
+        [b"data: [DONE]", b": ping", b"event: x\ndata: {}", b"data: {}\ndata: {}", b"data: []",
+         b"data: {", b"data:{}", b"", b"data: {}\r", b"data: 1"]
+    ),
+)  # fmt: skip
+ENDS = st.sampled_from([b"\n\n", b"\n\n", b"\r\n\r\n", b"\n\n\n", b"\n", b""])
+
+
+@given(st.lists(st.tuples(EVENTS, ENDS), max_size=6))
+def test_the_quick_ways_say_what_the_careful_ones_say(pieces: list[tuple[bytes, bytes]]) -> None:
+    block = b"".join(piece + end for piece, end in pieces)
+    splitter = EventSplitter()
+    careful = splitter.feed(block)
+    careful += [rest] if (rest := splitter.rest()) else []
+
+    assert split_events(block) == careful
+    expected = [decode_object(event_data(event)) for event in careful]
+    assert event_payloads(block) == [payload for payload in expected if payload is not None]
