@@ -8,7 +8,8 @@ STAMP := $(VENV)/.installed
 demo up down clean: export EVERLEARN_HOME ?= $(CURDIR)/.everlearn
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test up down fmt lint type unit constraints env-example bench-gateway clean
+.PHONY: help install demo test up down fmt lint type unit constraints env-example \
+        bench-gateway bench-vllm clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -56,6 +57,9 @@ env-example: install ## Write .env.example from the settings
 
 bench-gateway: install ## Requests per second, latency and CPU: direct, Everlearn, LiteLLM (ARGS="--seconds 2")
 	@$(BIN)/python -m benchmarks.gateway $(ARGS)
+
+bench-vllm: install ## Tokens per second of real vLLM, direct and through Everlearn
+	@$(BIN)/python -m benchmarks.real_engine $(ARGS)
 
 clean: ## Remove .venv, caches and the demo's home folder (its models and adapters too)
 	@if [ -x $(BIN)/everlearn ]; then $(BIN)/everlearn down; fi

@@ -7,9 +7,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import httpx2
 import psutil
@@ -28,6 +29,7 @@ from tests.support.servers import running_postgres, running_valkey
 MODEL = BASE.removesuffix("@base")
 DIRECT, EVERLEARN, LITELLM = "direct", "everlearn", "litellm"
 START_TIMEOUT_S = 90
+LOG_TAIL_BYTES = 3000
 LITELLM_REQUIREMENT = "litellm[proxy]>=1.106,<1.107"
 LITELLM_VARIABLE = "EVERLEARN_BENCH_LITELLM"
 """Names a virtual environment that has LiteLLM already."""
@@ -104,13 +106,22 @@ def running(
             os.sched_setaffinity(process.pid, cores)  # at once: what it starts inherits them
         try:
             yield process
+        except BaseException:
+            sys.stderr.write(f"{' '.join(command)[:300]} said at last:\n{_tail(log)}\n")
+            raise
         finally:
-            os.killpg(process.pid, signal.SIGTERM)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
             try:
                 process.wait(20)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait(10)
+
+
+def _tail(log: IO[bytes]) -> str:
+    log.seek(max(0, log.seek(0, os.SEEK_END) - LOG_TAIL_BYTES))
+    return log.read().decode(errors="replace")
 
 
 @contextmanager
@@ -145,7 +156,7 @@ def everlearn(
         }
         command = [sys.executable, "-m", "server.serve", "--port", str(port)]
         with running(command, environment, cores) as process:
-            wait_for(f"http://127.0.0.1:{port}/readyz")
+            wait_for(f"http://127.0.0.1:{port}/readyz", process)
             yield Contender(EVERLEARN, port, key, MODEL, process)
 
 
@@ -174,7 +185,7 @@ def litellm(folder: Path, engine_url: str, cores: Sequence[int]) -> Iterator[Con
     command += ["--host", "127.0.0.1", "--port", str(port), "--num_workers", "1"]
     environment = {"LITELLM_LOG": "ERROR", "LITELLM_TELEMETRY": "False"}
     with running(command, environment, cores) as process:
-        wait_for(f"http://127.0.0.1:{port}/health/liveliness")
+        wait_for(f"http://127.0.0.1:{port}/health/liveliness", process)
         yield Contender(LITELLM, port, key, MODEL, process)
 
 
@@ -202,14 +213,19 @@ def used(process: "subprocess.Popen[bytes] | None") -> Used:
     return Used(cpu_s, rss)
 
 
-def wait_for(url: str, timeout_s: float = START_TIMEOUT_S) -> None:
+def wait_for(
+    url: str, process: "subprocess.Popen[bytes]", timeout_s: float = START_TIMEOUT_S
+) -> None:
     """Return when a GET gets a 200.
 
     Raises:
-        TimeoutError: it does not in time.
+        RuntimeError: the process that should answer has ended.
+        TimeoutError: it does not answer in time.
     """
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RuntimeError(f"who should answer at {url} ended with {process.returncode}")
         try:
             if httpx2.get(url, timeout=5).status_code == 200:
                 return
