@@ -20,15 +20,15 @@ import uvloop
 
 from benchmarks import rig
 from benchmarks.load import Reply, crowd, percentiles_ms, request_bytes
-from benchmarks.results import Aim, Results
+from benchmarks.results import ROOT, Aim, Results
 from benchmarks.rig import CORES, DIRECT, EVERLEARN, MODEL, Contender
 from benchmarks.stub import BASE
 from server.core.settings import ModelSettings, Settings
 from server.embedded.preflight import check_libraries, free_port
 from server.embedded.up import prepare_model
 from server.engine.launch import engine_command, require_engine
-from tests.support.stack import TINY_MODEL
 
+TINY_MODEL = ROOT / "tests" / "support" / "tiny_model" / "weights"
 AIM = Aim(0.98)
 START_TIMEOUT_S = 300
 ROUND_TIMEOUT_S = 300
