@@ -145,7 +145,7 @@ def everlearn(
             model=ModelSettings(name=MODEL),
             engine=EngineSettings(url=engine_url),
         )
-        key, port = _prepare(settings, folder), free_port()
+        key, port = prepare(settings), free_port()
         environment = {
             "EVERLEARN_HOME": str(settings.home),
             "EVERLEARN_DATABASE_URL": url,
@@ -160,12 +160,12 @@ def everlearn(
             yield Contender(EVERLEARN, port, key, MODEL, process)
 
 
-def _prepare(settings: Settings, folder: Path) -> str:
-    """Schema, line and key; the key's secret."""
+def prepare(settings: Settings) -> str:
+    """Schema, line and a key in the database; the key's secret."""
     database = Database(settings.sqlalchemy_url)
     migrate(database)
     with database.unit_of_work() as session:
-        ensure_line(session, settings, base_path=folder / "base", base_hash="0" * 64)
+        ensure_line(session, settings, base_path=settings.home / "base", base_hash="0" * 64)
         _, secret = keys.create_key(session, "bench", ["chat"], limits=NEVER_REACHED)
     database.close_sync()
     return secret
