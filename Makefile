@@ -8,7 +8,8 @@ STAMP := $(VENV)/.installed
 demo up down clean: export EVERLEARN_HOME ?= $(CURDIR)/.everlearn
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test up down fmt lint type unit constraints env-example bench-gateway clean
+.PHONY: help install demo test up down fmt lint type unit constraints env-example \
+        bench-gateway bench-vllm bench-store bench-draw clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -56,6 +57,15 @@ env-example: install ## Write .env.example from the settings
 
 bench-gateway: install ## Requests per second, latency and CPU: direct, Everlearn, LiteLLM (ARGS="--seconds 2")
 	@$(BIN)/python -m benchmarks.gateway $(ARGS)
+
+bench-vllm: install ## Tokens per second of real vLLM, direct and through Everlearn
+	@$(BIN)/python -m benchmarks.real_engine $(ARGS)
+
+bench-store: install ## A million interactions: capture, queries, the gateway's p99 (ARGS="--rows 20000")
+	@$(BIN)/python -m benchmarks.store $(ARGS)
+
+bench-draw: install ## Draw the newest figures of the benchmarks into docs/images
+	@$(BIN)/python -m benchmarks.draw
 
 clean: ## Remove .venv, caches and the demo's home folder (its models and adapters too)
 	@if [ -x $(BIN)/everlearn ]; then $(BIN)/everlearn down; fi

@@ -2,111 +2,95 @@
 
 The same load, the same upstream, three ways to it: direct, through Everlearn (real database, real
 Valkey, a key with limits, capture on), through LiteLLM's proxy in an environment of its own. The
-gateway has a core to itself where there are two; load and upstream share the other.
+gateway has a core to itself where there are two; load and upstream share the other. First with
+clients that ask without a pause, then with requests that come by chance at half of what was reached.
 
 Not measured here: LiteLLM with its database, whose client's engine is downloaded at first use.
 """
 
 import argparse
 import json
-import os
-import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import httpx2
-import psutil
-
-from benchmarks.results import FOLDER, ROOT, Aim, Results
+from benchmarks import rig
+from benchmarks.results import ROOT, Aim, Results
+from benchmarks.rig import CORES, DIRECT, EVERLEARN, LITELLM, Contender
 from benchmarks.stub import BASE
-from server.core.settings import EngineSettings, ModelSettings, Settings
-from server.db import ApiKey
-from server.db.session import Database
 from server.embedded.preflight import free_port
-from server.embedded.up import migrate
-from server.services import keys
-from server.services.bootstrap import ensure_line
-from tests.support.servers import running_postgres, running_valkey
 
-MODEL = BASE.removesuffix("@base")
-DIRECT, EVERLEARN, LITELLM = "direct", "everlearn", "litellm"
-START_TIMEOUT_S = 90
-LITELLM_REQUIREMENT = "litellm[proxy]>=1.106,<1.107"
-LITELLM_VARIABLE = "EVERLEARN_BENCH_LITELLM"
-"""Names a virtual environment that has LiteLLM already."""
+SEED = 0
+PARTS = ("p50", "p95", "p99")
 
 AIMS = {"json": Aim(25), "stream": Aim(40)}
 """Times LiteLLM's requests per second."""
 
+ADDED_MS = {
+    "p50": Aim(1, is_at_least=False, of_ratio=False),
+    "p99": Aim(5, is_at_least=False, of_ratio=False),
+}
+"""What Everlearn may add at half of its saturation."""
 
-@dataclass(frozen=True, slots=True)
-class Contender:
-    """One way to the upstream."""
-
-    name: str
-    port: int
-    key: str
-    model: str
-    process: "subprocess.Popen[bytes] | None" = None
-    """Whose work is counted; None for the direct way."""
-
-
-@dataclass(frozen=True, slots=True)
-class Used:
-    """What a process and its children have used so far."""
-
-    cpu_s: float
-    rss_bytes: int
+LATENESS_MS = Aim(1, is_at_least=False, of_ratio=False)
+"""p99 of how late the open loop may send; beyond it, it shares its core with too much."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parse(arguments)
+    cores = rig.share_out(1)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-gateway-")))
         stub_port = free_port()
-        stack.enter_context(_running([sys.executable, "-m", "benchmarks.stub", str(stub_port)]))
+        stub_url = f"http://127.0.0.1:{stub_port}"
+        stack.enter_context(rig.running([sys.executable, "-m", "benchmarks.stub", str(stub_port)]))
         contenders = [Contender(DIRECT, stub_port, "none", BASE)]
         if EVERLEARN in options.only:
-            contenders.append(stack.enter_context(_everlearn(folder, stub_port)))
+            contenders.append(stack.enter_context(rig.everlearn(folder, stub_url, cores.measured)))
         if LITELLM in options.only:
-            contenders.append(stack.enter_context(_litellm(folder, stub_port)))
-        setup = f"{options.seconds:g} s a case; {_pin(contenders)}; LiteLLM without a database"
-        results = Results("gateway", setup=setup, seed=0, again=options.again)
+            contenders.append(stack.enter_context(rig.litellm(folder, stub_url, cores.measured)))
+        setup = (
+            f"{options.seconds:g} s a case, {options.open_seconds:g} s at half of saturation; "
+            f"{_words(cores)}; LiteLLM without a database"
+        )
+        results = Results("gateway", setup=setup, seed=SEED, again=options.again)
         for kind in options.kinds:
             for clients in options.clients:
                 _measure(results, contenders, kind, clients, options.seconds)
+            rates = {
+                one.name: _saturation(results, kind, options.clients, one.name) / 2
+                for one in contenders
+            }
+            _measure_half(results, contenders, kind, rates, options.open_seconds)
         _measure_memory(results, contenders, options.memory_requests)
     return 0
 
 
 def _measure(
-    results: Results, contenders: list[Contender], kind: str, clients: int, seconds: float
+    results: Results, contenders: Sequence[Contender], kind: str, clients: int, seconds: float
 ) -> None:
     """One kind of request at one number of clients, every contender in turn."""
-    case = f"{kind}, {clients} clients"
+    case = _case(kind, clients)
     if results.has(case):
         return
     rates: dict[str, float] = {}
     times: dict[str, Mapping[str, float]] = {}
     for contender in contenders:
-        before = _used(contender.process)
-        seen = _load(contender, kind, clients, seconds)
-        after = _used(contender.process)
+        before = rig.used(contender.process)
+        seen = closed_loop(contender, kind, clients, seconds)
+        after = rig.used(contender.process)
         name = contender.name
         rates[name], times[name] = seen["requests_per_second"], seen["latency_ms"]
         results.add(case, f"{name}: requests", rates[name], "1/s", baseline=rates.get(DIRECT))
         results.add(case, f"{name}: failures", sum(seen["failures"].values()), "requests")
-        for part in ("p50", "p95", "p99"):
-            unit, direct = "ms", times[DIRECT].get(part)
+        for part in PARTS:
             if part in times[name]:
-                results.add(case, f"{name}: {part}", times[name][part], unit, baseline=direct)
+                direct = times[DIRECT].get(part)
+                results.add(case, f"{name}: {part}", times[name][part], "ms", baseline=direct)
         if "p50" in seen["first_byte_ms"]:
             first = seen["first_byte_ms"]["p50"]
             results.add(case, f"{name}: first byte p50", first, "ms")
@@ -125,24 +109,82 @@ def _measure(
     results.finish(case)
 
 
-def _measure_memory(results: Results, contenders: list[Contender], requests: int) -> None:
+def _measure_half(
+    results: Results,
+    contenders: Sequence[Contender],
+    kind: str,
+    half_rates: Mapping[str, float],
+    seconds: float,
+) -> None:
+    """Requests that come by chance, at half of the gateway's saturation: what they wait for.
+
+    The direct way gets Everlearn's rate, so that the difference is what Everlearn adds.
+    """
+    case = f"{kind}, half of saturation"
+    if results.has(case) or not half_rates.get(EVERLEARN):
+        return
+    direct: dict[str, dict[str, float]] = {}
+    for contender in contenders:
+        name = contender.name
+        rate = half_rates[EVERLEARN if name == DIRECT else name]
+        if not rate:
+            continue
+        seen = open_loop(contender, kind, rate, seconds)
+        direct = direct or seen
+        results.add(case, f"{name}: requests", seen["requests_per_second"], "1/s", baseline=rate)
+        results.add(case, f"{name}: failures", sum(seen["failures"].values()), "requests")
+        results.add(
+            case, f"{name}: sent late p99", seen["lateness_ms"]["p99"], "ms", aim=LATENESS_MS
+        )
+        for what, words in (("latency_ms", ""), ("first_byte_ms", "first byte ")):
+            for part, value in seen[what].items():
+                baseline = direct[what].get(part)
+                results.add(case, f"{name}: {words}{part}", value, "ms", baseline=baseline)
+        if contender.process is None:
+            continue
+        for part in PARTS:
+            if part in seen["latency_ms"] and part in direct["latency_ms"]:
+                added = seen["latency_ms"][part] - direct["latency_ms"][part]
+                aim = ADDED_MS.get(part) if name == EVERLEARN else None
+                results.add(case, f"{name}: added {part}", added, "ms", aim=aim)
+    results.finish(case)
+
+
+def _saturation(results: Results, kind: str, clients: Sequence[int], name: str) -> float:
+    """The best closed-loop rate of this run, or of the one that it goes on with."""
+    rates = (results.value(_case(kind, count), f"{name}: requests") for count in clients)
+    return max((rate for rate in rates if rate is not None), default=0.0)
+
+
+def _measure_memory(results: Results, contenders: Sequence[Contender], requests: int) -> None:
     """Resident memory before and after many requests."""
     case = f"memory, {requests} requests"
     everlearn = next((one for one in contenders if one.name == EVERLEARN), None)
     if everlearn is None or requests == 0 or results.has(case):
         return
-    before, done = _used(everlearn.process).rss_bytes, 0
+    before, done = rig.used(everlearn.process).rss_bytes, 0
     while done < requests:
-        done += _load(everlearn, "json", 64, 10)["all_requests"]
-    after = _used(everlearn.process).rss_bytes
+        done += closed_loop(everlearn, "json", 64, 10)["all_requests"]
+    after = rig.used(everlearn.process).rss_bytes
     mib = 1024 * 1024
     aim = Aim(1.1, is_at_least=False)
     results.add(case, "everlearn: RSS", after / mib, "MiB", baseline=before / mib, aim=aim)
     results.finish(case)
 
 
-def _load(contender: Contender, kind: str, clients: int, seconds: float) -> dict[str, Any]:
-    """The load generator's report, from a process of its own."""
+def closed_loop(contender: Contender, kind: str, clients: int, seconds: float) -> dict[str, Any]:
+    """What ``benchmarks.load`` reports, from a process of its own."""
+    return _load("benchmarks.load", contender, kind, clients, seconds)
+
+
+def open_loop(
+    contender: Contender, kind: str, rate: float, seconds: float, seed: int = SEED
+) -> dict[str, Any]:
+    """What ``benchmarks.open_loop`` reports, from a process of its own."""
+    return _load("benchmarks.open_loop", contender, kind, rate, seconds, seed)
+
+
+def _load(module: str, contender: Contender, kind: str, *numbers: float) -> dict[str, Any]:
     body = {
         "model": contender.model,
         "messages": [{"role": "user", "content": "Tell me of the sea."}],
@@ -151,148 +193,21 @@ def _load(contender: Contender, kind: str, clients: int, seconds: float) -> dict
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(body, file)
         file.flush()
-        command = [sys.executable, "-m", "benchmarks.load", str(contender.port), file.name]
-        command += [contender.key, str(clients), str(seconds)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        command = [sys.executable, "-m", module, str(contender.port), file.name, contender.key]
+        command += [str(number) for number in numbers]
+        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     seen: dict[str, Any] = json.loads(done.stdout)
     return seen
 
 
-@contextmanager
-def _everlearn(folder: Path, stub_port: int) -> Iterator[Contender]:
-    """The gateway as it is run in production: PostgreSQL, Valkey, capture, a key with limits."""
-    with running_postgres() as database_url, running_valkey(folder) as redis_url:
-        settings = Settings(
-            _env_file=None,
-            home=folder / "home",
-            database_url=database_url,
-            redis_url=redis_url,
-            model=ModelSettings(name=MODEL),
-            engine=EngineSettings(url=f"http://127.0.0.1:{stub_port}"),
-        )
-        database = Database(database_url)
-        migrate(database)
-        with database.unit_of_work() as session:
-            ensure_line(session, settings, base_path=folder / "base", base_hash="0" * 64)
-            row, key = keys.create_key(session, "bench", ["chat"])
-            _set_limits(row)
-        database.close_sync()
-        port = free_port()
-        environment = {
-            "EVERLEARN_HOME": str(settings.home),
-            "EVERLEARN_DATABASE_URL": database_url,
-            "EVERLEARN_REDIS_URL": redis_url,
-            "EVERLEARN_MODEL__NAME": MODEL,
-            "EVERLEARN_ENGINE__URL": f"http://127.0.0.1:{stub_port}",
-            "EVERLEARN_LOG__LEVEL": "warning",
-        }
-        command = [sys.executable, "-m", "server.serve", "--port", str(port)]
-        with _running(command, environment) as process:
-            _wait_for(f"http://127.0.0.1:{port}/readyz")
-            yield Contender(EVERLEARN, port, key, MODEL, process)
+def _case(kind: str, clients: int) -> str:
+    return f"{kind}, {clients} clients"
 
 
-def _set_limits(key: ApiKey) -> None:
-    """Never reached, but counted."""
-    key.requests_per_minute = key.tokens_per_minute = 2_000_000_000
-    key.token_budget = 1_000_000_000_000
-
-
-@contextmanager
-def _litellm(folder: Path, stub_port: int) -> Iterator[Contender]:
-    """LiteLLM's proxy with one worker and a master key."""
-    key, port = "sk-benchmark", free_port()
-    config = folder / "litellm.yaml"
-    upstream = f"http://127.0.0.1:{stub_port}/v1"
-    config.write_text(
-        f"model_list:\n  - model_name: {MODEL}\n    litellm_params:\n"
-        f"      model: hosted_vllm/{BASE}\n      api_base: {upstream}\n      api_key: none\n"
-        f"general_settings:\n  master_key: {key}\n"
-    )
-    command = [str(_litellm_environment() / "bin" / "litellm"), "--config", str(config)]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--num_workers", "1"]
-    with _running(command, {"LITELLM_LOG": "ERROR", "LITELLM_TELEMETRY": "False"}) as process:
-        _wait_for(f"http://127.0.0.1:{port}/health/liveliness")
-        yield Contender(LITELLM, port, key, MODEL, process)
-
-
-def _litellm_environment() -> Path:
-    if given := os.environ.get(LITELLM_VARIABLE):
-        return Path(given)
-    folder = FOLDER.parent / ".venv-litellm"
-    if not (folder / "bin" / "litellm").exists():
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet"]
-        subprocess.run([*pip, LITELLM_REQUIREMENT], check=True)
-    return folder
-
-
-@contextmanager
-def _running(
-    command: list[str], environment: Mapping[str, str] | None = None
-) -> Iterator["subprocess.Popen[bytes]"]:
-    """A process, stopped with all it has started."""
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env={**os.environ, **(environment or {})},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            yield process
-        finally:
-            os.killpg(process.pid, signal.SIGTERM)
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait(10)
-
-
-def _pin(contenders: list[Contender]) -> str:
-    """Give the gateways a core of their own; the words for it."""
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) < 2:
+def _words(cores: rig.Cores) -> str:
+    if len(CORES) == 1:
         return "one core for all"
-    gateways = [one.process for one in contenders if one.process is not None]
-    for process in psutil.Process().children(recursive=True):
-        process.cpu_affinity(cores[1:])
-    for gateway in gateways:
-        for process in (psutil.Process(gateway.pid), *_children(gateway)):
-            process.cpu_affinity(cores[:1])
-    os.sched_setaffinity(0, cores[1:])  # the load is started by this process
-    return f"gateways on one core in turn, load, upstream and database on {len(cores) - 1}"
-
-
-def _used(process: "subprocess.Popen[bytes] | None") -> Used:
-    if process is None:
-        return Used(0, 0)
-    cpu_s, rss = 0.0, 0
-    for one in (psutil.Process(process.pid), *_children(process)):
-        times = one.cpu_times()
-        cpu_s += times.user + times.system
-        rss += one.memory_info().rss
-    return Used(cpu_s, rss)
-
-
-def _children(process: "subprocess.Popen[bytes]") -> list[psutil.Process]:
-    found: list[psutil.Process] = psutil.Process(process.pid).children(recursive=True)
-    return found
-
-
-def _wait_for(url: str) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline:
-        try:
-            if httpx2.get(url, timeout=5).status_code == 200:
-                return
-        except httpx2.TransportError:
-            pass
-        time.sleep(0.3)
-    raise TimeoutError(f"{url} does not answer within {START_TIMEOUT_S} s")
+    return f"gateways on one core in turn, load, upstream and database on {len(cores.others)}"
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -304,6 +219,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gateway")
     parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--open-seconds", type=float, default=30)
     parser.add_argument("--clients", type=numbers, default=[16, 64, 256])
     parser.add_argument("--kinds", type=words, default=["json", "stream"])
     parser.add_argument("--only", type=words, default=[EVERLEARN, LITELLM])

@@ -7,15 +7,15 @@ from pathlib import Path
 
 _CPUINFO = Path("/proc/cpuinfo")
 _MEMINFO = Path("/proc/meminfo")
+_CORES = len(os.sched_getaffinity(0))  # read now: a benchmark pins itself to some of them later
 
 
 def machine() -> str:
     """One line, such as ``AMD EPYC, 2 cores, 23 GiB, Linux x86_64, Python 3.11.7``."""
     kind = f"{platform.system()} {platform.machine()}"
-    cores = len(os.sched_getaffinity(0))
     processor = _found(_CPUINFO, r"model name\s*:\s*(.+)") or "unknown processor"
     return (
-        f"{processor}, {cores} cores, "
+        f"{processor}, {_CORES} cores, "
         f"{memory_gib()} GiB, {kind}, Python {platform.python_version()}"
     )
 

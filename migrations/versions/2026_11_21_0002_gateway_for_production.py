@@ -14,6 +14,13 @@ down_revision: str | None = "0001"
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 
+_PARTIAL = {
+    "task_tag": "task_tag IS NOT NULL",
+    "outcome": "outcome <> 'complete'",
+    "endpoint": "endpoint <> 'chat'",
+}
+"""Columns of interactions with an index over their rare values alone, and which those are."""
+
 
 def upgrade() -> None:
     op.create_table(
@@ -96,6 +103,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("idempotency_hash", name=op.f("uq_feedback_idempotency_hash")),
     )
     with op.batch_alter_table("feedback", schema=None) as batch_op:
+        batch_op.create_index("ix_feedback_created_at", ["created_at", "id"], unique=False)
         batch_op.create_index(
             batch_op.f("ix_feedback_completion_id"), ["completion_id"], unique=False
         )
@@ -168,9 +176,13 @@ def upgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_interactions_created_at"))
         batch_op.create_index("ix_interactions_created_at", ["created_at", "id"], unique=False)
         batch_op.create_index(
-            "ix_interactions_adapter_created_at",
-            ["adapter", "may_learn", "created_at", "id"],
-            unique=False,
+            "ix_interactions_adapter_created_at", ["adapter", "created_at", "id"], unique=False
+        )
+        batch_op.create_index(
+            "ix_interactions_version_created_at", ["version", "created_at", "id"], unique=False
+        )
+        batch_op.create_index(
+            "ix_interactions_key_id_created_at", ["key_id", "created_at", "id"], unique=False
         )
         batch_op.create_index(
             batch_op.f("ix_interactions_conversation_id"), ["conversation_id"], unique=False
@@ -178,7 +190,14 @@ def upgrade() -> None:
         batch_op.create_index(
             "ix_interactions_owner_created_at", ["owner", "created_at", "id"], unique=False
         )
-        batch_op.create_index(batch_op.f("ix_interactions_task_tag"), ["task_tag"], unique=False)
+        for column, condition in _PARTIAL.items():
+            batch_op.create_index(
+                f"ix_interactions_{column}_created_at",
+                [column, "created_at", "id"],
+                unique=False,
+                sqlite_where=sa.text(condition),
+                postgresql_where=sa.text(condition),
+            )
 
     # The line is the part of the public version name before its "@".
     line = "split_part(version, '@', 1)"
@@ -189,7 +208,10 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     with op.batch_alter_table("interactions", schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f("ix_interactions_task_tag"))
+        for column in _PARTIAL:
+            batch_op.drop_index(f"ix_interactions_{column}_created_at")
+        batch_op.drop_index("ix_interactions_key_id_created_at")
+        batch_op.drop_index("ix_interactions_version_created_at")
         batch_op.drop_index("ix_interactions_owner_created_at")
         batch_op.drop_index(batch_op.f("ix_interactions_conversation_id"))
         batch_op.drop_index("ix_interactions_adapter_created_at")
@@ -238,6 +260,7 @@ def downgrade() -> None:
         batch_op.drop_index("ix_feedback_owner_created_at")
         batch_op.drop_index(batch_op.f("ix_feedback_interaction_id"))
         batch_op.drop_index(batch_op.f("ix_feedback_completion_id"))
+        batch_op.drop_index("ix_feedback_created_at")
 
     op.drop_table("feedback")
     op.drop_table("sketch_hashes")

@@ -4,7 +4,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import JSON, ForeignKey, Index, String, Text, UniqueConstraint
+from sqlalchemy import JSON, ForeignKey, Index, String, Text, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from server.db.base import Row
@@ -48,6 +48,13 @@ class Message(Row):
     """The message as the client sent it."""
 
 
+def _partial(column: str, condition: str) -> Index:
+    """An index of what is rare, which costs the common row nothing."""
+    where = text(condition)
+    name = f"ix_interactions_{column}_created_at"
+    return Index(name, column, "created_at", "id", sqlite_where=where, postgresql_where=where)
+
+
 class Interaction(Row):
     """One request and response pair through the gateway."""
 
@@ -55,7 +62,12 @@ class Interaction(Row):
     __table_args__ = (
         Index("ix_interactions_created_at", "created_at", "id"),
         Index("ix_interactions_owner_created_at", "owner", "created_at", "id"),
-        Index("ix_interactions_adapter_created_at", "adapter", "may_learn", "created_at", "id"),
+        Index("ix_interactions_adapter_created_at", "adapter", "created_at", "id"),
+        Index("ix_interactions_version_created_at", "version", "created_at", "id"),
+        Index("ix_interactions_key_id_created_at", "key_id", "created_at", "id"),
+        _partial("task_tag", "task_tag IS NOT NULL"),
+        _partial("outcome", "outcome <> 'complete'"),
+        _partial("endpoint", "endpoint <> 'chat'"),
     )
 
     completion_id: Mapped[str | None] = mapped_column(String(100), index=True)
@@ -92,7 +104,7 @@ class Interaction(Row):
     """Consent: the key allows learning and the request did not say ``store: false``."""
     split: Mapped[str] = mapped_column(String(10), default="train")
     """train, gate or canary; drawn once by the conversation's hash and never changed."""
-    task_tag: Mapped[str | None] = mapped_column(String(100), index=True)
+    task_tag: Mapped[str | None] = mapped_column(String(100))
     """``metadata.task`` of the request."""
     end_user: Mapped[str | None] = mapped_column(String(200))
     """``user`` or ``safety_identifier`` of the request, hashed."""
@@ -120,6 +132,7 @@ class Feedback(Row):
     __tablename__ = "feedback"
     __table_args__ = (
         UniqueConstraint("idempotency_hash"),
+        Index("ix_feedback_created_at", "created_at", "id"),
         Index("ix_feedback_owner_created_at", "owner", "created_at", "id"),
     )
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, and_, delete, exists, or_, select
+from sqlalchemy import Select, delete, exists, literal_column, or_, select
 from sqlalchemy import Text as SqlText
 from sqlalchemy.orm import Session
 
 from server.core.clock import utc_now
 from server.core.errors import RowNotFound
-from server.db import Endpoint, Feedback, Interaction, Message
+from server.db import Endpoint, Feedback, Interaction, Message, Outcome
 from server.services import feedback, messages, privacy
 from server.services.keys import Principal
 from server.services.paging import Page, page_of
@@ -250,6 +250,13 @@ def _filtered(statement: Select[Interaction], filters: Filters) -> Select[Intera
     ):
         if wanted is not None:
             statement = statement.where(column == wanted)
+    for column, wanted, usual in (
+        (Interaction.outcome, filters.outcome, Outcome.COMPLETE),
+        (Interaction.endpoint, filters.endpoint, Endpoint.CHAT),
+    ):
+        if wanted not in (None, usual):
+            # Only where its very condition stands is a partial index seen to fit.
+            statement = statement.where(column != literal_column(f"'{usual}'"))
     if filters.since is not None:
         statement = statement.where(Interaction.created_at >= filters.since)
     if filters.until is not None:
@@ -263,8 +270,12 @@ def _filtered(statement: Select[Interaction], filters: Filters) -> Select[Intera
 
 
 def _says(text: str) -> Any:
-    """Messages are JSON in ASCII, so what is looked for in them is written likewise."""
+    """Messages are JSON in ASCII, so what is looked for in them is written likewise.
+
+    The message is a scalar looked up row by row: for an EXISTS, PostgreSQL would rather search all
+    messages there are, however few rows are left to judge.
+    """
     in_json = privacy.json_ascii(text)
-    last = Message.content.cast(SqlText).icontains(in_json, autoescape=True)
-    in_prompt = exists().where(and_(Message.id == Interaction.last_message_id, last))
+    last = select(Message.content.cast(SqlText)).where(Message.id == Interaction.last_message_id)
+    in_prompt = last.scalar_subquery().icontains(in_json, autoescape=True)
     return or_(Interaction.reply.icontains(text, autoescape=True), in_prompt)

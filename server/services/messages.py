@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, func, literal, select
+from sqlalchemy import delete, exists, func, literal, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, aliased
 
@@ -176,30 +176,31 @@ def _chains(session: Session, leaves: Sequence[str]) -> dict[str, list[JsonObjec
     for part in _parts(sorted(set(leaves))):
         up = (
             select(
-                Message.id.label("leaf"), Message.id, Message.parent_id, literal(0).label("height")
+                Message.id.label("leaf"),
+                Message.content,
+                Message.parent_id,
+                literal(0).label("height"),
             )
             .where(Message.id.in_(part))
             .cte("up", recursive=True)
         )
         parent = aliased(Message)
         up = up.union_all(
-            select(up.c.leaf, parent.id, parent.parent_id, up.c.height + 1).join(
+            select(up.c.leaf, parent.content, parent.parent_id, up.c.height + 1).join(
                 parent, parent.id == up.c.parent_id
             )
         )
-        statement = (
-            select(up.c.leaf, Message.content)
-            .join(Message, Message.id == up.c.id)
-            .order_by(up.c.leaf, up.c.height.desc())
-        )
+        statement = select(up.c.leaf, up.c.content).order_by(up.c.leaf, up.c.height.desc())
         for leaf, content in session.execute(statement):
             found.setdefault(leaf, []).append(content)
     return found
 
 
 def _continued(session: Session, ids: Sequence[str]) -> set[str]:
-    children = select(Message.parent_id).where(Message.parent_id.in_(ids)).distinct()
-    return {parent for parent in session.scalars(children) if parent}
+    """Those with a message after them; one is enough, for a system prompt may have a million."""
+    child = aliased(Message)
+    has_child = exists().where(child.parent_id == Message.id)
+    return set(session.scalars(select(Message.id).where(Message.id.in_(ids), has_child)))
 
 
 def _reached(session: Session, ids: Sequence[str], conversations: set[str]) -> set[str]:

