@@ -15,6 +15,8 @@ from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
+from server.core.json_codec import decode, encode
+
 DATABASE_AWAY = (OperationalError, InterfaceError, TimeoutError)
 """What SQLAlchemy raises when no database answers, or none of its connections is free."""
 
@@ -26,7 +28,12 @@ _BEGIN = "everlearn_begin"
 _ASYNC_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg"}
 
 # An error message with its parameters would carry prompts and texts into logs and answers.
-_OPTIONS: dict[str, Any] = {"pool_pre_ping": True, "hide_parameters": True}
+_OPTIONS: dict[str, Any] = {
+    "pool_pre_ping": True,
+    "hide_parameters": True,
+    "json_serializer": lambda value: encode(value).decode(),
+    "json_deserializer": decode,
+}
 
 
 class Database:

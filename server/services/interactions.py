@@ -270,12 +270,12 @@ def _filtered(statement: Select[Interaction], filters: Filters) -> Select[Intera
 
 
 def _says(text: str) -> Any:
-    """Messages are JSON in ASCII, so what is looked for in them is written likewise.
+    """Messages are JSON, so what is looked for in them is written likewise.
 
     The message is a scalar looked up row by row: for an EXISTS, PostgreSQL would rather search all
     messages there are, however few rows are left to judge.
     """
-    in_json = privacy.json_ascii(text)
+    in_json = privacy.inside_json(text)
     last = select(Message.content.cast(SqlText)).where(Message.id == Interaction.last_message_id)
     in_prompt = last.scalar_subquery().icontains(in_json, autoescape=True)
     return or_(Interaction.reply.icontains(text, autoescape=True), in_prompt)

@@ -110,7 +110,11 @@ def insert_missing(session: Session, table: type[Base], rows: Sequence[JsonObjec
     """Insert rows of one shape; those that are there already, by any unique column, stay."""
     if rows:
         is_sqlite = session.get_bind().dialect.name == "sqlite"
-        statement = (sqlite.insert if is_sqlite else postgresql.insert)(table)
+        # Into the table, not the class: for a batch, the mapping of rows to objects costs more
+        # than the database.
+        statement = (sqlite.insert if is_sqlite else postgresql.insert)(
+            table.metadata.tables[table.__tablename__]
+        )
         session.execute(statement.on_conflict_do_nothing(), rows)
 
 

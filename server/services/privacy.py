@@ -5,6 +5,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from server.core.json_codec import encode
+
 Record = Mapping[str, Any]
 
 _ACCOUNTING = frozenset(
@@ -89,6 +91,6 @@ def _storable_escape(match: re.Match[str]) -> str:
     return r"\ufffd" if not is_pair and _UNSTORABLE.fullmatch(match[0]) else match[0]
 
 
-def json_ascii(text: str) -> str:
+def inside_json(text: str) -> str:
     """The text as it stands inside a string of stored JSON."""
-    return json.dumps(text)[1:-1]
+    return encode(text).decode()[1:-1]
