@@ -31,7 +31,7 @@ from server.core.settings import ModelSettings, Settings
 from server.db import Base
 from server.db.session import Database
 from server.embedded.preflight import free_port
-from server.gateway.capture import BATCH
+from server.gateway.shipping import BATCH
 from server.services import feedback, interactions
 from server.services.keys import Principal
 from tests.support.servers import running_postgres

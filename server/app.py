@@ -34,12 +34,16 @@ from server.runtime import Runtime
 _OWN_BODY_LIMIT = frozenset({"/api/v1/documents", *(spec.path for spec in ENDPOINTS)})
 
 
-def create_app(settings: Settings | None = None, *, queue: Queue | None = None) -> FastAPI:
+def create_app(
+    settings: Settings | None = None, *, queue: Queue | None = None, ships_apart: bool = False
+) -> FastAPI:
     """The whole HTTP surface over one engine and one database.
 
     Args:
         settings: read from the environment when left out.
         queue: where hints for the workers go; the settings' Redis when left out.
+        ships_apart: see :class:`server.gateway.capture.Capture`; the process that is started
+            reads its settings from the environment.
 
     Raises:
         SetupError: the settings name no engine or no queue.
@@ -59,7 +63,9 @@ def create_app(settings: Settings | None = None, *, queue: Queue | None = None) 
         database = Database(settings.sqlalchemy_url)
         client = EngineClient(settings.engine, url)
         runtime = Runtime(settings, database, waiting_queue, client)
-        capture = Capture(settings.capture, settings.segments_path, database)
+        capture = Capture(
+            settings.capture, settings.segments_path, database, ships_apart=ships_apart
+        )
         app.state.runtime = runtime
         valkey = open_valkey(settings.redis_url) if settings.redis_url else None
         app.state.key_ring = key_ring = KeyRing(database, valkey)

@@ -64,7 +64,7 @@ def _lasting_app(settings: Settings) -> FastAPI:
     None of it ever becomes garbage, and a full collection over it stops every request for a tenth
     of a second.
     """
-    app = create_app(settings)
+    app = create_app(settings, ships_apart=True)
     gc.collect()
     gc.freeze()
     return app

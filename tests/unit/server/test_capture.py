@@ -13,8 +13,9 @@ from server.core.clock import utc_now
 from server.core.settings import CaptureSettings
 from server.db import Interaction
 from server.db.session import Database
-from server.gateway import capture as capture_module
-from server.gateway.capture import Capture, Segment, read_records
+from server.gateway import shipping
+from server.gateway.capture import Capture
+from server.gateway.segments import Segment, read_records
 
 
 def record(name: str, **fields: Any) -> dict[str, Any]:
@@ -156,7 +157,7 @@ async def test_a_record_that_the_database_refuses_does_not_hold_up_the_others(
 async def test_many_records_go_in_batches(
     capture: Capture, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(capture_module, "BATCH", 2)
+    monkeypatch.setattr(shipping, "BATCH", 2)
     for number in range(5):
         capture.record(record(f"int_{number}"))
 

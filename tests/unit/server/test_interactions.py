@@ -14,7 +14,8 @@ from server.core.errors import RowNotFound
 from server.core.settings import CaptureSettings
 from server.db import Feedback, FeedbackKind, Interaction, Message
 from server.db.session import Database
-from server.gateway.capture import Capture, read_records
+from server.gateway.capture import Capture
+from server.gateway.segments import read_records
 from server.services import feedback, interactions, messages, privacy
 from server.services.feedback import Judgement
 from server.services.interactions import Filters
