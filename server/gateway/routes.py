@@ -97,6 +97,7 @@ for _endpoint in ENDPOINTS:  # so that the OpenAPI document has them, and other 
         summary=_endpoint.summary,
         description="Fields that are not ours to read reach the engine untouched.",
         response_class=Response,
+        response_model=None,
         responses={status: {"description": text} for status, text in _REFUSALS.items()},
         openapi_extra=_request_schema(_endpoint),
         route_class_override=DirectRoute,
