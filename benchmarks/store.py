@@ -21,7 +21,7 @@ from sqlalchemy import text
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from benchmarks import queries, rig, traffic
-from benchmarks.gateway import closed_loop, open_loop
+from benchmarks.gateway import closed_loop, middle, open_loop
 from benchmarks.results import FOLDER, Aim, Results
 from benchmarks.rig import CORES, MODEL, Contender
 from server.core.security import Scope
@@ -43,8 +43,6 @@ CAPTURED_CHUNKS = 5
 """Stored in turn, in the empty and in the full database, to compare the rates."""
 
 CLIENTS = 16
-PAUSE_S = 1.0
-"""Between two loads, so that what the first one captured is shipped."""
 
 CAPTURE_AIM = Aim(0.8)
 QUERY_AIM = Aim(100, is_at_least=False, of_ratio=False)
@@ -215,19 +213,18 @@ def _measure_gateway(
                 rig.everlearn(home, f"http://127.0.0.1:{port}", cores.measured, url)
             )
         saturation = closed_loop(gateways["small"], "json", CLIENTS, options.seconds)
-        rate = saturation["requests_per_second"] / 2
+        rate = saturation["sustained_per_second"] / 2
         results.add(case, "requests", rate, "1/s")
         seen: dict[str, list[dict[str, Any]]] = {name: [] for name in gateways}
         for number in range(options.rounds):
             for name, gateway in gateways.items():
-                time.sleep(PAUSE_S)
                 seen[name].append(open_loop(gateway, "json", rate, options.seconds, number))
     for name, rounds in seen.items():
         failures = sum(sum(one["failures"].values()) for one in rounds)
         results.add(case, f"{name}: failures", failures, "requests")
         for part in ("p50", "p95", "p99"):
-            value = median(one["latency_ms"][part] for one in rounds)
-            baseline = median(one["latency_ms"][part] for one in seen["small"])
+            value = middle(rounds, "latency_ms", part)
+            baseline = middle(seen["small"], "latency_ms", part)
             aim = GATEWAY_AIM if (name, part) == ("full", "p99") else None
             results.add(case, f"{name}: {part}", value, "ms", baseline=baseline, aim=aim)
     results.finish(case)
