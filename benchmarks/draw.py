@@ -47,7 +47,7 @@ class Chart:
 
 
 def main(results: Path = FOLDER, images: Path = IMAGES) -> int:
-    """Write each chart of which there are figures."""
+    """Write every chart; one without figures says so."""
     images.mkdir(parents=True, exist_ok=True)
     for chart in charts(results):
         path = images / f"bench-{chart.name}.svg"
@@ -57,13 +57,10 @@ def main(results: Path = FOLDER, images: Path = IMAGES) -> int:
 
 
 def charts(results: Path) -> Iterable[Chart]:
-    """The charts whose benchmarks have been run."""
-    drawn = (
-        *_gateway(newest(results / "gateway.jsonl")),
-        *_vllm(newest(results / "vllm.jsonl")),
-        *_store(newest(results / "store.jsonl")),
-    )
-    return (chart for chart in drawn if chart.groups)
+    """All charts, with the figures there are."""
+    yield from _gateway(newest(results / "gateway.jsonl"))
+    yield from _vllm(newest(results / "vllm.jsonl"))
+    yield from _store(newest(results / "store.jsonl"))
 
 
 def newest(path: Path) -> Figures:
@@ -115,7 +112,7 @@ def _store(figures: Figures) -> Iterable[Chart]:
         lines = [line for (case, _), line in figures.items() if case == f"{kind}: queries"]
         groups = [Group(line.metric, [line.baseline, line.value]) for line in lines]
         rows = int(lines[0].setup.partition(" ")[0]) if lines else 0  # as benchmarks.store says it
-        series = ("1,000 rows", f"{rows:,} rows")
+        series = ("1,000 rows", f"{rows:,} rows") if lines else ()
         yield Chart(f"store-{kind}", f"Time of a query, {words}", "ms", series, groups)
 
 
@@ -142,10 +139,14 @@ def svg(chart: Chart) -> str:
             parts.append(_text(_LABELS + width + 6, y + 12, number(value)))
             y += _ROW
         y += _GAP
+    if not chart.groups:
+        y += _ROW
+        parts.append(_text(_LABELS, y, "no figures yet"))
     height = y + _MARGIN
     grid = [
         f'<line x1="{x:.1f}" y1="{_TOP - 6}" x2="{x:.1f}" y2="{y}" stroke="{_FAINT}"/>'
         for x in _decades(lowest, highest, is_logarithmic=chart.is_logarithmic)
+        if chart.groups
     ]
     scale = ", logarithmic" if chart.is_logarithmic else ""
     head = [
@@ -154,7 +155,7 @@ def svg(chart: Chart) -> str:
         f'font-size="12" role="img" aria-label="{escape(chart.title, {chr(34): ""})}">',
         f'<rect width="{_WIDTH}" height="{height}" rx="8" fill="{_GROUND}"/>',
         _text(_MARGIN, 24, f"{chart.title} ({chart.unit}{scale})", weight="600"),
-        *_legend(chart.series),
+        *(_legend(chart.series) if chart.groups else ()),
     ]
     return "\n".join([*head, *grid, *parts, "</svg>", ""])
 

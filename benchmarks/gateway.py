@@ -10,15 +10,18 @@ Not measured here: LiteLLM with its database, whose client's engine is downloade
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from benchmarks import rig
+from benchmarks.load import WARM_UP_S
 from benchmarks.results import ROOT, Aim, Results
 from benchmarks.rig import CORES, DIRECT, EVERLEARN, LITELLM, Contender
 from benchmarks.stub import BASE
@@ -54,7 +57,8 @@ def main(arguments: list[str] | None = None) -> int:
         if LITELLM in options.only:
             contenders.append(stack.enter_context(rig.litellm(folder, stub_url, cores.measured)))
         setup = (
-            f"{options.seconds:g} s a case, {options.open_seconds:g} s at half of saturation; "
+            f"{options.seconds:g} s a case, {options.rounds} rounds of {options.open_seconds:g} s "
+            "at half of saturation; "
             f"{_words(cores)}; LiteLLM without a database"
         )
         results = Results("gateway", setup=setup, seed=SEED, again=options.again)
@@ -65,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
                 one.name: _saturation(results, kind, options.clients, one.name) / 2
                 for one in contenders
             }
-            _measure_half(results, contenders, kind, rates, options.open_seconds)
+            _measure_half(results, contenders, kind, rates, options)
         _measure_memory(results, contenders, options.memory_requests)
     return 0
 
@@ -78,6 +82,7 @@ def _measure(
     if results.has(case):
         return
     rates: dict[str, float] = {}
+    sustained: dict[str, float] = {}
     times: dict[str, Mapping[str, float]] = {}
     for contender in contenders:
         before = rig.used(contender.process)
@@ -85,7 +90,9 @@ def _measure(
         after = rig.used(contender.process)
         name = contender.name
         rates[name], times[name] = seen["requests_per_second"], seen["latency_ms"]
+        sustained[name] = seen["sustained_per_second"]
         results.add(case, f"{name}: requests", rates[name], "1/s", baseline=rates.get(DIRECT))
+        results.add(case, f"{name}: sustained requests", sustained[name], "1/s")
         results.add(case, f"{name}: failures", sum(seen["failures"].values()), "requests")
         for part in PARTS:
             if part in times[name]:
@@ -97,15 +104,16 @@ def _measure(
         if contender.process is not None and seen["all_requests"]:
             cpu_ms = 1000 * (after.cpu_s - before.cpu_s) / seen["all_requests"]
             results.add(case, f"{name}: CPU of a request", cpu_ms, "ms")
-    if EVERLEARN in rates and rates.get(LITELLM):
-        results.add(
-            case,
-            "everlearn: requests against LiteLLM",
-            rates[EVERLEARN],
-            "1/s",
-            baseline=rates[LITELLM],
-            aim=AIMS[kind],
-        )
+    for words, compared in (("requests", rates), ("sustained requests", sustained)):
+        if EVERLEARN in compared and compared.get(LITELLM):
+            results.add(
+                case,
+                f"everlearn: {words} against LiteLLM",
+                compared[EVERLEARN],
+                "1/s",
+                baseline=compared[LITELLM],
+                aim=AIMS[kind],
+            )
     results.finish(case)
 
 
@@ -114,45 +122,55 @@ def _measure_half(
     contenders: Sequence[Contender],
     kind: str,
     half_rates: Mapping[str, float],
-    seconds: float,
+    options: argparse.Namespace,
 ) -> None:
     """Requests that come by chance, at half of the gateway's saturation: what they wait for.
 
-    The direct way gets Everlearn's rate, so that the difference is what Everlearn adds.
+    The direct way gets Everlearn's rate, so that the difference is what Everlearn adds. Figures are
+    medians over rounds in which all have their turn.
     """
     case = f"{kind}, half of saturation"
     if results.has(case) or not half_rates.get(EVERLEARN):
         return
-    direct: dict[str, dict[str, float]] = {}
-    for contender in contenders:
-        name = contender.name
-        rate = half_rates[EVERLEARN if name == DIRECT else name]
-        if not rate:
-            continue
-        seen = open_loop(contender, kind, rate, seconds)
-        direct = direct or seen
-        results.add(case, f"{name}: requests", seen["requests_per_second"], "1/s", baseline=rate)
-        results.add(case, f"{name}: failures", sum(seen["failures"].values()), "requests")
-        results.add(
-            case, f"{name}: sent late p99", seen["lateness_ms"]["p99"], "ms", aim=LATENESS_MS
-        )
+    rates = {**half_rates, DIRECT: half_rates[EVERLEARN]}
+    asked = [contender for contender in contenders if rates[contender.name]]
+    seen: dict[str, list[dict[str, Any]]] = {contender.name: [] for contender in asked}
+    for number in range(options.rounds):
+        for contender in asked:
+            rate = rates[contender.name]
+            seen[contender.name].append(
+                open_loop(contender, kind, rate, options.open_seconds, SEED + number)
+            )
+    for name, rounds in seen.items():
+        requests = median(one["requests_per_second"] for one in rounds)
+        failures = sum(sum(one["failures"].values()) for one in rounds)
+        late = middle(rounds, "lateness_ms", "p99")
+        results.add(case, f"{name}: requests", requests, "1/s", baseline=rates[name])
+        results.add(case, f"{name}: failures", failures, "requests")
+        results.add(case, f"{name}: sent late p99", late, "ms", aim=LATENESS_MS)
         for what, words in (("latency_ms", ""), ("first_byte_ms", "first byte ")):
-            for part, value in seen[what].items():
-                baseline = direct[what].get(part)
-                results.add(case, f"{name}: {words}{part}", value, "ms", baseline=baseline)
-        if contender.process is None:
+            for part in PARTS:
+                value, direct = middle(rounds, what, part), middle(seen[DIRECT], what, part)
+                results.add(case, f"{name}: {words}{part}", value, "ms", baseline=direct)
+        if name == DIRECT:
             continue
         for part in PARTS:
-            if part in seen["latency_ms"] and part in direct["latency_ms"]:
-                added = seen["latency_ms"][part] - direct["latency_ms"][part]
-                aim = ADDED_MS.get(part) if name == EVERLEARN else None
-                results.add(case, f"{name}: added {part}", added, "ms", aim=aim)
+            added = middle(rounds, "latency_ms", part) - middle(seen[DIRECT], "latency_ms", part)
+            aim = ADDED_MS.get(part) if name == EVERLEARN else None
+            results.add(case, f"{name}: added {part}", added, "ms", aim=aim)
     results.finish(case)
 
 
+def middle(rounds: Sequence[Mapping[str, Any]], what: str, part: str) -> float:
+    """The median over rounds of one percentile; NaN where nothing was answered."""
+    values = [one[what][part] for one in rounds if part in one[what]]
+    return median(values) if values else math.nan
+
+
 def _saturation(results: Results, kind: str, clients: Sequence[int], name: str) -> float:
-    """The best closed-loop rate of this run, or of the one that it goes on with."""
-    rates = (results.value(_case(kind, count), f"{name}: requests") for count in clients)
+    """The best sustained rate of this run, or of the one that it goes on with."""
+    metric = f"{name}: sustained requests"
+    rates = (results.value(_case(kind, count), metric) for count in clients)
     return max((rate for rate in rates if rate is not None), default=0.0)
 
 
@@ -173,15 +191,24 @@ def _measure_memory(results: Results, contenders: Sequence[Contender], requests:
 
 
 def closed_loop(contender: Contender, kind: str, clients: int, seconds: float) -> dict[str, Any]:
-    """What ``benchmarks.load`` reports, from a process of its own."""
-    return _load("benchmarks.load", contender, kind, clients, seconds)
+    """What ``benchmarks.load`` reports, from a process of its own, and the sustained rate.
+
+    A gateway answers first and ships what it captured afterwards, so for a while it answers more
+    than it could for long; the sustained rate counts the time until all is in the database.
+    """
+    seen = _load("benchmarks.load", contender, kind, clients, seconds)
+    took_s = WARM_UP_S + seconds
+    share = took_s / (took_s + rig.wait_until_shipped(contender))
+    return {**seen, "sustained_per_second": seen["requests_per_second"] * share}
 
 
 def open_loop(
     contender: Contender, kind: str, rate: float, seconds: float, seed: int = SEED
 ) -> dict[str, Any]:
-    """What ``benchmarks.open_loop`` reports, from a process of its own."""
-    return _load("benchmarks.open_loop", contender, kind, rate, seconds, seed)
+    """What ``benchmarks.open_loop`` reports, from a process of its own; returns when all is shipped."""
+    seen = _load("benchmarks.open_loop", contender, kind, rate, seconds, seed)
+    rig.wait_until_shipped(contender)
+    return seen
 
 
 def _load(module: str, contender: Contender, kind: str, *numbers: float) -> dict[str, Any]:
@@ -219,7 +246,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gateway")
     parser.add_argument("--seconds", type=float, default=10)
-    parser.add_argument("--open-seconds", type=float, default=30)
+    parser.add_argument("--open-seconds", type=float, default=10, help="of a round at half load")
+    parser.add_argument("--rounds", type=int, default=5, help="at half load")
     parser.add_argument("--clients", type=numbers, default=[16, 64, 256])
     parser.add_argument("--kinds", type=words, default=["json", "stream"])
     parser.add_argument("--only", type=words, default=[EVERLEARN, LITELLM])

@@ -29,6 +29,7 @@ from tests.support.servers import running_postgres, running_valkey
 MODEL = BASE.removesuffix("@base")
 DIRECT, EVERLEARN, LITELLM = "direct", "everlearn", "litellm"
 START_TIMEOUT_S = 90
+SHIP_TIMEOUT_S = 300
 LOG_TAIL_BYTES = 3000
 LITELLM_REQUIREMENT = "litellm[proxy]>=1.106,<1.107"
 LITELLM_VARIABLE = "EVERLEARN_BENCH_LITELLM"
@@ -58,6 +59,8 @@ class Contender:
     model: str
     process: "subprocess.Popen[bytes] | None" = None
     """Whose work is counted; None for the direct way."""
+    segments: Path | None = None
+    """Where captured interactions wait for the database; None where nothing is captured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +160,7 @@ def everlearn(
         command = [sys.executable, "-m", "server.serve", "--port", str(port)]
         with running(command, environment, cores) as process:
             wait_for(f"http://127.0.0.1:{port}/readyz", process)
-            yield Contender(EVERLEARN, port, key, MODEL, process)
+            yield Contender(EVERLEARN, port, key, MODEL, process, settings.segments_path)
 
 
 def prepare(settings: Settings) -> str:
@@ -198,6 +201,20 @@ def _litellm_environment() -> Path:
         pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet"]
         subprocess.run([*pip, LITELLM_REQUIREMENT], check=True)
     return folder
+
+
+def wait_until_shipped(contender: Contender) -> float:
+    """Seconds until all that was captured is in the database.
+
+    Raises:
+        TimeoutError: something is not.
+    """
+    began = time.monotonic()
+    while contender.segments is not None and any(contender.segments.glob("*.jsonl")):
+        if time.monotonic() - began > SHIP_TIMEOUT_S:
+            raise TimeoutError("what was captured does not reach the database")
+        time.sleep(0.02)
+    return time.monotonic() - began
 
 
 def used(process: "subprocess.Popen[bytes] | None") -> Used:

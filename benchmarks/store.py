@@ -7,13 +7,11 @@ a changed schema or another traffic gets a folder of its own.
 
 import argparse
 import hashlib
-import json
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -23,7 +21,7 @@ from sqlalchemy import text
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from benchmarks import queries, rig, traffic
-from benchmarks.gateway import closed_loop, open_loop
+from benchmarks.gateway import closed_loop, middle, open_loop
 from benchmarks.results import FOLDER, Aim, Results
 from benchmarks.rig import CORES, MODEL, Contender
 from server.core.security import Scope
@@ -38,33 +36,19 @@ from tests.support.servers import running_postgres
 
 SEED = 0
 SMALL_ROWS = 1_000
-CHUNK = 10 * BATCH
-"""Rows whose time is written down together."""
+CHUNK = 8 * BATCH
+"""Rows that are stored before it is written down how many there are."""
 
-ENDS = 10
-"""Chunks at the beginning and at the end of the filling whose rates are compared."""
+CAPTURED_CHUNKS = 5
+"""Stored in turn, in the empty and in the full database, to compare the rates."""
 
 CLIENTS = 16
-PAUSE_S = 1.0
-"""Between two loads, so that what the first one captured is shipped."""
 
 CAPTURE_AIM = Aim(0.8)
 QUERY_AIM = Aim(100, is_at_least=False, of_ratio=False)
 GATEWAY_AIM = Aim(1.5, is_at_least=False)
 
 OPERATOR = Principal("key_bench", "bench", frozenset({Scope.ADMIN}))
-
-
-@dataclass(frozen=True, slots=True)
-class Filled:
-    """How long a chunk of rows took to store, without what is done for the benchmark's sake."""
-
-    rows: int
-    seconds: float
-
-    @property
-    def rate(self) -> float:
-        return self.rows / self.seconds
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -84,8 +68,10 @@ def main(arguments: list[str] | None = None) -> int:
             small_url = stack.enter_context(_database(kind, scratch / "small"))
             full_url = stack.enter_context(_database(kind, folder))
             _fill(small_url, SMALL_ROWS, scratch / "small")
-            chunks = _fill(full_url, options.rows, folder)
-            _report_filling(results, f"{kind}: capture", chunks)
+            _fill(full_url, options.rows, folder)
+            (scratch / "empty").mkdir()
+            empty_url = stack.enter_context(_database(kind, scratch / "empty"))
+            _measure_capture(results, f"{kind}: capture", empty_url, full_url)
             _measure_queries(results, f"{kind}: queries", small_url, full_url)
             _measure_gateway(
                 results, f"{kind}: gateway", scratch, (small_url, full_url), cores, options
@@ -123,63 +109,71 @@ def _database(kind: str, folder: Path) -> Iterator[str]:
         yield url
 
 
-def _fill(url: str, rows: int, folder: Path) -> list[Filled]:
-    """Store the rows that are not there yet; the times of all, those of earlier runs too."""
-    log = folder / "filled.jsonl"
-    chunks = read_filled(log)
-    done = sum(chunk.rows for chunk in chunks)
+def _fill(url: str, rows: int, folder: Path) -> None:
+    """Store and judge the rows that are not there yet."""
+    log = folder / "filled"
+    done = read_filled(log)
     left = islice(enumerate(traffic.records(rows, SEED)), done, None)
     database = Database(url)
     while chunk := list(islice(left, CHUNK)):
-        seconds = 0.0
         for start in range(0, len(chunk), BATCH):
-            seconds += _store(database, chunk[start : start + BATCH])
-        filled = Filled(len(chunk), seconds)
-        with log.open("a") as file:
-            file.write(json.dumps(asdict(filled)) + "\n")
-        chunks.append(filled)
-        done += filled.rows
-        if done % (20 * CHUNK) == 0:
-            sys.stderr.write(f"{url.partition(':')[0]}: {done} of {rows} rows\n")
+            batch = chunk[start : start + BATCH]
+            _store(database, [record for _, record in batch])
+            _judge(database, batch)
+        done += len(chunk)
+        log.write_text(str(done))
+        if done % (25 * CHUNK) == 0:
+            sys.stderr.write(f"{url.partition(':')[0]}: {done:,} of {rows:,} rows\n")
     if database.engine.dialect.name == "postgresql":
         with database.engine.begin() as connection:
             connection.execute(text("ANALYZE"))  # what autovacuum does within a minute
     database.close_sync()
-    return chunks
 
 
-def _store(database: Database, batch: Sequence[tuple[int, dict[str, Any]]]) -> float:
-    """Seconds that the shipper's transaction took; judgements come in one of their own."""
-    began = time.perf_counter()
+def read_filled(log: Path) -> int:
+    """Rows stored by earlier runs; 0 where that was torn, for storing a row twice changes nothing."""
+    try:
+        return int(log.read_text())
+    except (FileNotFoundError, ValueError):
+        return 0
+
+
+def _store(database: Database, records: Sequence[dict[str, Any]]) -> None:
+    """The shipper's transaction."""
     with database.unit_of_work() as session:
-        interactions.record_all(session, [record for _, record in batch])
-    took = time.perf_counter() - began
+        interactions.record_all(session, records)
+
+
+def _judge(database: Database, batch: Sequence[tuple[int, dict[str, Any]]]) -> None:
     with database.unit_of_work() as session:
         for index, record in batch:
             if said := traffic.judgement(index):
                 feedback.give(session, OPERATOR, record["completion_id"], [said])
-    return took
 
 
-def read_filled(log: Path) -> list[Filled]:
-    """What earlier runs stored; a line torn by a kill is stored again, which changes nothing."""
-    chunks = []
-    for line in log.read_text().splitlines() if log.exists() else ():
-        try:
-            chunks.append(Filled(**json.loads(line)))
-        except ValueError:
-            log.write_text("".join(json.dumps(asdict(chunk)) + "\n" for chunk in chunks))
-            break
-    return chunks
-
-
-def _report_filling(results: Results, case: str, chunks: Sequence[Filled]) -> None:
+def _measure_capture(results: Results, case: str, empty_url: str, full_url: str) -> None:
+    """Rows a second into an empty and into the full database, in turn."""
     if results.has(case):
         return
-    begin = median(chunk.rate for chunk in chunks[:ENDS])
-    end = median(chunk.rate for chunk in chunks[-ENDS:])
-    results.add(case, "rows a second at the beginning", begin, "1/s")
-    results.add(case, "rows a second at the end", end, "1/s", baseline=begin, aim=CAPTURE_AIM)
+    databases = {"empty": Database(empty_url), "full": Database(full_url)}
+    rows = traffic.records(
+        2 * CAPTURED_CHUNKS * CHUNK,
+        seed=time.time_ns(),  # rows of an earlier run are passed over
+        begins_at=traffic.BEGINS_AT + traffic.LASTS,
+    )
+    rates: dict[str, list[float]] = {name: [] for name in databases}
+    for _ in range(CAPTURED_CHUNKS):
+        for name, database in databases.items():
+            chunk = list(islice(rows, CHUNK))
+            began = time.perf_counter()
+            for start in range(0, CHUNK, BATCH):
+                _store(database, chunk[start : start + BATCH])
+            rates[name].append(CHUNK / (time.perf_counter() - began))
+    for database in databases.values():
+        database.close_sync()
+    empty, full = median(rates["empty"]), median(rates["full"])
+    results.add(case, "empty: rows", empty, "1/s")
+    results.add(case, "full: rows", full, "1/s", baseline=empty, aim=CAPTURE_AIM)
     results.finish(case)
 
 
@@ -219,19 +213,18 @@ def _measure_gateway(
                 rig.everlearn(home, f"http://127.0.0.1:{port}", cores.measured, url)
             )
         saturation = closed_loop(gateways["small"], "json", CLIENTS, options.seconds)
-        rate = saturation["requests_per_second"] / 2
+        rate = saturation["sustained_per_second"] / 2
         results.add(case, "requests", rate, "1/s")
         seen: dict[str, list[dict[str, Any]]] = {name: [] for name in gateways}
         for number in range(options.rounds):
             for name, gateway in gateways.items():
-                time.sleep(PAUSE_S)
                 seen[name].append(open_loop(gateway, "json", rate, options.seconds, number))
     for name, rounds in seen.items():
         failures = sum(sum(one["failures"].values()) for one in rounds)
         results.add(case, f"{name}: failures", failures, "requests")
         for part in ("p50", "p95", "p99"):
-            value = median(one["latency_ms"][part] for one in rounds)
-            baseline = median(one["latency_ms"][part] for one in seen["small"])
+            value = middle(rounds, "latency_ms", part)
+            baseline = middle(seen["small"], "latency_ms", part)
             aim = GATEWAY_AIM if (name, part) == ("full", "p99") else None
             results.add(case, f"{name}: {part}", value, "ms", baseline=baseline, aim=aim)
     results.finish(case)

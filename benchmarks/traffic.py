@@ -54,17 +54,15 @@ class _Conversation:
     messages: list[dict[str, Any]] = field(default_factory=list)
 
 
-def records(count: int, seed: int = 0) -> Iterator[dict[str, Any]]:
-    """So many records, oldest first, evenly over :data:`LASTS`.
-
-    The first ``n`` of two calls differ in their times only if the counts differ.
-    """
+def records(count: int, seed: int = 0, begins_at: datetime = BEGINS_AT) -> Iterator[dict[str, Any]]:
+    """So many records, oldest first, evenly over :data:`LASTS`."""
     source = random.Random(seed)
     is_open = [_conversation(source) for _ in range(OPEN_CONVERSATIONS)]
     for index in range(count):
         place = source.randrange(OPEN_CONVERSATIONS)
         conversation = is_open[place]
-        yield _turn(source, conversation, index, count)
+        moment = begins_at + LASTS * (index / count)
+        yield _turn(source, conversation, index, moment, is_new=2 * index >= count)
         if conversation.turns_left == 0:
             is_open[place] = _conversation(source)
 
@@ -99,7 +97,12 @@ def _conversation(source: random.Random) -> _Conversation:
 
 
 def _turn(
-    source: random.Random, conversation: _Conversation, index: int, count: int
+    source: random.Random,
+    conversation: _Conversation,
+    index: int,
+    moment: datetime,
+    *,
+    is_new: bool,
 ) -> dict[str, Any]:
     """One request of a conversation with all that was said before it, and its reply."""
     conversation.turns_left -= 1
@@ -123,9 +126,8 @@ def _turn(
         request["store"] = False
     if reply:
         conversation.messages.append({"role": "assistant", "content": reply})
-    moment = BEGINS_AT + LASTS * (index / count)
     row_id = _id(source, moment)
-    version = _version(source, is_new=2 * index >= count)
+    version = _version(source, is_new=is_new)
     duration_ms = round(source.lognormvariate(6, 0.6), 3)
     return {
         "id": row_id,

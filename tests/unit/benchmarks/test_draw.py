@@ -57,7 +57,7 @@ def test_the_newest_figures_are_drawn(tmp_path):
     of_store.add("sqlite: queries", "list: first page", 4.0, "ms", baseline=2.0)
     of_store.finish("sqlite: queries")
 
-    drawn = {chart.name: chart for chart in charts(tmp_path)}
+    drawn = {chart.name: chart for chart in charts(tmp_path) if chart.groups}
 
     assert drawn.keys() == {"gateway-json", "gateway-latency", "store-sqlite"}
     assert drawn["gateway-json"].groups == [Group("16 clients", [None, 2000.0, None])]
@@ -65,12 +65,18 @@ def test_the_newest_figures_are_drawn(tmp_path):
     assert drawn["store-sqlite"].series == ("1,000 rows", "1,000,000 rows")
 
 
-def test_files_are_written_for_what_there_is(tmp_path):
+def test_a_chart_without_figures_says_so(tmp_path):
     results(tmp_path, "vllm").add("32 streams", "direct: tokens", 10.0, "1/s")
 
     main(tmp_path, tmp_path / "images")
 
-    assert [path.name for path in (tmp_path / "images").iterdir()] == ["bench-vllm.svg"]
+    drawn = {path.name: path.read_text() for path in (tmp_path / "images").iterdir()}
+    assert len(drawn) == 6
+    assert [name for name, text in drawn.items() if "no figures yet" not in text] == [
+        "bench-vllm.svg"
+    ]
+    for text in drawn.values():
+        ElementTree.fromstring(text)
 
 
 @pytest.mark.parametrize(

@@ -294,3 +294,29 @@ def test_a_tenants_early_feedback_on_anothers_reply_is_dropped(session: Session)
     assert session.scalars(select(Feedback)).all() == []
     with pytest.raises(RowNotFound):
         feedback.give(session, principal("a"), record["completion_id"], up)
+
+
+@pytest.mark.parametrize(
+    "filters",
+    [
+        Filters(),
+        Filters(adapter="smollm2"),
+        Filters(version="smollm2@v1"),
+        Filters(key="key_1"),
+        Filters(task="summary"),
+        Filters(outcome="client_left"),
+        Filters(endpoint="responses"),
+    ],
+    ids=repr,
+)
+def test_a_page_is_read_off_an_index_and_never_sorted(session: Session, filters: Filters) -> None:
+    newest = (Interaction.created_at.desc(), Interaction.id.desc())
+    page = interactions.visible(principal(), filters).order_by(*newest).limit(100)
+
+    compiled = page.compile(session.get_bind())
+    values = tuple(compiled.params[name] for name in compiled.positiontup or ())
+    plan = session.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {compiled}", values)
+
+    [step] = [row[-1] for row in plan]  # a sort would be a second one
+    assert "USING INDEX ix_interactions_" in step
+    assert ("SEARCH" in step) == (filters != Filters())
