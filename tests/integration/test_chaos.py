@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import psutil
 import pytest
 from sqlalchemy import select
 from sqlalchemy.engine import make_url
@@ -203,6 +204,33 @@ def test_a_killed_gateway_loses_nothing_it_acknowledged(place: Place) -> None:
     place.wait_for_rows(running.acknowledged)
     assert set(running.statuses) <= {200, 503}  # 503: started, and the routes not read yet
     assert running.broken > 0
+
+
+def test_what_a_killed_gateway_left_is_stored_without_a_new_one(place: Place) -> None:
+    with load(place) as running:
+        wait_for(reaches(running, 50), "traffic", timeout_s=30)
+        place.kill_gateway()
+
+    place.wait_for_rows(running.acknowledged)
+
+
+def test_a_shipper_that_is_killed_is_replaced(place: Place) -> None:
+    assert place.process is not None
+    gateway = psutil.Process(place.process.pid)
+
+    with load(place) as running:
+        wait_for(reaches(running, 50), "traffic", timeout_s=30)
+        (shipper,) = gateway.children()
+        shipper.kill()
+        wait_for(
+            lambda: [one for one in gateway.children() if one.pid != shipper.pid],
+            "another shipper",
+            timeout_s=20,
+        )
+
+    place.wait_for_rows(running.acknowledged)
+    assert set(running.statuses) == {200}
+    assert running.broken == 0
 
 
 @pytest.mark.parametrize("mode", [Mode.CUT, Mode.HANG])
