@@ -25,6 +25,10 @@ Hook = Callable[[], None]
 
 _HOOKS = "after_commit"
 _BEGIN = "everlearn_begin"
+_SQLITE_CACHE_KIB = 64 * 1024
+"""Ids are drawn by chance, so a batch of rows touches pages all over its indexes."""
+_SQLITE_SMALL_CACHE_KIB = 4 * 1024
+
 _ASYNC_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg"}
 
 # An error message with its parameters would carry prompts and texts into logs and answers.
@@ -115,6 +119,9 @@ def _with_sqlite_rules(engine: Engine) -> Engine:
     if engine.dialect.name != "sqlite":
         return engine
 
+    is_async = engine.dialect.is_async  # one of many connections, each with a cache of its own
+    cache_kib = _SQLITE_CACHE_KIB if not is_async else _SQLITE_SMALL_CACHE_KIB
+
     @event.listens_for(engine, "connect")
     def _on_connect(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # the driver must not begin transactions by itself
@@ -122,8 +129,10 @@ def _with_sqlite_rules(engine: Engine) -> Engine:
         for pragma in (
             "journal_mode=WAL",
             "synchronous=NORMAL",
+            "wal_autocheckpoint=16000",  # pages: 64 MiB; a page that changes often is copied once
             "foreign_keys=ON",
             "busy_timeout=15000",
+            f"cache_size=-{cache_kib}",
         ):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
