@@ -210,10 +210,10 @@ async def test_silence_is_not_waited_for(options: dict[str, Any]) -> None:
 async def test_a_slow_reply_is_no_silence() -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"
     letters = [bytes([letter]) for letter in b"hello"]
-    async with running(says(head, *letters, pause_s=0.1), read_timeout_s=0.3) as (_, client):
+    async with running(says(head, *letters, pause_s=0.3), read_timeout_s=1) as (_, client):
         assert await body_of(client) == b"hello"
         with pytest.raises(EngineUnavailable):
-            await body_of(client, timeout_s=0.3)  # this bounds the whole exchange
+            await body_of(client, timeout_s=1)  # this bounds the whole exchange
 
 
 async def test_nobody_listens() -> None:
@@ -238,9 +238,9 @@ async def test_a_slow_reader_holds_up_the_sender_not_the_memory() -> None:
 
         return talk
 
-    async with running(script, read_timeout_s=0.2) as (_, client):
+    async with running(script, read_timeout_s=0.5) as (_, client):
         async with client.request("GET", "/") as reply:
-            await asyncio.sleep(0.6)  # longer than any silence may be: the reader is slow, not it
+            await asyncio.sleep(1.2)  # longer than any silence may be: the reader is slow, not it
             held = sent
             body = await reply.read()
 
