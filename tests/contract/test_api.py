@@ -405,3 +405,11 @@ def _wait_ready(client: httpx2.Client) -> None:
             return
         time.sleep(0.1)
     raise TimeoutError(client.get("/readyz").text)
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/api/v1/runs"])
+def test_a_refusal_carries_the_id_of_its_request(api: Api, path: str) -> None:
+    answer = api.client.post(path, content=b"[", headers={"x-request-id": "mine-1"})
+
+    assert answer.status_code == 400
+    assert answer.headers.get_list("x-request-id") == ["mine-1"]

@@ -269,6 +269,16 @@ def test_a_revision_is_named_and_takes_the_place_of_what_it_revises(
         assert [row.id for row in documents.live_documents(session, owner=None)] == [sent[0], other]
 
 
+def test_a_text_that_shares_half_is_no_near_duplicate(api: Api, worker: WorkerContext) -> None:
+    half = SEA[: len(SEA) // 2]
+    rest = " ".join(f"The hill above Vessin has {number} trees of its own." for number in range(20))
+    for text in (SEA, half + rest):
+        ingest(worker, api.client.post(PATH, json={"text": text}).json()["id"])
+
+    rows = api.client.get(PATH).json()["data"]
+    assert [row["near_duplicate_of"] for row in rows] == [None, None]
+
+
 def test_another_tenants_text_is_no_near_duplicate(api: Api, worker: WorkerContext) -> None:
     for owner, text in (("acme", SEA), ("globex", SEA + " The end.")):
         headers = api.key("ingest", owner=owner)

@@ -196,7 +196,7 @@ async def test_a_kept_connection_that_breaks_in_the_reply_is_not_tried_again() -
         with pytest.raises(EngineUnavailable):
             await body_of(client)
 
-    assert len(engine.requests) == 2
+    assert (len(engine.requests), engine.connections) == (2, 1)
 
 
 @pytest.mark.parametrize("options", [{"timeout_s": 0.1}, {}])
@@ -279,6 +279,26 @@ async def test_an_unused_connection_is_closed_in_time(monkeypatch: pytest.Monkey
 async def test_what_nobody_asked_for_closes_the_connection() -> None:
     async with running(says(WHOLE + WHOLE, times=9)) as (engine, client):
         assert await body_of(client) == b"hello"
+        assert await body_of(client) == b"hello"
+
+    assert engine.connections == 2
+
+
+async def test_what_comes_between_two_requests_never_answers_the_next() -> None:
+    def script(engine: Engine) -> Script:
+        async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await engine.read_request(reader)
+            writer.write(WHOLE)
+            await asyncio.sleep(0.05)
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n")
+            await engine.read_request(reader)
+            writer.write(b"\r\nbad")
+
+        return talk
+
+    async with running(script) as (engine, client):
+        assert await body_of(client) == b"hello"
+        await asyncio.sleep(0.3)
         assert await body_of(client) == b"hello"
 
     assert engine.connections == 2
