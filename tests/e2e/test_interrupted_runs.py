@@ -19,7 +19,7 @@ from tests.support.stack import (
     wait_for,
 )
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 MODEL = "tiny"
 

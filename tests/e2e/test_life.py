@@ -16,7 +16,7 @@ from tests.support.stack import (
     running_stack,
 )
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 MODEL = "tiny"
 

@@ -82,7 +82,7 @@ class Stack:
         view: dict[str, Any] = self.api.get(f"/runs/{run_id}").json()
         return view
 
-    def finished(self, run_id: str, timeout_s: float = 240) -> dict[str, Any]:
+    def finished(self, run_id: str, timeout_s: float = 540) -> dict[str, Any]:
         """The run's last view."""
 
         def over() -> dict[str, Any] | None:
@@ -130,7 +130,7 @@ def constant_traffic(stack: Stack, *, clients: int = 3) -> Iterator[Traffic]:
                 traffic.versions.append(version)
                 if problem:
                     traffic.failures.append(problem)
-            time.sleep(0.02)
+            time.sleep(0.2)  # a user reads; without it, they would starve the learner of two cores
 
     threads = [
         threading.Thread(target=keep_asking, args=(number % 2 == 0,)) for number in range(clients)
