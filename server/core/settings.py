@@ -48,6 +48,8 @@ class GatewaySettings(Group):
 class EngineSettings(Group):
     url: str | None = None
     """Address of a vLLM server that somebody else runs. Empty: `everlearn up` starts and watches one."""
+    more_urls: list[str] = []
+    """Addresses of further replicas of that server, as a JSON list; more can be added while it runs."""
     api_key: SecretStr | None = None
     """Key of that server, if it asks for one. Empty: the engine that `everlearn up` starts gets a fresh one."""
     dtype: str = "auto"
@@ -56,6 +58,8 @@ class EngineSettings(Group):
     """vLLM's `--max-model-len`, in tokens; empty: the model's own."""
     max_loras: int = Field(default=4, ge=2)
     """Adapters that may be in one batch: champion, candidate, previous and one spare."""
+    max_cpu_loras: int = Field(default=12, ge=3)
+    """Adapters that one engine keeps in memory; the least wanted are let go when there are more."""
     max_lora_rank: int = Field(default=16, ge=1)
     """Highest rank the engine takes. Every LoRA request pays for it, so keep it at the trained rank."""
     kv_cache_gib: int = Field(default=1, ge=1)
@@ -116,7 +120,36 @@ class SwapSettings(Group):
     resident_versions: int = Field(default=3, ge=1)
     """Servable versions kept loaded in the engine, newest first, so that a rollback loads nothing."""
     refresh_s: float = Field(default=0.5, gt=0)
-    """How often a gateway looks for moved aliases and heals the engine."""
+    """How often a gateway looks for moved aliases and heals the engines."""
+    quorum: float = Field(default=1.0, gt=0, le=1)
+    """Share of the healthy replicas that must have proven a version before an alias moves to it."""
+    remove_after_s: float = Field(default=60, ge=0)
+    """Files of a retired version stay at least this long after every replica has let it go."""
+
+
+class RolloutSettings(Group):
+    mode: Literal["direct", "shadow", "canary"] = "direct"
+    """What follows a passed exam: `direct` serves at once; `shadow` and `canary` are a trial on live traffic first."""
+    needs_approval: bool = False
+    """Whether an admin must say yes before anything is promoted: after the exam, or after the trial."""
+    share: float = Field(default=10, gt=0, le=100)
+    """Percent of the line's requests that a trial gets: its own to answer, or copies."""
+    alpha: float = Field(default=0.05, gt=0, lt=0.5)
+    """Chance of a wrong verdict of the judge over the whole trial, however often it looks."""
+    min_requests: int = Field(default=50, ge=1)
+    """Replies of the challenger before the judge may promote; it may abort earlier."""
+    max_hours: float = Field(default=24, gt=0)
+    """A trial without a verdict after this time is aborted, or waits for a person where approval is needed."""
+    error_margin: float = Field(default=0.02, gt=0, lt=1)
+    """Rise of the share of failed requests that is still accepted."""
+    latency_margin: float = Field(default=0.10, gt=0, lt=1)
+    """Rise of the share of slow replies (slower than nine in ten of the champion's) that is still accepted."""
+    format_margin: float = Field(default=0.02, gt=0, lt=1)
+    """Rise of the share of malformed replies (empty, cut off, repeating, not the JSON asked for) that is still accepted."""
+    feedback_margin: float = Field(default=0.10, gt=0, lt=1)
+    """Rise of the share of bad feedback that is still accepted."""
+    watch_s: float = Field(default=3600, ge=0)
+    """For how long after a promotion live signals are watched, and roll it back by themselves; 0: never."""
 
 
 class CaptureSettings(Group):
@@ -170,6 +203,7 @@ class Settings(BaseSettings):
     documents: DocumentSettings = DocumentSettings()
     learning: LearningSettings = LearningSettings()
     swap: SwapSettings = SwapSettings()
+    rollout: RolloutSettings = RolloutSettings()
     capture: CaptureSettings = CaptureSettings()
     log: LogSettings = LogSettings()
 

@@ -1,7 +1,17 @@
 """Tables and sessions; the only place that commits. Holds no rule."""
 
 from server.db.access import ApiKey, AuditEvent
-from server.db.adapters import Adapter, AdapterVersion, Alias, AliasEvent, VersionStatus
+from server.db.adapters import (
+    Adapter,
+    AdapterVersion,
+    Alias,
+    AliasEvent,
+    Trial,
+    TrialMode,
+    TrialState,
+    VersionOrigin,
+    VersionStatus,
+)
 from server.db.base import Base
 from server.db.corpus import (
     Chunk,
@@ -11,8 +21,11 @@ from server.db.corpus import (
     ExamQuestion,
     SketchHash,
 )
+from server.db.deletions import Deletion, DeletionKind, DeletionState
 from server.db.evaluations import Evaluation, EvaluationResult
+from server.db.fleet import Gateway, Replica
 from server.db.interactions import (
+    Arm,
     Endpoint,
     Feedback,
     FeedbackKind,
@@ -20,7 +33,15 @@ from server.db.interactions import (
     Message,
     Outcome,
 )
-from server.db.runs import AdaptationPolicy, AdaptationRun, RunDocument, RunEvent, RunStatus
+from server.db.runs import (
+    AdaptationPolicy,
+    AdaptationRun,
+    RunDocument,
+    RunEvent,
+    RunInteraction,
+    RunKind,
+    RunStatus,
+)
 
 __all__ = [
     "AdaptationPolicy",
@@ -30,9 +51,13 @@ __all__ = [
     "Alias",
     "AliasEvent",
     "ApiKey",
+    "Arm",
     "AuditEvent",
     "Base",
     "Chunk",
+    "Deletion",
+    "DeletionKind",
+    "DeletionState",
     "Document",
     "DocumentSource",
     "DocumentState",
@@ -42,12 +67,20 @@ __all__ = [
     "ExamQuestion",
     "Feedback",
     "FeedbackKind",
+    "Gateway",
     "Interaction",
     "Message",
     "Outcome",
+    "Replica",
     "RunDocument",
     "RunEvent",
+    "RunInteraction",
+    "RunKind",
     "RunStatus",
     "SketchHash",
+    "Trial",
+    "TrialMode",
+    "TrialState",
+    "VersionOrigin",
     "VersionStatus",
 ]

@@ -1,9 +1,10 @@
-"""Adapter lines, their immutable versions, the aliases that move, and every move."""
+"""Adapter lines, their immutable versions, the aliases that move, every move, and every trial."""
 
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, String, Text, UniqueConstraint
+from sqlalchemy import JSON, ForeignKey, Index, String, Text, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from server.db.base import Row
@@ -18,6 +19,19 @@ class VersionStatus(StrEnum):
     """Passed the gate; any alias may point at it."""
     REJECTED = "rejected"
     """Failed the gate, or the exam said nothing; kept for its report."""
+    UNPROVEN = "unproven"
+    """Imported; has sat no exam. Serves on trial, or when an admin forces it."""
+    RETIRED = "retired"
+    """Never serves again: it saw what was deleted since, or an admin retired it."""
+
+
+class VersionOrigin(StrEnum):
+    """Where a version comes from."""
+
+    RUN = "run"
+    """One of our adaptation runs."""
+    IMPORT = "import"
+    """A foreign adapter that an admin brought."""
 
 
 class Adapter(Row):
@@ -33,6 +47,8 @@ class Adapter(Row):
     base_hash: Mapped[str] = mapped_column(String(80))
     revision: Mapped[int] = mapped_column(default=0)
     """Rises with every change that routing must see; gateways watch it."""
+    rollout: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    """The line's own values of ``RolloutSettings``; what is left out, or null, is the settings'."""
 
 
 class AdapterVersion(Row):
@@ -52,6 +68,11 @@ class AdapterVersion(Row):
     path: Mapped[str] = mapped_column(Text)
     digest: Mapped[str] = mapped_column(String(64))
     manifest: Mapped[dict[str, Any]]
+    origin: Mapped[str] = mapped_column(String(20), default=VersionOrigin.RUN)
+    retired_at: Mapped[datetime | None]
+    retire_reason: Mapped[str | None] = mapped_column(Text)
+    files_removed_at: Mapped[datetime | None]
+    """When the artifact's folder was removed, which only a retired version's ever is."""
 
 
 class Alias(Row):
@@ -79,3 +100,67 @@ class AliasEvent(Row):
     to_version_id: Mapped[str | None] = mapped_column(ForeignKey("adapter_versions.id"))
     actor: Mapped[str] = mapped_column(String(200))
     reason: Mapped[str] = mapped_column(Text)
+    is_forced: Mapped[bool] = mapped_column(default=False)
+    """Whether an admin moved it to a version that had not passed the gate."""
+    revision: Mapped[int] = mapped_column(default=0)
+    """The alias's own count after this move."""
+
+
+class TrialMode(StrEnum):
+    """How a challenger meets live traffic."""
+
+    HOLD = "hold"
+    """Not at all: it passed the exam and waits for a person's yes."""
+    SHADOW = "shadow"
+    """It answers copies of prompts; users never see its answers."""
+    CANARY = "canary"
+    """It answers a stable share of requests."""
+
+
+class TrialState(StrEnum):
+    """running or waiting → promoted or aborted."""
+
+    RUNNING = "running"
+    WAITING = "waiting"
+    """The judge is done, or was never asked; a person decides."""
+    PROMOTED = "promoted"
+    ABORTED = "aborted"
+
+
+_TRIAL_IS_OPEN = text("state IN ('running', 'waiting')")
+
+
+class Trial(Row):
+    """A version of a line beside its champion; at most one of a line is open."""
+
+    __tablename__ = "trials"
+    __table_args__ = (
+        Index(
+            "ix_trials_open",
+            "adapter_id",
+            unique=True,
+            sqlite_where=_TRIAL_IS_OPEN,
+            postgresql_where=_TRIAL_IS_OPEN,
+        ),
+        Index("ix_trials_adapter_id_created_at", "adapter_id", "created_at"),
+    )
+
+    adapter_id: Mapped[str] = mapped_column(ForeignKey("adapters.id"))
+    version_id: Mapped[str] = mapped_column(ForeignKey("adapter_versions.id"))
+    champion_version_id: Mapped[str | None] = mapped_column(ForeignKey("adapter_versions.id"))
+    """Who it is compared with; null is the base model."""
+    mode: Mapped[str] = mapped_column(String(20))
+    state: Mapped[str] = mapped_column(String(20), default=TrialState.RUNNING)
+    share: Mapped[float]
+    """Percent of requests that it answers, or gets copies of."""
+    salt: Mapped[str] = mapped_column(String(48))
+    """Makes the draw of one trial independent of the next one's."""
+    started_by: Mapped[str] = mapped_column(String(200))
+    reason: Mapped[str] = mapped_column(Text, default="")
+    evidence: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    """What the judge has seen at its last look, signal by signal."""
+    judged_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+    ended_by: Mapped[str | None] = mapped_column(String(200))
+    outcome: Mapped[str | None] = mapped_column(Text)
+    """Why it ended."""

@@ -31,6 +31,19 @@ class Endpoint(StrEnum):
     EMBEDDINGS = "embeddings"
 
 
+class Arm(StrEnum):
+    """By which way a request came to the version that answered it."""
+
+    CHAMPION = "champion"
+    """The line's own name, or its champion alias."""
+    CHALLENGER = "challenger"
+    """The same, drawn for the canary."""
+    PINNED = "pinned"
+    """The client named a version, the base, or another alias."""
+    SHADOW = "shadow"
+    """A copy of another request. No user saw the reply, and it is never learnt from."""
+
+
 class Message(Row):
     """One message of a conversation, stored once.
 
@@ -68,6 +81,7 @@ class Interaction(Row):
         _partial("task_tag", "task_tag IS NOT NULL"),
         _partial("outcome", "outcome <> 'complete'"),
         _partial("endpoint", "endpoint <> 'chat'"),
+        _partial("shadow_of", "shadow_of IS NOT NULL"),
     )
 
     completion_id: Mapped[str | None] = mapped_column(String(100), index=True)
@@ -110,6 +124,10 @@ class Interaction(Row):
     """``user`` or ``safety_identifier`` of the request, hashed."""
     redacted_at: Mapped[datetime | None]
     """When an admin blanked prompt and reply; such a row is never learnt from."""
+    arm: Mapped[str | None] = mapped_column(String(20))
+    """Which way the request came; null in rows of before there were trials."""
+    shadow_of: Mapped[str | None] = mapped_column(String(48))
+    """The interaction whose prompt this is a copy of."""
 
 
 class FeedbackKind(StrEnum):

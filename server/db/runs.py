@@ -21,6 +21,15 @@ class RunStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
+class RunKind(StrEnum):
+    """What a run is for."""
+
+    LEARN = "learn"
+    """A new version."""
+    REBUILD = "rebuild"
+    """Training an old version again from its manifest, to compare."""
+
+
 class AdaptationPolicy(Row):
     """Which method runs on what, and when."""
 
@@ -58,6 +67,9 @@ class AdaptationRun(Row):
     verdict: Mapped[str | None] = mapped_column(String(20))
     report: Mapped[dict[str, Any]] = mapped_column(default=dict)
     error: Mapped[str | None] = mapped_column(Text)
+    kind: Mapped[str] = mapped_column(String(20), default=RunKind.LEARN)
+    rebuilds: Mapped[str | None] = mapped_column(String(48))
+    """Id of the version that a rebuild makes again. Not a foreign key: versions point at runs."""
 
 
 class RunDocument(Base):
@@ -71,6 +83,19 @@ class RunDocument(Base):
     document_id: Mapped[str] = mapped_column(
         ForeignKey("documents.id", ondelete="CASCADE"), primary_key=True
     )
+
+
+class RunInteraction(Base):
+    """Which interactions a run saw. Not a foreign key: the row outlives what retention deletes."""
+
+    __tablename__ = "run_interactions"
+
+    run_id: Mapped[str] = mapped_column(
+        ForeignKey("adaptation_runs.id", ondelete="CASCADE"), primary_key=True
+    )
+    interaction_id: Mapped[str] = mapped_column(String(48), primary_key=True, index=True)
+    owner: Mapped[str | None] = mapped_column(String(100), index=True)
+    """The interaction's tenant, kept here because the interaction may be gone."""
 
 
 class RunEvent(Row):

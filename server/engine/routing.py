@@ -23,6 +23,8 @@ _VERSION = re.compile(r"v([1-9][0-9]{0,8})(?:\.([0-9a-f]{8}))?")
 WHY_NOT = {
     CANDIDATE: "its exam is not over",
     "rejected": "it did not pass the gate; its exam says why: `everlearn adapters`",
+    "unproven": "it was imported and has sat no exam; put it on trial, or promote it with `force`",
+    "retired": "it was retired for good; `everlearn adapters show` says why",
 }
 """Why a version of this status does not serve."""
 
@@ -42,6 +44,19 @@ class VersionRoute:
 
 
 @dataclass(frozen=True, slots=True)
+class TrialRoute:
+    """A challenger beside the champion, as routing sees it."""
+
+    mode: str
+    """``shadow`` or ``canary``."""
+    number: int
+    """The challenger's version."""
+    share: float
+    """Percent of requests that it gets."""
+    salt: str
+
+
+@dataclass(frozen=True, slots=True)
 class AdapterRoutes:
     """One line: its aliases (None is the base model) and its versions by number."""
 
@@ -51,6 +66,8 @@ class AdapterRoutes:
     versions: Mapping[int, VersionRoute]
     owner: str | None = None
     """The tenant who alone may ask for it; None is everybody's."""
+    trial: TrialRoute | None = None
+    """The running trial, if it has live traffic."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +89,10 @@ class Route:
     """What the engine calls the same weights."""
     weights: VersionRoute | None
     """What the engine must hold for it; None for the base model, which it always does."""
+    arm: str = "champion"
+    """By which way: a value of :class:`server.db.Arm`."""
+    shadow: "Route | None" = None
+    """The challenger that gets a copy of the request."""
 
 
 def resolve(snapshot: RoutingSnapshot, requested: str, tenant: str | None = None) -> Route:
