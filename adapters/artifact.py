@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from adapters.base_shapes import LayerShapes
 from adapters.lora_files import LoraFilesInvalid, check_config, check_weights
 from adapters.manifest import DocumentRef, Manifest, ManifestFields, config_hash
 
@@ -27,6 +28,7 @@ __all__ = [
     "ManifestFields",
     "config_hash",
     "digest",
+    "renumber",
     "verify_artifact",
     "write_artifact",
 ]
@@ -48,14 +50,15 @@ class ArtifactError(Exception):
 
 
 class ArtifactInvalid(ArtifactError):
-    """The folder is not an artifact that may be loaded; `reason` says why."""
+    """The folder is not an artifact that may be loaded; `reason` says why, `remedy` what can be done."""
 
-    def __init__(self, folder: str, reason: str) -> None:
-        super().__init__(folder, reason)
-        self.folder, self.reason = folder, reason
+    def __init__(self, folder: str, reason: str, remedy: str = "") -> None:
+        super().__init__(folder, reason, remedy)
+        self.folder, self.reason, self.remedy = folder, reason, remedy
 
     def __str__(self) -> str:
-        return f"artifact {self.folder} is refused: {self.reason}"
+        remedy = f"; {self.remedy}" if self.remedy else ""
+        return f"artifact {self.folder} is refused: {self.reason}{remedy}"
 
 
 class ArtifactExists(ArtifactError):
@@ -103,13 +106,19 @@ def write_artifact(source: Path, destination: Path, fields: ManifestFields) -> M
 
 
 def verify_artifact(
-    folder: Path, *, base_hash: str, max_rank: int, allowed_modules: Collection[str]
+    folder: Path,
+    *,
+    base_hash: str,
+    max_rank: int,
+    allowed_modules: Collection[str],
+    shapes: LayerShapes | None = None,
 ) -> Manifest:
-    """Check everything that can be checked without the base model, and return the manifest.
+    """Check everything that can be checked without an engine, and return the manifest.
 
     Exactly three regular files of bounded size with the recorded hashes; made for this base
     model; plain LoRA on `allowed_modules` with rank at most `max_rank`; shapes that fit the
-    rank; every value finite; not all of lora_B zero (which would change nothing).
+    rank and, where `shapes` are given, the base model's layers; every value finite; not all of
+    lora_B zero (which would change nothing).
 
     Raises:
         ArtifactInvalid: any of it fails; `reason` says which.
@@ -120,7 +129,8 @@ def verify_artifact(
         if manifest.base_hash != base_hash:
             raise LoraFilesInvalid(
                 f"it was trained for the base model {manifest.base_hash[:12]}, "
-                f"and {base_hash[:12]} is served"
+                f"and {base_hash[:12]} is served",
+                "train it again on the model that is served",
             )
         for name in (CONFIG, WEIGHTS):
             if _sha256(folder / name) != manifest.files[name]:
@@ -128,9 +138,9 @@ def verify_artifact(
         config = check_config(
             (folder / CONFIG).read_bytes(), max_rank=max_rank, allowed_modules=allowed_modules
         )
-        check_weights(folder / WEIGHTS, config)
+        check_weights(folder / WEIGHTS, config, shapes)
     except LoraFilesInvalid as error:
-        raise ArtifactInvalid(str(folder), str(error)) from error
+        raise ArtifactInvalid(str(folder), error.reason, error.remedy) from error
     except OSError as error:
         raise ArtifactInvalid(str(folder), f"it cannot be read ({error})") from error
     return manifest
@@ -144,6 +154,26 @@ def digest(folder: Path) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
+def renumber(folder: Path, number: int) -> Manifest:
+    """Give an artifact that is not registered yet another number; its digest stays.
+
+    Raises:
+        ArtifactInvalid: the manifest cannot be read.
+    """
+    try:
+        manifest = _read_manifest(folder / MANIFEST)
+    except LoraFilesInvalid as error:
+        raise ArtifactInvalid(str(folder), error.reason, error.remedy) from error
+    manifest = manifest.model_copy(update={"version": number})
+    _write_manifest(folder, manifest)
+    return manifest
+
+
+def _write_manifest(folder: Path, manifest: Manifest) -> None:
+    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    _sync(folder / MANIFEST)
+
+
 def _fill(source: Path, folder: Path, fields: ManifestFields) -> Manifest:
     for name in (CONFIG, WEIGHTS):
         shutil.copyfile(source / name, folder / name)
@@ -154,8 +184,7 @@ def _fill(source: Path, folder: Path, fields: ManifestFields) -> Manifest:
         config_hash=config_hash(fields.config),
         files={name: _sha256(folder / name) for name in (CONFIG, WEIGHTS)},
     )
-    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    _sync(folder / MANIFEST)
+    _write_manifest(folder, manifest)
     return manifest
 
 

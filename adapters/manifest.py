@@ -30,15 +30,32 @@ class ManifestFields(_Record):
     base_model: str
     """Source of the base model, as the user names it."""
     base_hash: Sha256
-    run_id: str
+    tokenizer_hash: Sha256 | None = None
+    """sha256 over the base model's tokenizer files; None in manifests of old."""
+    template_hash: Sha256 | None = None
+    """sha256 of its chat template."""
+    origin: Literal["run", "import"] = "run"
+    source: str = ""
+    """Where an imported adapter comes from, in its importer's words."""
+    run_id: str | None = None
+    """None: no run of ours, it was imported."""
     method: str
     config: dict[str, JsonValue]
     """The method's resolved config."""
     documents: tuple[DocumentRef, ...]
-    seed: int
+    interactions: tuple[str, ...] = ()
+    """Ids of the interactions it learnt from."""
+    lesson_sha256: Sha256 | None = None
+    """Of the file of self-edits that it was trained on, which is kept with the run."""
+    seed: int | None
+    """None: not known, it was imported."""
     created_at: AwareDatetime
     libraries: dict[str, str]
     """Version of each library that shaped the weights."""
+    code_version: str = "unknown"
+    """Our own version, with the commit where it is known."""
+    environment: dict[str, JsonValue] = {}
+    """What else decides the last bits: device, threads, number format."""
 
 
 class Manifest(ManifestFields):

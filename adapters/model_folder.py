@@ -24,6 +24,15 @@ _HASHED = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
+_TOKENIZER_FILES = (
+    "tokenizer*",
+    "vocab.*",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tekken.json",
+)
+_TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
 
 
@@ -71,8 +80,40 @@ def base_hash(hashes: Mapping[str, str]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
+def folder_hash(folder: Path) -> str:
+    """:func:`base_hash` of a model folder as it lies there; reads all of its weights."""
+    names = hashed_names(path.name for path in folder.iterdir() if path.is_file())
+    return base_hash(hash_files(folder, names))
+
+
+def tokenizer_hash(folder: Path) -> str | None:
+    """sha256 over the names and hashes of the tokenizer's files; None where there are none."""
+    names = sorted(
+        path.name
+        for path in folder.glob("*")
+        if path.is_file() and any(fnmatch(path.name, glob) for glob in _TOKENIZER_FILES)
+    )
+    lines = (f"{name}\0{sha256}\n" for name, sha256 in hash_files(folder, names).items())
+    return hashlib.sha256("".join(lines).encode()).hexdigest() if names else None
+
+
+def template_hash(folder: Path) -> str | None:
+    """sha256 of the chat template's file, or of the template in the tokenizer's config."""
+    for name in _TEMPLATE_FILES:
+        if (folder / name).is_file():
+            return hash_files(folder, [name])[name]
+    if not (folder / "tokenizer_config.json").is_file():
+        return None
+    config = _read_json(folder, "tokenizer_config.json", "save the tokenizer again")
+    template = config.get("chat_template")
+    if not template:
+        return None
+    text = template if isinstance(template, str) else json.dumps(template, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def _has_chat_template(folder: Path) -> bool:
-    if (folder / "chat_template.jinja").is_file() or (folder / "chat_template.json").is_file():
+    if any((folder / name).is_file() for name in _TEMPLATE_FILES):
         return True
     if not (folder / "tokenizer_config.json").is_file():
         return False

@@ -21,6 +21,8 @@ _BITS = {
     **dict.fromkeys(("U32", "I32", "F32"), 32),
     **dict.fromkeys(("U64", "I64", "F64", "C64"), 64),
 }
+_PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+"""How `torch.save` files begin: a zip archive, or a bare pickle."""
 _EXPONENT = {"F16": 0x7C00, "BF16": 0x7F80}
 _SIGN = 0x8000
 
@@ -40,19 +42,27 @@ class TensorEntry:
     end: int
 
 
-def read_header(file: BinaryIO, size: int) -> list[TensorEntry]:
+def read_header(
+    file: BinaryIO, size: int, *, max_header_bytes: int = MAX_HEADER_BYTES
+) -> list[TensorEntry]:
     """The tensors of a safetensors file of `size` bytes, in the order of their data.
 
     Raises:
-        TensorFileInvalid: the header is damaged, or the data does not fill the file exactly.
+        TensorFileInvalid: the header is damaged or too long, or the data does not fill the file.
     """
     file.seek(0)
     prefix = file.read(8)
     if prefix.startswith(b"version "):
         raise TensorFileInvalid("it is a Git LFS pointer, not the weights; run `git lfs pull`")
     length = int.from_bytes(prefix, "little")
-    if len(prefix) < 8 or not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
+    if len(prefix) < 8 or not 2 <= length <= size - 8:
+        if prefix.startswith(_PICKLES):
+            raise TensorFileInvalid("it is a pickle, which can run code, not safetensors")
         raise TensorFileInvalid("its header is cut off or is not a safetensors header")
+    if length > max_header_bytes:
+        raise TensorFileInvalid(
+            f"its header claims {length} bytes, {max_header_bytes} at most are read"
+        )
     header = _parse(file.read(length))
     entries = [_entry(name, value, 8 + length) for name, value in header.items()]
     entries.sort(key=lambda entry: (entry.begin, entry.end))

@@ -1,5 +1,6 @@
 """create_app(): settings, lifespan, routers, error handlers. `python -m server.serve`."""
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -32,6 +33,7 @@ from server.openapi import describe
 from server.runtime import Runtime
 
 _OWN_BODY_LIMIT = frozenset({"/api/v1/documents", *(spec.path for spec in ENDPOINTS)})
+_IMPORTS = re.compile(r"/api/v1/adapters/[^/]+/versions")
 
 
 def create_app(
@@ -88,7 +90,9 @@ def create_app(
 
     app = Gateway(title="Everlearn", lifespan=lifespan, docs_url=None, openapi_url=None)
     app.lane = routes.LANE
-    app.add_middleware(BodyLimitMiddleware, own_limit=_OWN_BODY_LIMIT)
+    app.add_middleware(
+        BodyLimitMiddleware, own_limit=_OWN_BODY_LIMIT, own_limit_pattern=_IMPORTS
+    )
     app.add_middleware(RequestIdMiddleware)
     install_error_handlers(app)
     app.include_router(routes.router)  # first: routes are tried in turn, and these are asked most

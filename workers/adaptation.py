@@ -179,9 +179,11 @@ class Adaptation:
                 "seed": self._config.seed,
                 "threads": self._context.settings.learning.threads or _spare_threads(),
             }
-            self._report["training"] = train(job, folder=self._scratch, heart=self._heart)
+            closing = train(job, folder=self._scratch, heart=self._heart)
+            self._report["training"] = closing
+            trained = versions.Trained(output, lesson_hash(self._folder), closing["environment"])
             return versions.register(
-                self._context, self._owned, material, output, config=self._config
+                self._context, self._owned, material, trained, config=self._config
             )
 
     def _examine(self, material: Material, version_id: str, asked: list[str]) -> examination.Exam:

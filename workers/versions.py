@@ -2,23 +2,19 @@
 
 import asyncio
 import shutil
+from dataclasses import dataclass
 from importlib.metadata import version as library_version
 from pathlib import Path
 from typing import Any
 
-from adapters.artifact import (
-    ArtifactInvalid,
-    ManifestFields,
-    digest,
-    verify_artifact,
-    write_artifact,
-)
-from adapters.spec import LINEAR_MODULES, SealConfig
-from server.core.clock import monotonic, new_id, utc_now
+from adapters.artifact import ArtifactInvalid, ManifestFields, write_artifact
+from adapters.code_version import code_version
+from adapters.spec import SealConfig
+from server.core.clock import monotonic, utc_now
 from server.core.errors import EngineUnavailable
-from server.db import Adapter
+from server.db import VersionOrigin, VersionStatus
 from server.engine.control import open_control
-from server.services import registry, runs
+from server.services import artifacts, registry, runs
 from server.services.runs import Claim
 from workers.context import WorkerContext
 from workers.heart import Heart
@@ -30,8 +26,24 @@ ArtifactRefused = ArtifactInvalid
 _LIBRARIES = ("torch", "transformers", "peft", "safetensors")
 
 
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a training left, and what it takes to repeat it."""
+
+    folder: Path
+    lesson_sha256: str
+    """Of the file of self-edits that was trained on."""
+    environment: dict[str, Any]
+    """The trainer's own words about its device, threads and number format."""
+
+
 def register(
-    context: WorkerContext, owned: Claim, material: Material, trained: Path, *, config: SealConfig
+    context: WorkerContext,
+    owned: Claim,
+    material: Material,
+    trained: Trained,
+    *,
+    config: SealConfig,
 ) -> str:
     """Make the trained files an artifact, verify it, and enter it as a candidate.
 
@@ -45,54 +57,49 @@ def register(
         ArtifactRefused: the files are not an adapter that an engine may load.
         LeaseLost: the run belongs to another worker by now.
     """
-    line = context.settings.artifacts_path / material.adapter.name
+    adapter = material.adapter
+    line = context.settings.artifacts_path / adapter.name
     pending = line / f".{owned.run_id}-{owned.attempt}"
     shutil.rmtree(pending, ignore_errors=True)
     with context.database.unit_of_work() as session:
-        number = registry.next_number(session, material.adapter)
+        number = registry.next_number(session, adapter)
     fields = ManifestFields(
-        adapter=material.adapter.name,
+        adapter=adapter.name,
         version=number,
-        base_model=material.adapter.base_model,
-        base_hash=material.adapter.base_hash,
         run_id=owned.run_id,
         method=config.type,
         config=config.model_dump(mode="json"),
         documents=material.refs(),
+        lesson_sha256=trained.lesson_sha256,
         seed=config.seed,
         created_at=utc_now(),
-        libraries={name: library_version(name) for name in _LIBRARIES},
+        libraries=libraries(),
+        code_version=code_version(),
+        environment=trained.environment,
+        **artifacts.base_facts(adapter),
     )
-    write_artifact(trained, pending, fields)
+    write_artifact(trained.folder, pending, fields)
     try:
-        manifest = verify_artifact(
-            pending,
-            base_hash=material.adapter.base_hash,
-            max_rank=context.settings.engine.max_lora_rank,
-            allowed_modules=LINEAR_MODULES,
-        )
-        weights = digest(pending)
+        max_rank = context.settings.engine.max_lora_rank
+        prepared = artifacts.verified(pending, adapter, max_rank=max_rank)
         with context.database.unit_of_work() as session:
             runs.assert_owned(session, owned)
-            folder = _take_name(pending, line / f"v{number:04d}")
-            return registry.register_version(
+            return artifacts.enter(
                 session,
-                session.get_one(Adapter, material.adapter.id),
-                number=number,
+                adapter.id,
+                prepared,
+                line=line,
                 run_id=owned.run_id,
-                path=folder,
-                digest=weights,
-                manifest=manifest.model_dump(mode="json"),
+                origin=VersionOrigin.RUN,
+                status=VersionStatus.CANDIDATE,
             ).id
     finally:
-        shutil.rmtree(pending, ignore_errors=True)
+        artifacts.discard(pending)
 
 
-def _take_name(pending: Path, folder: Path) -> Path:
-    """Give the artifact its name. A folder that is there without a row is set aside, not deleted."""
-    if folder.exists():
-        folder.rename(folder.with_name(f".{folder.name}-without-a-row-{new_id('set')}"))
-    return pending.rename(folder)
+def libraries() -> dict[str, str]:
+    """Version of each library that shapes the weights."""
+    return {name: library_version(name) for name in _LIBRARIES}
 
 
 def load_and_prove(

@@ -7,6 +7,7 @@ It ends by itself when its parent dies.
 
 import json
 import os
+import platform
 import sys
 import threading
 import time
@@ -19,7 +20,7 @@ import torch
 
 from adapters.spec import SealConfig
 from adapters.training.batch import encode
-from adapters.training.model import load_trainee, save_adapter
+from adapters.training.model import Trainee, load_trainee, save_adapter
 from adapters.training.trainer import StepReport, TrainingDiverged, train
 from adapters.types import EditKind, SelfEdit
 
@@ -106,7 +107,36 @@ def run_job(job: Job, out: TextIO) -> None:
         on_step=report,
     )
     save_adapter(trainee.model, job.output, base_name=job.base_model.name)
-    _write(out, event="done", seconds=round(time.monotonic() - started, 3), tokens=tokens)
+    _write(
+        out,
+        event="done",
+        seconds=round(time.monotonic() - started, 3),
+        tokens=tokens,
+        environment=environment(trainee),
+    )
+
+
+def environment(trainee: Trainee) -> dict[str, str | int | None]:
+    """What decides the last bits of the weights, beside the job: the same again repeats them."""
+    on_cuda = trainee.device.type == "cuda"
+    return {
+        "device": trainee.device.type,
+        "device_name": torch.cuda.get_device_name(trainee.device) if on_cuda else cpu_name(),
+        "cuda": torch.version.cuda if on_cuda else None,
+        "dtype": str(trainee.compute_dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def cpu_name() -> str:
+    """The processor's model, where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
 
 
 def _exit_with_parent() -> None:

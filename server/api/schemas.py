@@ -148,6 +148,10 @@ class RunBody(Body):
 class RunView(View):
     id: str
     adapter: str
+    kind: str
+    """learn, or rebuild: an old version is trained again, to compare."""
+    rebuilds: str | None
+    """The version that is trained again."""
     method: str
     status: str
     stage: str | None
@@ -176,7 +180,48 @@ class VersionView(View):
     documents: list[str]
     exam: dict[str, Any] | None
     """The gate's decision with its figures."""
+    origin: str
+    """run, or import: a foreign adapter that an admin brought."""
     created_at: datetime
+
+
+class LineageView(View):
+    """One step on the way from a version back to its base model."""
+
+    name: str
+    status: str | None
+    """Null for the base model, like all that follows."""
+    origin: str | None
+    run_id: str | None
+    verdict: str | None
+    documents: int | None
+    created_at: datetime | None
+
+
+class VersionDetail(VersionView):
+    adapter: str
+    aliases: list[str]
+    """Those that point at it."""
+    digest: str
+    """sha256 of config and weights; the same training gives the same."""
+    manifest: dict[str, Any] | None
+    """Where it comes from and what it takes to make it again; null for another's eyes."""
+    lineage: list[LineageView]
+    """From this version to the base model, with the runs between."""
+    retired_at: datetime | None
+    retire_reason: str | None
+    files_removed_at: datetime | None
+
+
+class ImportForm(Body):
+    config: bytes
+    """The file `adapter_config.json` of a PEFT folder."""
+    weights: bytes
+    """Its `adapter_model.safetensors`."""
+    source: str = ""
+    """Where the adapter comes from; kept in the manifest."""
+    reason: str = ""
+    """Kept in the audit trail."""
 
 
 class AliasEventView(View):

@@ -10,7 +10,9 @@ from server.api.schemas import (
     InteractionDetail,
     InteractionView,
     KeyView,
+    LineageView,
     RunView,
+    VersionDetail,
     VersionView,
 )
 from server.db import (
@@ -115,6 +117,8 @@ def run_view(session: Session, run: AdaptationRun) -> RunView:
     return RunView(
         id=run.id,
         adapter=adapter.name,
+        kind=run.kind,
+        rebuilds=version_id_name(session, adapter, run.rebuilds) if run.rebuilds else None,
         method=run.method,
         status=run.status,
         stage=run.stage,
@@ -170,8 +174,57 @@ def version_view(session: Session, adapter: Adapter, version: AdapterVersion) ->
         run_id=version.run_id,
         documents=sorted(registry.documents_of(session, version)),
         exam=evaluation and evaluation.decision,
+        origin=version.origin,
         created_at=version.created_at,
     )
+
+
+def version_detail(
+    session: Session, adapter: Adapter, version: AdapterVersion, *, tenant: str | None = None
+) -> VersionDetail:
+    """One version with its manifest and its way back to the base, as ``tenant`` may see it."""
+    is_own = sees(tenant, adapter.owner)
+    view = version_view(session, adapter, version)
+    aliases = registry.aliases_of(session, adapter)
+    steps = [_step(session, adapter, step) for step in registry.ancestry(session, version)]
+    return VersionDetail(
+        **(view if is_own else _without_material(view)).model_dump(),
+        adapter=adapter.name,
+        aliases=[name for name, at in aliases.items() if at is not None and at.id == version.id],
+        digest=version.digest,
+        manifest=version.manifest if is_own else None,
+        lineage=steps if is_own else [_step_without_material(step) for step in steps],
+        retired_at=version.retired_at,
+        retire_reason=version.retire_reason if is_own else None,
+        files_removed_at=version.files_removed_at,
+    )
+
+
+def _step(session: Session, adapter: Adapter, version: AdapterVersion | None) -> LineageView:
+    if version is None:
+        return LineageView(
+            name=registry.version_name(adapter.name, None),
+            status=None,
+            origin=None,
+            run_id=None,
+            verdict=None,
+            documents=None,
+            created_at=None,
+        )
+    evaluation = evaluations.of_version(session, version)
+    return LineageView(
+        name=registry.version_name(adapter.name, version.number),
+        status=version.status,
+        origin=version.origin,
+        run_id=version.run_id,
+        verdict=evaluation and evaluation.verdict,
+        documents=len(registry.documents_of(session, version)),
+        created_at=version.created_at,
+    )
+
+
+def _step_without_material(step: LineageView) -> LineageView:
+    return step.model_copy(update={"run_id": None, "verdict": None, "documents": None})
 
 
 def event_view(session: Session, adapter: Adapter, event: AliasEvent) -> AliasEventView:

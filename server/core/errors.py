@@ -5,6 +5,7 @@ AppError
 │   ├── UnknownField
 │   ├── ContextLengthExceeded
 │   ├── DocumentEmpty · DocumentNotText
+│   ├── ImportRefused
 │   └── NothingToLearn
 ├── Unauthenticated 401
 ├── Forbidden 403
@@ -18,6 +19,7 @@ AppError
 │   ├── VersionNotServable
 │   ├── AliasMoved
 │   ├── AlreadyChampion
+│   ├── FilesGone · NotRebuildable
 │   └── RunNotCancellable
 ├── PayloadTooLarge 413
 ├── RateLimited 429
@@ -98,6 +100,17 @@ class DocumentEmpty(InvalidRequest):
 
 class DocumentNotText(InvalidRequest):
     code = "document_not_text"
+
+
+class ImportRefused(InvalidRequest):
+    """An adapter that no engine should see. Facts: why, and what can be done."""
+
+    code = "artifact_invalid"
+    template = "The adapter is refused: {}. What helps: {}."
+    param = "file"
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        Exception.__init__(self, reason, remedy)
 
 
 class NothingToLearn(InvalidRequest):
@@ -203,6 +216,20 @@ class AlreadyChampion(Conflict):
 class AliasMoved(Conflict):
     code = "alias_moved"
     template = "{}@{} was moved by somebody else meanwhile; read it again and repeat the order."
+
+
+class FilesGone(Conflict):
+    """Facts: the version's name; what is wrong with its files."""
+
+    code = "files_gone"
+    template = "{} cannot be read any more: {}"
+
+
+class NotRebuildable(Conflict):
+    """Facts: the version's name; what is missing."""
+
+    code = "not_rebuildable"
+    template = "{} cannot be trained again: {}"
 
 
 class RunNotCancellable(Conflict):

@@ -125,6 +125,8 @@ class SwapSettings(Group):
     """Share of the healthy replicas that must have proven a version before an alias moves to it."""
     remove_after_s: float = Field(default=60, ge=0)
     """Files of a retired version stay at least this long after every replica has let it go."""
+    import_max_bytes: int = Field(default=512 * MIB, gt=0)
+    """Largest adapter that may be imported, in bytes."""
 
 
 class RolloutSettings(Group):

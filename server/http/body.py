@@ -1,6 +1,7 @@
 """Reading a request's body: never more of it than was agreed, and JSON that cannot break the reader."""
 
 import json
+import re
 from collections.abc import Collection
 from typing import Any
 
@@ -24,15 +25,24 @@ class BodyLimitMiddleware:
     FastAPI reads a body before it looks at the key, so without this anybody could fill the memory.
 
     Args:
-        own_limit: paths of the routes that check the key first and then call :func:`read_body`.
+        own_limit: paths of the routes that check the key first and then call :func:`read_body`, or
+            read their body piece by piece.
+        own_limit_pattern: the same for paths with a name in them.
     """
 
-    def __init__(self, app: ASGIApp, *, own_limit: Collection[str]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        own_limit: Collection[str],
+        own_limit_pattern: re.Pattern[str] | None = None,
+    ) -> None:
         self._app = app
         self._own_limit = own_limit
+        self._pattern = own_limit_pattern
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in self._own_limit:
+        if scope["type"] != "http" or self._has_own_limit(scope["path"]):
             await self._app(scope, receive, send)
             return
         try:
@@ -48,6 +58,11 @@ class BodyLimitMiddleware:
             return waiting.pop() if waiting else await receive()
 
         await self._app(scope, receive_again, send)
+
+    def _has_own_limit(self, path: str) -> bool:
+        if path in self._own_limit:
+            return True
+        return self._pattern is not None and self._pattern.fullmatch(path) is not None
 
 
 async def read_body(request: Request, limit: int, setting: str | None = None) -> bytes:

@@ -37,3 +37,14 @@ def record(
 
 def of_version(session: Session, version: AdapterVersion) -> Evaluation | None:
     return session.scalar(select(Evaluation).where(Evaluation.version_id == version.id))
+
+
+def results_of(session: Session, evaluation: Evaluation) -> list[dict[str, Any]]:
+    """Every question of an exam with both answers, in the columns of EvaluationResult."""
+    rows = session.scalars(
+        select(EvaluationResult)
+        .where(EvaluationResult.evaluation_id == evaluation.id)
+        .order_by(EvaluationResult.item_id)
+    )
+    names = [name for name in EvaluationResult.__table__.columns.keys() if name != "evaluation_id"]
+    return [{name: getattr(row, name) for name in names} for row in rows]

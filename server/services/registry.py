@@ -10,7 +10,15 @@ from sqlalchemy.orm import Session
 
 from server.core.clock import new_id
 from server.core.errors import ForeignTenant, InvalidRequest, RowNotFound
-from server.db import Adapter, AdapterVersion, Alias, AliasEvent, RunDocument, VersionStatus
+from server.db import (
+    Adapter,
+    AdapterVersion,
+    Alias,
+    AliasEvent,
+    RunDocument,
+    VersionOrigin,
+    VersionStatus,
+)
 from server.engine.routing import BASE, AdapterRoutes, RoutingSnapshot, VersionRoute
 from server.services.tenants import only, sees
 
@@ -126,19 +134,22 @@ def register_version(
     adapter: Adapter,
     *,
     number: int,
-    run_id: str,
+    run_id: str | None,
     path: Path,
     digest: str,
     manifest: dict[str, Any],
+    origin: VersionOrigin = VersionOrigin.RUN,
+    status: VersionStatus = VersionStatus.CANDIDATE,
 ) -> AdapterVersion:
-    """Enter a finished artifact as a candidate; the database refuses a second one for the run."""
+    """Enter a finished artifact; the database refuses a second one for the run."""
     version = AdapterVersion(
         id=new_id("ver"),
         adapter_id=adapter.id,
         number=number,
         parent_id=None,  # trained from the clean base, always (methods.md 8.2)
         run_id=run_id,
-        status=VersionStatus.CANDIDATE,
+        status=status,
+        origin=origin,
         path=str(path),
         digest=digest,
         manifest=manifest,
@@ -181,6 +192,15 @@ def versions_of(session: Session, adapter: Adapter) -> Sequence[AdapterVersion]:
     ).all()
 
 
+def ancestry(session: Session, version: AdapterVersion) -> list[AdapterVersion | None]:
+    """The version, its parent, and so on to the base model, which is None."""
+    line: list[AdapterVersion | None] = [version]
+    while version.parent_id is not None:
+        version = session.get_one(AdapterVersion, version.parent_id)
+        line.append(version)
+    return [*line, None]
+
+
 def events_of(session: Session, adapter: Adapter, *, limit: int = 50) -> Sequence[AliasEvent]:
     """Newest first."""
     return session.scalars(
@@ -193,7 +213,7 @@ def events_of(session: Session, adapter: Adapter, *, limit: int = 50) -> Sequenc
 
 def documents_of(session: Session, version: AdapterVersion | None) -> set[str]:
     """The documents a version was trained on; none for the base model."""
-    if version is None:
+    if version is None or version.run_id is None:  # an imported one saw what nobody here knows
         return set()
     return set(
         session.scalars(select(RunDocument.document_id).where(RunDocument.run_id == version.run_id))

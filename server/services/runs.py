@@ -21,6 +21,7 @@ from server.db import (
     DocumentState,
     RunDocument,
     RunEvent,
+    RunKind,
     RunStatus,
     VersionStatus,
 )
@@ -57,7 +58,9 @@ def queue_run(
     session.get_one(Adapter, adapter.id, with_for_update=True)  # one order at a time per line
     if open_run := session.scalar(
         select(AdaptationRun).where(
-            AdaptationRun.adapter_id == adapter.id, AdaptationRun.status.in_(OPEN)
+            AdaptationRun.adapter_id == adapter.id,
+            AdaptationRun.kind == RunKind.LEARN,
+            AdaptationRun.status.in_(OPEN),
         )
     ):
         return open_run, False
@@ -210,9 +213,10 @@ def request_cancel(session: Session, run_id: str, *, tenant: str | None = None) 
         .returning(AdaptationRun.attempt)
     ).one_or_none()
     if ended is not None:
-        # What it would have learnt counts as seen, or the policy would start the same run again.
-        take_documents(session, Claim(run_id, ended[0]))
-        _close_documents(session, run_id, is_learnt=False)
+        if run.kind == RunKind.LEARN:
+            # What it would have learnt counts as seen, or the policy would start the same run again.
+            take_documents(session, Claim(run_id, ended[0]))
+            _close_documents(session, run_id, is_learnt=False)
         add_event(session, run_id, ended[0], RunStatus.CANCELLED)
     elif not session.execute(
         _open_update(run_id, RunStatus.RUNNING)
