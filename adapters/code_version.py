@@ -13,14 +13,16 @@ _GIT_TIMEOUT_S = 5
 
 @cache
 def code_version() -> str:
-    """Such as ``0.1.0+3f2a91c``; ``unknown`` where the package is not installed."""
+    """Such as ``0.1.0+3f2a91c0d1e2``; what is not known is left out, and all of it is ``unknown``."""
+    version, commit = "unknown", _commit(Path(__file__).parents[1])
     try:
         found = distribution(PACKAGE)
     except PackageNotFoundError:
-        return "unknown"
-    origin = json.loads(found.read_text("direct_url.json") or "{}")
-    commit = origin.get("vcs_info", {}).get("commit_id") or _commit(Path(__file__).parents[1])
-    return f"{found.version}+{commit[:12]}" if commit else found.version
+        pass
+    else:
+        origin = json.loads(found.read_text("direct_url.json") or "{}")
+        version, commit = found.version, origin.get("vcs_info", {}).get("commit_id") or commit
+    return f"{version}+{commit[:12]}" if commit else version
 
 
 def _commit(root: Path) -> str | None:

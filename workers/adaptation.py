@@ -23,11 +23,12 @@ from adapters.types import EditKind, SelfEdit
 from server.core.clock import monotonic
 from server.core.errors import AliasMoved, AppError, LeaseLost
 from server.core.queue import RUN_ADAPTATION
-from server.db import Adapter, RunStatus, VersionStatus
+from server.db import Adapter, RunKind, RunStatus, VersionStatus
 from server.engine.routing import CHAMPION
-from server.services import evaluations, ingestion, promotion, registry, runs
+from server.services import evaluations, ingestion, promotion, rebuilds, registry, runs
+from server.services.rebuilds import LESSON
 from server.services.runs import Claim
-from workers import examination, quizzes, versions
+from workers import examination, quizzes, rebuild, versions
 from workers.context import WorkerContext, worker_context
 from workers.heart import Heart, RunCancelled
 from workers.ingest import ingest
@@ -87,13 +88,18 @@ class Adaptation:
         self._seconds: dict[str, float] = {}
         self._report: dict[str, Any] = {"seconds": self._seconds}
         with self._database.unit_of_work() as session:
-            self._config = SealConfig.model_validate(runs.get_run(session, owned.run_id).config)
+            run = runs.get_run(session, owned.run_id)
+            self._kind = run.kind
+            self._config = SealConfig.model_validate(run.config)
         self._folder = context.settings.runs_path / owned.run_id
         self._scratch = self._folder / f"attempt-{owned.attempt}"
         self._scratch.mkdir(parents=True, exist_ok=True)
 
     def go_through(self) -> None:
         """All stages; raises whatever ends the run early."""
+        if self._kind == RunKind.REBUILD:
+            self._rebuild()
+            return
         material = self._collect()
         lesson = self._write_self_edits(material)
         version_id = self._train(material, lesson.edits)
@@ -141,7 +147,7 @@ class Adaptation:
     def _write_self_edits(self, material: Material) -> "_Lesson":
         """Ask and answer first (so that no exam question is ever taught), then write the edits."""
         with self._stage("self_edits"):
-            kept = self._folder / "edits.json"
+            kept = self._folder / LESSON
             if kept.exists():  # an earlier attempt of this run wrote them
                 lesson = _Lesson.from_json(json.loads(kept.read_text()))
                 self._report["self_edits"] = lesson.report
@@ -170,21 +176,44 @@ class Adaptation:
                 done = registry.version_of_run(session, self._owned.run_id)
             if done is not None:  # an earlier attempt of this run came this far
                 return done.id
-            output = self._scratch / "adapter"
-            job = {
-                "base_model": material.adapter.base_path,
-                "edits": [dataclasses.asdict(edit) for edit in edits],
-                "config": self._config.model_dump(mode="json"),
-                "output": str(output),
-                "seed": self._config.seed,
-                "threads": self._context.settings.learning.threads or _spare_threads(),
-            }
-            closing = train(job, folder=self._scratch, heart=self._heart)
-            self._report["training"] = closing
-            trained = versions.Trained(output, lesson_hash(self._folder), closing["environment"])
+            threads = self._context.settings.learning.threads or _spare_threads()
+            output = self._run_trainer(material.adapter.base_path, edits, threads)
+            trained = versions.Trained(
+                output,
+                rebuilds.lesson_hash(self._folder / LESSON),
+                self._report["training"]["environment"],
+            )
             return versions.register(
                 self._context, self._owned, material, trained, config=self._config
             )
+
+    def _run_trainer(self, base_path: str, edits: list[SelfEdit], threads: int | None) -> Path:
+        """The PEFT folder that a training process left; its closing report goes into the run's."""
+        output = self._scratch / "adapter"
+        job = {
+            "base_model": base_path,
+            "edits": [dataclasses.asdict(edit) for edit in edits],
+            "config": self._config.model_dump(mode="json"),
+            "output": str(output),
+            "seed": self._config.seed,
+            "threads": threads,
+        }
+        self._report["training"] = train(job, folder=self._scratch, heart=self._heart)
+        return output
+
+    def _rebuild(self) -> None:
+        """Train an old version again and compare; nothing but the run's report comes of it."""
+        with self._stage("chunk"):
+            source = rebuild.find_source(self._context, self._owned)
+            lesson = _Lesson.from_json(json.loads(source.lesson.read_text()))
+        with self._stage("training"):
+            output = self._run_trainer(source.base_path, lesson.edits, source.threads)
+        with self._stage("compare"):
+            now = self._report["training"]["environment"]
+            self._report["rebuild"] = rebuild.compare(source, output, environment=now)
+            with self._database.unit_of_work() as session:
+                runs.finish(session, self._owned, status=RunStatus.SUCCEEDED, report=self._report)
+        log.info("run_succeeded", run_id=self._owned.run_id, **self._report["rebuild"])
 
     def _examine(self, material: Material, version_id: str, asked: list[str]) -> examination.Exam:
         with self._stage("exam"):

@@ -26,6 +26,8 @@ class Api:
 
     client: httpx2.Client
     database: Database
+    engine: FakeEngine
+    settings: Settings
 
     def key(self, *scopes: str, owner: str | None = None) -> dict[str, str]:
         """The header of a fresh key."""
@@ -43,7 +45,8 @@ class Api:
 @contextmanager
 def running_api(tmp_path: Path, settings: Settings, database: Database) -> Iterator[Api]:
     """A server that is ready to answer, on a database that has its tables."""
-    with serve(FakeEngine().app()) as upstream:
+    engine = FakeEngine()
+    with serve(engine.app()) as upstream:
         settings = settings.model_copy(
             update={
                 "database_url": database.url.render_as_string(hide_password=False),
@@ -61,7 +64,7 @@ def running_api(tmp_path: Path, settings: Settings, database: Database) -> Itera
             ) as client,
         ):
             until(lambda: client.get("/readyz").status_code == 200)
-            yield Api(client, database)
+            yield Api(client, database, engine, settings)
 
 
 def until(condition: Any, timeout_s: float = 10) -> None:

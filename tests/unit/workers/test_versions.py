@@ -1,5 +1,6 @@
 """Registering a version: only the run's owner does it, and nobody's files are touched."""
 
+import json
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -7,22 +8,25 @@ from typing import Any, cast
 
 import pytest
 
-from adapters.artifact import ArtifactInvalid
+from adapters.artifact import ArtifactInvalid, Manifest
+from adapters.code_version import code_version
 from adapters.spec import SealConfig
 from server.core.clock import utc_now
 from server.core.errors import LeaseLost
 from server.core.settings import Settings
 from server.db import Adapter, VersionStatus
 from server.db.session import Database
-from server.services import registry, runs
+from server.services import artifacts, registry, runs
 from tests.conftest import RecordingQueue
-from tests.support.factories import make_document, make_run
+from tests.support.adapter_files import write_base
+from tests.support.factories import make_document, make_run, make_version
 from tests.unit.adapters.test_artifact import trained
 from workers import versions
 from workers.context import WorkerContext
 from workers.material import Material, collect
 
 LEASE = timedelta(seconds=30)
+LESSON_SHA256 = "d" * 64
 
 
 @dataclass
@@ -35,7 +39,8 @@ class Attempts:
     second: runs.Claim
 
     def register(self, claim: runs.Claim, files: Path) -> str:
-        return versions.register(self.context, claim, self.material, files, config=SealConfig())
+        trained = versions.Trained(files, LESSON_SHA256, {"device": "cpu", "threads": 1})
+        return versions.register(self.context, claim, self.material, trained, config=SealConfig())
 
     @property
     def line(self) -> Path:
@@ -46,6 +51,7 @@ class Attempts:
 def attempts(
     database: Database, adapter: Adapter, settings: Settings, queue: RecordingQueue
 ) -> Attempts:
+    write_base(Path(adapter.base_path), {"model.layers.0.self_attn.q_proj": (3, 3)})
     with database.unit_of_work() as session:
         make_document(session)
         run = make_run(session, adapter)
@@ -75,7 +81,13 @@ def test_the_owner_registers_a_candidate_under_its_own_path(
         version = registry.by_id(session, version_id)
     assert (version.number, version.status) == (1, VersionStatus.CANDIDATE)
     assert version.path == str(attempts.line / "v0001")
-    assert version.manifest["documents"][0]["id"] == attempts.material.documents[0].id
+    manifest = Manifest.model_validate(version.manifest)
+    assert manifest.documents[0].id == attempts.material.documents[0].id
+    assert (manifest.run_id, manifest.origin) == (attempts.second.run_id, "run")
+    assert manifest.lesson_sha256 == LESSON_SHA256
+    assert manifest.environment == {"device": "cpu", "threads": 1}
+    assert manifest.tokenizer_hash and manifest.template_hash
+    assert manifest.code_version == code_version()
     assert [entry.name for entry in attempts.line.iterdir()] == ["v0001"]
 
 
@@ -111,6 +123,41 @@ def test_a_folder_without_a_row_is_set_aside(attempts: Attempts, files: Path) ->
     kept = [entry for entry in attempts.line.iterdir() if "without-a-row" in entry.name]
     assert [(entry / "note").exists() for entry in kept] == [True]
     assert (stray / "manifest.json").exists()
+
+
+def test_a_version_that_came_between_does_not_take_its_number(
+    attempts: Attempts, files: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody imports an adapter while the trained files are being verified."""
+    verified = artifacts.verified
+
+    def slowly(*given: Any, **settings: Any) -> artifacts.Prepared:
+        prepared = verified(*given, **settings)
+        with database.unit_of_work() as session:
+            make_version(session, attempts.material.adapter)
+        return prepared
+
+    monkeypatch.setattr(artifacts, "verified", slowly)
+
+    version_id = attempts.register(attempts.second, files)
+
+    with database.unit_of_work() as session:
+        version = registry.by_id(session, version_id)
+    assert (version.number, version.manifest["version"]) == (2, 2)
+    written = json.loads((attempts.line / "v0002" / "manifest.json").read_text())
+    assert written == version.manifest
+
+
+def test_one_that_does_not_fit_the_base_model_is_refused(
+    attempts: Attempts, files: Path, database: Database
+) -> None:
+    base = Path(attempts.material.adapter.base_path)
+    write_base(base, {"model.layers.0.self_attn.q_proj": (3, 4)})
+
+    with pytest.raises(ArtifactInvalid, match="has 4 features"):
+        attempts.register(attempts.second, files)
+
+    assert list(attempts.line.iterdir()) == []
 
 
 def test_files_that_are_no_adapter_are_refused_whole(

@@ -1,0 +1,85 @@
+"""A version trained again: what it is made from, and how far the second one is from the first."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adapters import comparison
+from adapters.manifest import Manifest
+from adapters.model_folder import folder_hash
+from server.core.errors import NotRebuildable
+from server.db import AdapterVersion
+from server.services import artifacts, rebuilds, registry, runs
+from server.services.runs import Claim
+from workers.context import WorkerContext
+from workers.versions import libraries
+
+_MOST_NAMED = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Everything that made a version, checked to be what it was."""
+
+    name: str
+    folder: Path
+    """The version's own files, to compare with."""
+    manifest: Manifest
+    lesson: Path
+    base_path: str
+
+    @property
+    def threads(self) -> int | None:
+        """How many the first training had; with more or fewer, sums come out otherwise."""
+        threads = self.manifest.environment.get("threads")
+        return threads if isinstance(threads, int) else None
+
+
+def find_source(context: WorkerContext, owned: Claim) -> Source:
+    """What the run's version was made from.
+
+    Raises:
+        NotRebuildable: material or lesson are gone, or the base model is another one.
+        FilesGone: there is nothing to compare with.
+    """
+    with context.database.unit_of_work() as session:
+        run = runs.get_run(session, owned.run_id)
+        adapter = runs.line_of(session, run)
+        version = session.get_one(AdapterVersion, run.rebuilds)
+        manifest = rebuilds.check_material(session, adapter, version)
+    name = registry.version_name(adapter.name, version.number)
+    lesson = rebuilds.lesson_of(
+        adapter, version, manifest, runs_path=context.settings.runs_path
+    )
+    folder = artifacts.check_files(adapter, version)
+    try:
+        found = folder_hash(Path(adapter.base_path))
+    except OSError as error:
+        raise NotRebuildable(name, f"its base model cannot be read ({error}).") from error
+    if found != manifest.base_hash:
+        raise NotRebuildable(name, f"the base model in {adapter.base_path} has changed.")
+    return Source(name, folder, manifest, lesson, adapter.base_path)
+
+
+def compare(source: Source, output: Path, *, environment: dict[str, Any]) -> dict[str, Any]:
+    """How the second training came out, for the run's report."""
+    found = comparison.compare(source.folder, output)
+    figures = dataclasses.asdict(found)
+    return {
+        **figures,
+        "version": source.name,
+        "tensors_that_differ": list(found.tensors_that_differ[:_MOST_NAMED]),
+        "differing": len(found.tensors_that_differ),
+        "libraries": _changes(source.manifest.libraries, libraries()),
+        "environment": _changes(source.manifest.environment, environment),
+    }
+
+
+def _changes(then: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """What is not as it was, which may be why the weights are not."""
+    return {
+        name: {"then": then.get(name), "now": now.get(name)}
+        for name in sorted(then.keys() | now.keys())
+        if then.get(name) != now.get(name)
+    }
