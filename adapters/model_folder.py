@@ -86,13 +86,19 @@ def folder_hash(folder: Path) -> str:
     return base_hash(hash_files(folder, names))
 
 
+def tokenizer_files(folder: Path) -> list[str]:
+    """Names of the files that make tokens of a chat: the tokenizer's and the template's."""
+    return _names(folder, (*_TOKENIZER_FILES, *_TEMPLATE_FILES))
+
+
+def _names(folder: Path, globs: Iterable[str]) -> list[str]:
+    found = (path.name for path in folder.glob("*") if path.is_file())
+    return sorted(name for name in found if any(fnmatch(name, glob) for glob in globs))
+
+
 def tokenizer_hash(folder: Path) -> str | None:
     """sha256 over the names and hashes of the tokenizer's files; None where there are none."""
-    names = sorted(
-        path.name
-        for path in folder.glob("*")
-        if path.is_file() and any(fnmatch(path.name, glob) for glob in _TOKENIZER_FILES)
-    )
+    names = _names(folder, _TOKENIZER_FILES)
     lines = (f"{name}\0{sha256}\n" for name, sha256 in hash_files(folder, names).items())
     return hashlib.sha256("".join(lines).encode()).hexdigest() if names else None
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, BinaryIO
 
 import httpx2
 
@@ -11,6 +11,8 @@ from server.cli.console import Failure
 from server.core.settings import Settings
 from server.embedded.state import read_state
 
+LONG_TIMEOUT_S = 900
+"""For what reads every byte of large files before it answers."""
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 
@@ -47,6 +49,13 @@ class Api:
     ) -> Any:
         """The JSON of a POST of a multipart form: files as (field, (name, content))."""
         return self._call("POST", path, files=files, data=fields)
+
+    def post_files(
+        self, path: str, files: dict[str, tuple[str, BinaryIO]], fields: dict[str, str]
+    ) -> Any:
+        """The JSON of a POST of a form with open files, which are sent as they are read."""
+        timeout = httpx2.Timeout(LONG_TIMEOUT_S, connect=5)
+        return self._call("POST", path, files=files, data=fields, timeout=timeout)
 
     def patch(self, path: str, body: Any) -> Any:
         """The JSON of a PATCH."""

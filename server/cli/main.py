@@ -2,7 +2,7 @@
 
 import typer
 
-from server.cli import adapters, audit, chat, doctor, documents, keys, runs, up
+from server.cli import adapters, audit, chat, doctor, documents, keys, runs, up, versions
 from server.cli.console import CommandGroup
 
 app = typer.Typer(
@@ -23,10 +23,10 @@ app.command()(documents.ingest)
 app.command()(documents.learn)
 app.command("documents")(documents.show)
 app.command()(runs.runs)
-app.command("adapters")(adapters.show)
 app.command()(adapters.promote)
 app.command()(adapters.rollback)
 app.command()(audit.audit)
+app.add_typer(versions.app, name="adapters")
 app.add_typer(keys.app, name="key")
 
 if __name__ == "__main__":

@@ -20,7 +20,10 @@ STAGES = {
     "exam": "exam",
     "swap": "swap",
 }
-"""Stages in order, with the words shown for them."""
+"""Stages of learning in order, with the words shown for them."""
+
+REBUILD_STAGES = {"chunk": "material", "training": "training", "compare": "compare"}
+"""Stages of training an old version again."""
 
 ENDS = ("succeeded", "failed", "cancelled")
 LINE_EVERY_S = 15.0
@@ -75,11 +78,28 @@ def print_outcome(run: dict[str, Any], console: Console) -> None:
         why = escape(run["error"] or "no error was recorded")
         console.print(f"[red]run {run['status']}[/]: {why}")
         return
+    if run.get("kind") == "rebuild":
+        _print_comparison(run["report"]["rebuild"], console)
+        return
     verdict = str(run["verdict"])
     colour = _VERDICT_COLOURS.get(verdict, "white")
     console.print(f"Verdict: [bold {colour}]{verdict}[/] {run['version'] or ''}")
     for reason in run["report"].get("exam", {}).get("reasons", []):
         console.print(f"  · {reason}", markup=False)
+
+
+def _print_comparison(found: dict[str, Any], console: Console) -> None:
+    """Whether a version came out the same a second time, and what may be why not."""
+    if found["is_identical"]:
+        console.print(f"[green]identical[/]: {found['version']} came out the same, bit by bit")
+        return
+    console.print(
+        f"[yellow]different[/]: {found['differing']} of {found['tensors']} tensors of "
+        f"{found['version']}, by at most {found['max_abs_difference']:.3g} "
+        f"({found['max_relative_difference']:.3g} of the largest value)"
+    )
+    for name, change in {**found["libraries"], **found["environment"]}.items():
+        console.print(f"  · {name}: was {change['then']}, is {change['now']}", markup=False)
 
 
 class _Bars:
@@ -93,10 +113,7 @@ class _Bars:
             Elapsed(),
             console=console,
         )
-        self._tasks: dict[str, TaskID] = {
-            stage: self._progress.add_task(words, total=None, start=False, visible=True)
-            for stage, words in STAGES.items()
-        }
+        self._tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> "_Bars":
         self._progress.start()
@@ -106,9 +123,15 @@ class _Bars:
         self._progress.stop()
 
     def update(self, run: dict[str, Any]) -> None:
-        order = list(STAGES)
+        if not self._tasks:
+            stages = REBUILD_STAGES if run.get("kind") == "rebuild" else STAGES
+            self._tasks = {
+                stage: self._progress.add_task(words, total=None, start=False, visible=True)
+                for stage, words in stages.items()
+            }
+        order = list(self._tasks)
         is_over = run["status"] == "succeeded"
-        now = len(order) if is_over else _position(run["stage"])
+        now = len(order) if is_over else _position(order, run["stage"])
         for position, stage in enumerate(order):
             task = self._tasks[stage]
             if position < now:
@@ -149,5 +172,5 @@ class _Lines:
         self._console.print(f"  {now - self._began:4.0f} s  {STAGES.get(stage, stage)}{steps}")
 
 
-def _position(stage: str | None) -> int:
-    return list(STAGES).index(stage) if stage in STAGES else -1
+def _position(order: list[str], stage: str | None) -> int:
+    return order.index(stage) if stage in order else -1

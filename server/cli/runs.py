@@ -42,8 +42,8 @@ def _print_list(rows: list[dict[str, Any]]) -> None:
         table.add_row(
             row["id"],
             _stage(row) if row["status"] == "running" else row["status"],
-            row["verdict"] or "",
-            row["version"] or "",
+            row["verdict"] or ("rebuild" if row.get("rebuilds") else ""),
+            row["version"] or row.get("rebuilds") or "",
             _moment(row["created_at"]),
         )
     out.print(table)
