@@ -77,7 +77,8 @@ def save_adapter(model: PeftModel, folder: Path, *, base_name: str) -> None:
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text())
     config["base_model_name_or_path"] = base_name
-    config["target_modules"] = sorted(config["target_modules"])
+    # PEFT names every layer of a small model in full; all of a kind are trained, so the kind will do.
+    config["target_modules"] = sorted({n.rpartition(".")[2] for n in config["target_modules"]})
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 

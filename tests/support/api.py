@@ -43,7 +43,9 @@ class Api:
 
 
 @contextmanager
-def running_api(tmp_path: Path, settings: Settings, database: Database) -> Iterator[Api]:
+def running_api(
+    tmp_path: Path, settings: Settings, database: Database, *, base_hash: str = BASE_HASH
+) -> Iterator[Api]:
     """A server that is ready to answer, on a database that has its tables."""
     engine = FakeEngine()
     with serve(engine.app()) as upstream:
@@ -55,7 +57,7 @@ def running_api(tmp_path: Path, settings: Settings, database: Database) -> Itera
             }
         )
         with database.unit_of_work() as session:
-            ensure_line(session, settings, base_path=tmp_path / "base", base_hash=BASE_HASH)
+            ensure_line(session, settings, base_path=tmp_path / "base", base_hash=base_hash)
             keys.ensure_admin_key(session, ADMIN_KEY)
         with (
             serve(create_app(settings, queue=RecordingQueue())) as server,

@@ -31,7 +31,11 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="session")
 def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("random-model")
+    return save_random_model(tmp_path_factory.mktemp("random-model"))
+
+
+def save_random_model(folder: Path) -> Path:
+    """The model's folder; the same weights every time."""
     torch.manual_seed(7)
     config = LlamaConfig(
         vocab_size=258,

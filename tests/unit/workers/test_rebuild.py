@@ -1,0 +1,238 @@
+"""Rebuilding a version: bit by bit the same, nothing else changed, and never from what was forgotten."""
+
+import dataclasses
+import io
+import json
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from adapters.model_folder import folder_hash
+from adapters.spec import LoraSpec, Precision, SealConfig, TrainingSpec
+from adapters.training import job
+from adapters.types import EditKind, SelfEdit
+from server.core.errors import NotRebuildable
+from server.core.settings import Settings
+from server.db import AdaptationRun, Adapter, RunKind, RunStatus, VersionOrigin
+from server.db.session import Database
+from server.services import documents, policies, promotion, rebuilds, registry, runs
+from server.services.bootstrap import ensure_line
+from tests.conftest import RecordingQueue
+from tests.support.factories import make_document, make_run
+from tests.unit.adapters.conftest import save_random_model
+from workers import adaptation, versions
+from workers.context import WorkerContext
+from workers.material import collect
+
+LEASE = timedelta(seconds=30)
+CONFIG = SealConfig(
+    lora=LoraSpec(rank=4, alpha=8),
+    training=TrainingSpec(epochs=2, batch_size=2, precision=Precision.FLOAT32, learning_rate=2e-2),
+    seed=3,
+)
+EDITS = (
+    SelfEdit(EditKind.PASSAGE, "d", None, "The keeper is Odile Brandt.", "rule"),
+    SelfEdit(EditKind.QUESTION, "d", "Who is the keeper?", "Odile Brandt.", "rule"),
+    SelfEdit(EditKind.REPLAY, None, "Hello", "Hi!", "model"),
+)
+
+
+def train_here(fields: dict[str, Any], *, folder: Path, heart: object) -> dict[str, Any]:
+    """What the worker's child does, without the seconds that its imports take."""
+    file, out = folder / "job.json", io.StringIO()
+    file.write_text(json.dumps(fields))
+    job.run_job(job.read_job(file), out)
+    closing: dict[str, Any] = json.loads(out.getvalue().splitlines()[-1])
+    return closing
+
+
+@dataclass
+class Learnt:
+    """A line with one version that was trained for real, on a model of a few thousand weights."""
+
+    context: WorkerContext
+    adapter: Adapter
+    version_id: str
+    document_id: str
+    queue: RecordingQueue
+
+    @property
+    def database(self) -> Database:
+        return self.context.database
+
+    def order(self) -> AdaptationRun:
+        with self.database.unit_of_work() as session:
+            version = registry.by_id(session, self.version_id)
+            run, _ = rebuilds.queue_rebuild(
+                session,
+                self.adapter,
+                version,
+                runs_path=self.context.settings.runs_path,
+                requested_by="test",
+                queue=self.queue,
+            )
+            return run
+
+    def carry_out(self, run: AdaptationRun) -> AdaptationRun:
+        adaptation.run(self.context, run.id)
+        with self.database.unit_of_work() as session:
+            return runs.get_run(session, run.id)
+
+    def lesson(self) -> Path:
+        with self.database.unit_of_work() as session:
+            version = registry.by_id(session, self.version_id)
+        return self.context.settings.runs_path / str(version.run_id) / rebuilds.LESSON
+
+    def picture(self) -> tuple[Any, ...]:
+        """Everything that a rebuild must leave alone."""
+        with self.database.unit_of_work() as session:
+            line = self.adapter
+            return (
+                [(v.number, v.status, v.digest) for v in registry.versions_of(session, line)],
+                promotion.champion_revision(session, line),
+                documents.get_document(session, self.document_id).state,
+                sorted(path.name for path in self._artifacts.iterdir()),
+            )
+
+    @property
+    def _artifacts(self) -> Path:
+        return self.context.settings.artifacts_path / self.adapter.name
+
+
+@pytest.fixture
+def learnt(
+    database: Database,
+    settings: Settings,
+    queue: RecordingQueue,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Learnt:
+    monkeypatch.setattr(adaptation, "train", train_here)
+    base = save_random_model(tmp_path / "base")
+    context = WorkerContext(settings, database, cast(Any, queue), "test")
+    with database.unit_of_work() as session:
+        adapter = ensure_line(session, settings, base_path=base, base_hash=folder_hash(base))
+        document = make_document(session)
+        run = make_run(session, adapter)
+        owned = runs.claim(session, run.id, worker="a", lease=LEASE)
+        assert owned is not None
+        material = collect(session, owned, served="smollm2")
+    folder = settings.runs_path / owned.run_id
+    folder.mkdir(parents=True)
+    edits = [dataclasses.asdict(edit) for edit in EDITS]
+    lesson = folder / rebuilds.LESSON
+    lesson.write_text(json.dumps({"edits": edits, "exam": [], "report": {}}))
+    order = {
+        "base_model": str(base),
+        "edits": edits,
+        "config": CONFIG.model_dump(mode="json"),
+        "output": str(folder / "adapter"),
+        "seed": CONFIG.seed,
+        "threads": 1,
+    }
+    closing = train_here(order, folder=folder, heart=None)
+    trained = versions.Trained(
+        folder / "adapter", rebuilds.lesson_hash(lesson), closing["environment"]
+    )
+    version_id = versions.register(context, owned, material, trained, config=CONFIG)
+    with database.unit_of_work() as session:
+        runs.finish(session, owned, status=RunStatus.SUCCEEDED, verdict="reject")
+    return Learnt(context, adapter, version_id, document.id, queue)
+
+
+def test_it_comes_out_the_same_and_changes_nothing(learnt: Learnt) -> None:
+    before = learnt.picture()
+
+    run = learnt.carry_out(learnt.order())
+
+    assert (run.status, run.kind, run.verdict, run.error) == ("succeeded", "rebuild", None, None)
+    found = run.report["rebuild"]
+    assert found["is_identical"] is True
+    assert (found["differing"], found["max_abs_difference"]) == (0, 0.0)
+    assert found["tensors"] == 28
+    assert (found["libraries"], found["environment"]) == ({}, {})
+    assert learnt.picture() == before
+
+
+def test_what_was_forgotten_is_not_learnt_from_again(learnt: Learnt) -> None:
+    queued = learnt.order()
+    with learnt.database.unit_of_work() as session:
+        documents.delete_document(session, learnt.document_id, tenant=None)
+
+    run = learnt.carry_out(queued)
+
+    assert run.status == "failed"
+    assert learnt.document_id in str(run.error)
+    with pytest.raises(NotRebuildable, match=learnt.document_id):
+        learnt.order()
+
+
+@pytest.mark.parametrize("damage", ["changed", "gone"])
+def test_another_lesson_is_not_taken_for_it(learnt: Learnt, damage: str) -> None:
+    lesson = learnt.lesson()
+    lesson.write_text("{}") if damage == "changed" else lesson.unlink()
+
+    with pytest.raises(NotRebuildable, match="its lesson"):
+        learnt.order()
+
+
+def test_another_base_model_is_not_taken_for_it(learnt: Learnt) -> None:
+    queued = learnt.order()
+    (Path(learnt.adapter.base_path) / "config.json").write_text("{}")
+
+    run = learnt.carry_out(queued)
+
+    assert run.status == "failed"
+    assert "has changed" in str(run.error)
+
+
+def test_an_imported_version_cannot_be_rebuilt(learnt: Learnt) -> None:
+    with learnt.database.unit_of_work() as session:
+        registry.by_id(session, learnt.version_id).origin = VersionOrigin.IMPORT
+
+    with pytest.raises(NotRebuildable, match="imported"):
+        learnt.order()
+
+
+def test_a_manifest_of_old_names_no_lesson(learnt: Learnt) -> None:
+    with learnt.database.unit_of_work() as session:
+        version = registry.by_id(session, learnt.version_id)
+        version.manifest = {**version.manifest, "lesson_sha256": None}
+
+    with pytest.raises(NotRebuildable, match="names no lesson"):
+        learnt.order()
+
+
+def test_one_order_is_one_run(learnt: Learnt) -> None:
+    first, again = learnt.order(), learnt.order()
+
+    assert first.id == again.id
+
+
+def test_it_stands_in_the_way_of_no_learning(learnt: Learnt, settings: Settings) -> None:
+    rebuilding = learnt.order()
+    with learnt.database.unit_of_work() as session:
+        new = make_document(session, "The lamp is green.")
+        adapter = session.merge(learnt.adapter)
+        later = new.created_at + timedelta(minutes=1)
+
+        started = policies.queue_due_runs(session, settings.learning, queue=learnt.queue, now=later)
+
+        assert [run.kind for run in started] == [RunKind.LEARN]
+        assert started[0].id != rebuilding.id
+        assert runs.documents_of(session, rebuilding.id) == []
+        assert adapter.id == started[0].adapter_id
+
+
+def test_a_queued_one_is_cancelled_and_no_document_counts_as_seen(learnt: Learnt) -> None:
+    before = learnt.picture()
+    run = learnt.order()
+
+    with learnt.database.unit_of_work() as session:
+        cancelled = runs.request_cancel(session, run.id)
+        assert cancelled.status == RunStatus.CANCELLED
+        assert runs.documents_of(session, run.id) == []
+    assert learnt.picture() == before
