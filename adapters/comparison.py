@@ -40,7 +40,9 @@ def compare(first: Path, second: Path) -> Comparison:
         TensorFileInvalid, OSError: one of them cannot be read.
     """
     with ExitStack() as open_files:
-        files = [open_files.enter_context((folder / WEIGHTS).open("rb")) for folder in (first, second)]
+        files = [
+            open_files.enter_context((folder / WEIGHTS).open("rb")) for folder in (first, second)
+        ]
         sizes = [(folder / WEIGHTS).stat().st_size for folder in (first, second)]
         ours, theirs = (
             {entry.name: entry for entry in read_header(file, size)}

@@ -46,7 +46,9 @@ def _read(config: Path) -> dict[str, object]:
     try:
         fields = json.loads(config.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise LoraFilesInvalid(f"adapter_config.json is not valid JSON ({error})", remedy) from error
+        raise LoraFilesInvalid(
+            f"adapter_config.json is not valid JSON ({error})", remedy
+        ) from error
     if not isinstance(fields, dict):
         raise LoraFilesInvalid("adapter_config.json is not a JSON object", remedy)
     return fields

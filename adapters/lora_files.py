@@ -162,7 +162,8 @@ def _check_pairs(entries: list[TensorEntry], config: LoraConfig) -> None:
         match = _TENSOR.fullmatch(entry.name)
         if match is None or match["module"] not in config.target_modules:
             raise LoraFilesInvalid(
-                f"tensor {entry.name!r} is not LoRA of a target module", f"{_PLAIN} and {_SAVE_AGAIN}"
+                f"tensor {entry.name!r} is not LoRA of a target module",
+                f"{_PLAIN} and {_SAVE_AGAIN}",
             )
         if entry.dtype not in _DTYPES:
             raise LoraFilesInvalid(
@@ -200,7 +201,9 @@ def _check_shapes(entries: list[TensorEntry], config: LoraConfig, shapes: LayerS
         if shape is None:
             raise LoraFilesInvalid(f"the base model has no layer {layer!r}", remedy)
         is_a = entry.name.endswith(".lora_A.weight")
-        width, expected = (entry.shape[1], shape.inputs) if is_a else (entry.shape[0], shape.outputs)
+        width, expected = (
+            (entry.shape[1], shape.inputs) if is_a else (entry.shape[0], shape.outputs)
+        )
         if width != expected:
             raise LoraFilesInvalid(
                 f"tensor {entry.name!r} has the shape {list(entry.shape)}, where the base model's "

@@ -90,9 +90,7 @@ def create_app(
 
     app = Gateway(title="Everlearn", lifespan=lifespan, docs_url=None, openapi_url=None)
     app.lane = routes.LANE
-    app.add_middleware(
-        BodyLimitMiddleware, own_limit=_OWN_BODY_LIMIT, own_limit_pattern=_IMPORTS
-    )
+    app.add_middleware(BodyLimitMiddleware, own_limit=_OWN_BODY_LIMIT, own_limit_pattern=_IMPORTS)
     app.add_middleware(RequestIdMiddleware)
     install_error_handlers(app)
     app.include_router(routes.router)  # first: routes are tried in turn, and these are asked most

@@ -49,9 +49,7 @@ def find_source(context: WorkerContext, owned: Claim) -> Source:
         version = session.get_one(AdapterVersion, run.rebuilds)
         manifest = rebuilds.check_material(session, adapter, version)
     name = registry.version_name(adapter.name, version.number)
-    lesson = rebuilds.lesson_of(
-        adapter, version, manifest, runs_path=context.settings.runs_path
-    )
+    lesson = rebuilds.lesson_of(adapter, version, manifest, runs_path=context.settings.runs_path)
     folder = artifacts.check_files(adapter, version)
     try:
         found = folder_hash(Path(adapter.base_path))

@@ -72,9 +72,7 @@ async def import_version(
         )
         target = registry.version_name(line.name, version.number)
         detail = {"digest": version.digest, "source": source, "reason": reason}
-        audit.record(
-            session, actor, "version.import", target, detail, request_id, owner=line.owner
-        )
+        audit.record(session, actor, "version.import", target, detail, request_id, owner=line.owner)
         session.flush()
         return version_detail(session, line, version, tenant=actor.owner)
 
@@ -87,9 +85,7 @@ async def import_version(
 
 
 @router.get("/{version}", responses={400: {}, 404: {}})
-async def get_version(
-    name: Text, version: Text, runtime: RuntimeDep, actor: Read
-) -> VersionDetail:
+async def get_version(name: Text, version: Text, runtime: RuntimeDep, actor: Read) -> VersionDetail:
     """One version: manifest, exam, status, documents, and its way back to the base model."""
 
     def read(session: Session) -> VersionDetail:
@@ -126,9 +122,7 @@ async def export_version(
 
     def note(session: Session) -> None:
         detail = {"digest": found.digest}
-        audit.record(
-            session, actor, "version.export", target, detail, request_id, owner=line.owner
-        )
+        audit.record(session, actor, "version.export", target, detail, request_id, owner=line.owner)
 
     await runtime.database.run(note)
     files: dict[str, Path | bytes] = {name: folder / name for name in (CONFIG, WEIGHTS, MANIFEST)}
@@ -165,7 +159,6 @@ async def rebuild_version(
             session,
             line,
             found,
-            runs_path=runtime.settings.runs_path,
             requested_by=actor.label,
             queue=runtime.queue,
         )
@@ -223,5 +216,3 @@ async def _scratch(parent: Path) -> AsyncIterator[Path]:
         yield folder
     finally:
         await to_thread.run_sync(partial(shutil.rmtree, folder, ignore_errors=True))
-
-

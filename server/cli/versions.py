@@ -9,7 +9,7 @@ import zipfile
 from contextlib import ExitStack
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 import typer
 from rich.markup import escape
@@ -24,7 +24,9 @@ from server.cli.progress import follow
 from server.core.settings import Settings
 from server.embedded.up import prepare_model
 
-app = typer.Typer(help="Adapter versions: list, show, import, export, rebuild.", add_completion=False)
+app = typer.Typer(
+    help="Adapter versions: list, show, import, export, rebuild.", add_completion=False
+)
 
 Line = Annotated[str, typer.Argument(help="The adapter line.")]
 Version = Annotated[str, typer.Argument(help="v2 or 2.")]
@@ -82,7 +84,7 @@ def import_adapter(
     _check_folder(folder)
     fields = {"source": source or folder.resolve().name, "reason": reason}
     with connect() as api, ExitStack() as open_files:
-        files = {
+        files: dict[str, tuple[str, BinaryIO]] = {
             field: (file, open_files.enter_context((folder / file).open("rb")))
             for field, file in (("config", CONFIG), ("weights", WEIGHTS))
         }

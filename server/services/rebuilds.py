@@ -40,11 +40,12 @@ def queue_rebuild(
     adapter: Adapter,
     version: AdapterVersion,
     *,
-    runs_path: Path,
     requested_by: str,
     queue: Queue,
 ) -> tuple[AdaptationRun, bool]:
     """Ask for a rebuild; one that is open for this version is returned instead.
+
+    Whether the lesson is there the worker finds out, which has the folder of runs.
 
     Raises:
         NotRebuildable: something that it takes is not there; see :func:`check_material`.
@@ -57,7 +58,6 @@ def queue_rebuild(
     ):
         return open_run, False
     manifest = check_material(session, adapter, version)
-    lesson_of(adapter, version, manifest, runs_path=runs_path)
     run = AdaptationRun(
         id=new_id("run"),
         adapter_id=adapter.id,

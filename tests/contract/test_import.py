@@ -10,6 +10,7 @@ import httpx2
 import pytest
 
 from server.core.settings import Settings, SwapSettings
+from server.db import Base
 from server.db.session import Database
 from server.services import registry
 from tests.support.adapter_files import (
@@ -45,8 +46,6 @@ def fresh_api(tmp_path: Path) -> Iterator[Api]:
 
 
 def _server(folder: Path) -> Iterator[Api]:
-    from server.db import Base
-
     write_base(folder / "base")
     settings = Settings(
         _env_file=None,
@@ -109,7 +108,11 @@ BROKEN: dict[str, tuple[list[Part], str, str]] = {
     # name: the form, the cause that is named, the remedy that is named
     "no weights": (parts()[:1], "adapter_model.safetensors is missing", "file weights"),
     "no config": (parts()[1:], "adapter_config.json is missing", "file config"),
-    "a pickle by name": (renamed("weights", "adapter_model.bin"), "'adapter_model.bin'", "safetens"),
+    "a pickle by name": (
+        renamed("weights", "adapter_model.bin"),
+        "'adapter_model.bin'",
+        "safetens",
+    ),
     "a path as a name": (renamed("weights", "../../x.safetensors"), "'../../x.safe", "plain names"),
     "a file too many": (
         [*parts(), ("code", ("modeling.py", b"import os"))],
@@ -118,11 +121,19 @@ BROKEN: dict[str, tuple[list[Part], str, str]] = {
     ),
     "a file twice": ([*parts(), parts()[0]], "came twice", "once"),
     "a pickle inside": (parts(tensors=b"PK\x03\x04" + b"x" * 64), "is a pickle", "save_pretrained"),
-    "a Git LFS pointer": (parts(tensors=b"version https://git-lfs"), "git lfs pull", "save_pretrained"),
+    "a Git LFS pointer": (
+        parts(tensors=b"version https://git-lfs"),
+        "git lfs pull",
+        "save_pretrained",
+    ),
     "an empty file": (parts(tensors=b""), "header is cut off", "save_pretrained"),
     "weights cut off": (parts(tensors=safetensors(lora())[:-4]), "the file has", "save_pretrained"),
     "bytes behind the end": (parts(tensors=safetensors(lora()) + b"\0"), "describes", "save_pretr"),
-    "a deep header": (parts(tensors=raw_header(b"[" * 60_000)), "not valid JSON", "save_pretrained"),
+    "a deep header": (
+        parts(tensors=raw_header(b"[" * 60_000)),
+        "not valid JSON",
+        "save_pretrained",
+    ),
     "a header of blanks": (parts(tensors=wide_bomb()), "no weights", "save_pretrained"),
     "shared data": (
         parts(tensors=raw_header(b'{"a":' + ENTRY + b',"b":' + ENTRY + b"}", b"\0" * 4)),
@@ -206,7 +217,9 @@ def test_the_refusals_are_told_apart() -> None:
 
 
 def test_a_good_one_becomes_an_unproven_version(fresh_api: Api) -> None:
-    answer = fresh_api.client.post(PATH, files=parts(), data={"source": "ada/lora", "reason": "try"})
+    answer = fresh_api.client.post(
+        PATH, files=parts(), data={"source": "ada/lora", "reason": "try"}
+    )
 
     assert answer.status_code == 201, answer.text
     version = answer.json()
@@ -219,7 +232,8 @@ def test_a_good_one_becomes_an_unproven_version(fresh_api: Api) -> None:
     assert [step["name"] for step in version["lineage"]] == ["smollm2@v1", "smollm2@base"]
     manifest = version["manifest"]
     assert (manifest["source"], manifest["run_id"], manifest["version"]) == ("ada/lora", None, 1)
-    assert manifest["tokenizer_hash"] and manifest["template_hash"]
+    assert manifest["tokenizer_hash"]
+    assert manifest["template_hash"]
     folder = fresh_api.settings.artifacts_path / "smollm2" / "v0001"
     assert sorted(path.name for path in folder.iterdir()) == [
         "adapter_config.json",
@@ -284,7 +298,11 @@ def test_one_that_is_too_long_is_refused_by_its_setting(fresh_api: Api) -> None:
             400,
             "invalid_request",
         ),
-        (lambda client: client.post(PATH.replace("smollm2", "no"), files=parts()), 404, "not_found"),
+        (
+            lambda client: client.post(PATH.replace("smollm2", "no"), files=parts()),
+            404,
+            "not_found",
+        ),
     ],
     ids=["JSON", "an unknown field", "a long reason", "an unknown line"],
 )

@@ -36,7 +36,9 @@ def test_one_value_that_differs_is_found_and_measured(tmp_path: Path) -> None:
     assert (found.max_abs_difference, found.max_relative_difference) == (0.125, 0.25)
 
 
-@pytest.mark.parametrize(("dtype", "one", "two"), [("F16", b"\0\x3c", b"\0\x40"), ("BF16", b"\x80\x3f", b"\0\x40")])
+@pytest.mark.parametrize(
+    ("dtype", "one", "two"), [("F16", b"\0\x3c", b"\0\x40"), ("BF16", b"\x80\x3f", b"\0\x40")]
+)
 def test_half_precision_is_measured_too(tmp_path: Path, dtype: str, one: bytes, two: bytes) -> None:
     first, second = ({**lora(), B: (dtype, [2, 2], one * 3 + last)} for last in (one, two))
 

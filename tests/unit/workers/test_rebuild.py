@@ -70,7 +70,6 @@ class Learnt:
                 session,
                 self.adapter,
                 version,
-                runs_path=self.context.settings.runs_path,
                 requested_by="test",
                 queue=self.queue,
             )
@@ -175,8 +174,10 @@ def test_another_lesson_is_not_taken_for_it(learnt: Learnt, damage: str) -> None
     lesson = learnt.lesson()
     lesson.write_text("{}") if damage == "changed" else lesson.unlink()
 
-    with pytest.raises(NotRebuildable, match="its lesson"):
-        learnt.order()
+    run = learnt.carry_out(learnt.order())
+
+    assert run.status == "failed"
+    assert "its lesson" in str(run.error)
 
 
 def test_another_base_model_is_not_taken_for_it(learnt: Learnt) -> None:

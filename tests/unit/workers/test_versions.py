@@ -86,7 +86,8 @@ def test_the_owner_registers_a_candidate_under_its_own_path(
     assert (manifest.run_id, manifest.origin) == (attempts.second.run_id, "run")
     assert manifest.lesson_sha256 == LESSON_SHA256
     assert manifest.environment == {"device": "cpu", "threads": 1}
-    assert manifest.tokenizer_hash and manifest.template_hash
+    assert manifest.tokenizer_hash
+    assert manifest.template_hash
     assert manifest.code_version == code_version()
     assert [entry.name for entry in attempts.line.iterdir()] == ["v0001"]
 
