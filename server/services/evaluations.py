@@ -46,5 +46,6 @@ def results_of(session: Session, evaluation: Evaluation) -> list[dict[str, Any]]
         .where(EvaluationResult.evaluation_id == evaluation.id)
         .order_by(EvaluationResult.item_id)
     )
-    names = [name for name in EvaluationResult.__table__.columns.keys() if name != "evaluation_id"]
+    columns = (column.name for column in EvaluationResult.__table__.columns)
+    names = [name for name in columns if name != "evaluation_id"]
     return [{name: getattr(row, name) for name in names} for row in rows]
