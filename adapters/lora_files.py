@@ -29,7 +29,7 @@ _FREE_KEYS = frozenset(
     }
 )
 _CHECKED_KEYS = frozenset(
-    {"peft_type", "r", "lora_alpha", "target_modules", "bias", "init_lora_weights"}
+    {"peft_type", "r", "lora_alpha", "target_modules", "bias", "init_lora_weights", "use_rslora"}
 )
 _TENSOR = re.compile(
     r"base_model\.model\.(?P<layer>(?:\w+\.)*(?P<module>\w+))\.lora_(?P<half>[AB])\.weight"
@@ -87,6 +87,8 @@ def check_config(raw: bytes, *, max_rank: int, allowed_modules: Collection[str])
         )
     if config.get("bias", "none") != "none":
         raise LoraFilesInvalid(f"bias is {config['bias']!r}, only plain LoRA is loaded", _PLAIN)
+    if type(config.get("use_rslora", False)) is not bool:  # true scales by the root of the rank
+        raise LoraFilesInvalid(f"use_rslora is {config['use_rslora']!r}, not true or false", _PLAIN)
     if type(config.get("init_lora_weights", True)) is not bool:
         raise LoraFilesInvalid(
             "init_lora_weights names a method that changes the base model",

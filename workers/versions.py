@@ -63,6 +63,7 @@ def register(
     shutil.rmtree(pending, ignore_errors=True)
     with context.database.unit_of_work() as session:
         number = registry.next_number(session, adapter)
+        interactions = tuple(runs.interactions_of(session, owned.run_id))
     fields = ManifestFields(
         adapter=adapter.name,
         version=number,
@@ -70,6 +71,7 @@ def register(
         method=config.type,
         config=config.model_dump(mode="json"),
         documents=material.refs(),
+        interactions=interactions,
         lesson_sha256=trained.lesson_sha256,
         seed=config.seed,
         created_at=utc_now(),

@@ -13,12 +13,12 @@ Name = Annotated[str | None, typer.Argument(help="The adapter line; else the onl
 Reason = Annotated[str, typer.Option(help="Kept with the event.")]
 
 
-def show(name: Name = None) -> None:
-    """The versions of each line, who serves, and every move so far."""
+def show_all() -> None:
+    """The versions of each line, who serves, and of the only line every move so far."""
     with connect() as api:
-        lines = [api.get(f"/api/v1/adapters/{name}")] if name else _lines(api)
+        lines = _lines(api)
     for line in lines:
-        _print_line(line, with_events=name is not None or len(lines) == 1)
+        print_line(line, with_events=len(lines) == 1)
 
 
 def promote(
@@ -58,7 +58,7 @@ def _only_line(api: Api) -> str:
     return str(names[0])
 
 
-def _print_line(line: dict[str, Any], *, with_events: bool) -> None:
+def print_line(line: dict[str, Any], *, with_events: bool) -> None:
     out.print(f"[bold]{line['name']}[/]  base model {line['base_model']}")
     aliases: dict[str, list[str]] = {}
     for alias, version in line["aliases"].items():
@@ -76,19 +76,26 @@ def _print_line(line: dict[str, Any], *, with_events: bool) -> None:
             version["created_at"][:19],
         )
     out.print(table)
-    if with_events and line["events"]:
-        moves = Table("when", "move", "from", "to", "by", "reason", box=None)
-        for event in line["events"]:
-            moves.add_row(
-                event["created_at"][:19],
-                event["kind"],
-                event["from_version"],
-                event["to_version"],
-                escape(event["actor"]),
-                escape(event["reason"]),
-            )
-        out.print()
-        out.print(moves)
+    if with_events:
+        print_moves(line["events"])
+
+
+def print_moves(events: list[dict[str, Any]]) -> None:
+    """Every move of a line's aliases, newest first; nothing where there was none."""
+    if not events:
+        return
+    moves = Table("when", "move", "from", "to", "by", "reason", box=None)
+    for event in events:
+        moves.add_row(
+            event["created_at"][:19],
+            event["kind"],
+            event["from_version"],
+            event["to_version"],
+            escape(event["actor"]),
+            escape(event["reason"]),
+        )
+    out.print()
+    out.print(moves)
 
 
 def _marked(aliases: dict[str, list[str]], version: str) -> str:

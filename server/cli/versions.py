@@ -50,9 +50,9 @@ _MERGE = "adapters.merge"
 
 @app.callback(invoke_without_command=True)
 def every_line(context: typer.Context) -> None:
-    """The versions of each line, who serves, and every move so far."""
+    """The versions of each line and who serves; `show NAME` says more."""
     if context.invoked_subcommand is None:
-        adapters.show()
+        adapters.show_all()
 
 
 @app.command()
@@ -61,7 +61,7 @@ def show(
     version: Annotated[str | None, typer.Argument(help="One version: v2 or 2.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """The lineage of a line as a tree; of one version also where it comes from and how it did."""
+    """The lineage of a line as a tree, and every move of its aliases; of one version also where it comes from and how it did."""
     with connect() as api:
         path = f"/api/v1/adapters/{name}"
         found = api.get(path) if version is None else api.get(f"{path}/versions/{version}")
@@ -69,6 +69,7 @@ def show(
         out.print_json(json.dumps(found))
     elif version is None:
         out.print(_line_tree(found))
+        adapters.print_moves(found["events"])
     else:
         _print_version(found)
 

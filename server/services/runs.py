@@ -21,6 +21,7 @@ from server.db import (
     DocumentState,
     RunDocument,
     RunEvent,
+    RunInteraction,
     RunKind,
     RunStatus,
     VersionStatus,
@@ -304,6 +305,17 @@ def documents_of(session: Session, run_id: str) -> list[str]:
             select(RunDocument.document_id)
             .where(RunDocument.run_id == run_id)
             .order_by(RunDocument.document_id)
+        )
+    )
+
+
+def interactions_of(session: Session, run_id: str) -> list[str]:
+    """Ids of the interactions that a run saw."""
+    return list(
+        session.scalars(
+            select(RunInteraction.interaction_id)
+            .where(RunInteraction.run_id == run_id)
+            .order_by(RunInteraction.interaction_id)
         )
     )
 

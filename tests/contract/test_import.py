@@ -150,7 +150,12 @@ BROKEN: dict[str, tuple[list[Part], str, str]] = {
     "an endless config": (parts(b" " * 70_000), "more than 65536 bytes", "PEFT's own"),
     "another method": (changed(peft_type="IA3"), "does not describe LoRA", "plain LoRA"),
     "DoRA": (changed(use_dora=True), "use_dora is True", "plain LoRA"),
-    "scaled by the root of the rank": (changed(use_rslora=True), "use_rslora is", "plain LoRA"),
+    "a scaling that is none": (changed(use_rslora="root"), "use_rslora is 'root'", "plain LoRA"),
+    "a scale for each module": (
+        changed(alpha_pattern={"q_proj": 8}),
+        "alpha_pattern",
+        "plain LoRA",
+    ),
     "whole modules": (changed(modules_to_save=["lm_head"]), "modules_to_save", "plain LoRA"),
     "a rank for each module": (changed(rank_pattern={"q_proj": 4}), "rank_pattern", "plain LoRA"),
     "a bias": (changed(bias="all"), "bias is 'all'", "plain LoRA"),
@@ -266,6 +271,7 @@ def test_what_peft_and_others_write_is_brought_into_our_form(fresh_api: Api) -> 
         "unsloth_fixed": True,
         "auto_mapping": {"base_model_class": "LlamaForCausalLM"},
         "base_model_name_or_path": "/home/ada/model",
+        "use_rslora": True,
     }
     for config in (foreign, foreign | {"target_modules": "all-linear"}):
         answer = fresh_api.client.post(PATH, files=parts(config))
@@ -276,6 +282,7 @@ def test_what_peft_and_others_write_is_brought_into_our_form(fresh_api: Api) -> 
         written = json.loads((folder / "adapter_config.json").read_text())
         assert written["target_modules"] == ["q_proj", "v_proj"]
         assert "base_model_name_or_path" not in written
+        assert written["use_rslora"] is True  # it says how to scale, and the engine can
         assert json.loads((folder / "manifest.json").read_text())["version"] == number
 
 

@@ -323,6 +323,42 @@ def test_adapters_show_champion_and_moves(server):
     assert "the gate" in result.stdout
 
 
+REBUILD = {**RUN, "kind": "rebuild", "rebuilds": "smollm2@v1", "stage": "compare"}
+SAME = {
+    "version": "smollm2@v1",
+    "is_identical": True,
+    "tensors": 28,
+    "differing": 0,
+    "max_abs_difference": 0.0,
+    "max_relative_difference": 0.0,
+    "libraries": {},
+    "environment": {},
+}
+OTHER = {
+    **SAME,
+    "is_identical": False,
+    "differing": 3,
+    "max_abs_difference": 0.00012,
+    "environment": {"threads": {"then": 1, "now": 7}},
+}
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [(SAME, ["identical", "bit by bit"]), (OTHER, ["3 of 28", "0.00012", "was 1, is 7"])],
+    ids=["same", "other"],
+)
+def test_a_rebuild_is_followed_and_compared(server, found, words):
+    over = {**REBUILD, "status": "succeeded", "report": {"rebuild": found}}
+    server.answers["POST /api/v1/adapters/smollm2/versions/v1/rebuild"] = (202, REBUILD)
+    server.answers["GET /api/v1/runs/run_1/events"] = (200, sse(("run", REBUILD), ("run", over)))
+
+    result = run("adapters", "rebuild", "smollm2", "v1", "--wait")
+
+    assert result.exit_code == 0, result.output
+    assert all(word in result.stdout for word in words), result.stdout
+
+
 def test_rollback_of_the_only_line_needs_no_name(server):
     server.answers["GET /api/v1/adapters"] = (200, {"data": [LINE]})
     server.answers["POST /api/v1/adapters/smollm2/rollback"] = (200, MOVE)

@@ -14,7 +14,7 @@ from adapters.spec import SealConfig
 from server.core.clock import utc_now
 from server.core.errors import LeaseLost
 from server.core.settings import Settings
-from server.db import Adapter, VersionStatus
+from server.db import Adapter, RunInteraction, VersionStatus
 from server.db.session import Database
 from server.services import artifacts, registry, runs
 from tests.conftest import RecordingQueue
@@ -75,6 +75,9 @@ def files(tmp_path: Path) -> Path:
 def test_the_owner_registers_a_candidate_under_its_own_path(
     attempts: Attempts, files: Path, database: Database
 ) -> None:
+    with database.unit_of_work() as session:
+        session.add(RunInteraction(run_id=attempts.second.run_id, interaction_id="int_1"))
+
     version_id = attempts.register(attempts.second, files)
 
     with database.unit_of_work() as session:
@@ -84,6 +87,7 @@ def test_the_owner_registers_a_candidate_under_its_own_path(
     manifest = Manifest.model_validate(version.manifest)
     assert manifest.documents[0].id == attempts.material.documents[0].id
     assert (manifest.run_id, manifest.origin) == (attempts.second.run_id, "run")
+    assert manifest.interactions == ("int_1",)
     assert manifest.lesson_sha256 == LESSON_SHA256
     assert manifest.environment == {"device": "cpu", "threads": 1}
     assert manifest.tokenizer_hash
