@@ -16,6 +16,7 @@ _HARMLESS_STARTS = frozenset({"gaussian", "eva", "orthogonal"})
 # Notes of training tools; the engine reads none of them.
 _NOTES = frozenset({"auto_mapping", "unsloth_fixed", "base_model_name_or_path", "revision"})
 _MAX_CONFIG_BYTES = 64 << 10
+_REMEDY = "send the file that PEFT's save_pretrained wrote"
 
 
 def normalised_config(config: Path, weights: Path) -> bytes:
@@ -26,14 +27,18 @@ def normalised_config(config: Path, weights: Path) -> bytes:
     """
     fields = _read(config)
     fields = {key: value for key, value in fields.items() if key not in _NOTES}
-    if fields.get("init_lora_weights") in _HARMLESS_STARTS:
+    start = fields.get("init_lora_weights")
+    if isinstance(start, str) and start.lower() in _HARMLESS_STARTS:
         fields["init_lora_weights"] = True
     targets = fields.get("target_modules")
     if isinstance(targets, str):  # "all-linear", or a pattern over the layers' names
         fields["target_modules"] = _trained_modules(weights)
     elif isinstance(targets, list) and all(isinstance(name, str) for name in targets):
         fields["target_modules"] = sorted({name.rpartition(".")[2] for name in targets})
-    return json.dumps(fields, indent=2, sort_keys=True).encode() + b"\n"
+    try:
+        return json.dumps(fields, sort_keys=True).encode() + b"\n"
+    except RecursionError as error:
+        raise LoraFilesInvalid("adapter_config.json is nested too deeply", _REMEDY) from error
 
 
 def _read(config: Path) -> dict[str, object]:
@@ -42,15 +47,14 @@ def _read(config: Path) -> dict[str, object]:
             f"adapter_config.json has more than {_MAX_CONFIG_BYTES} bytes",
             "send PEFT's own, which has about one thousand",
         )
-    remedy = "send the file that PEFT's save_pretrained wrote"
     try:
         fields = json.loads(config.read_bytes())
     except (ValueError, RecursionError) as error:
         raise LoraFilesInvalid(
-            f"adapter_config.json is not valid JSON ({error})", remedy
+            f"adapter_config.json is not valid JSON ({error})", _REMEDY
         ) from error
     if not isinstance(fields, dict):
-        raise LoraFilesInvalid("adapter_config.json is not a JSON object", remedy)
+        raise LoraFilesInvalid("adapter_config.json is not a JSON object", _REMEDY)
     return fields
 
 

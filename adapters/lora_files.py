@@ -10,6 +10,7 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import Repr
 from typing import TypeGuard
 
 from adapters.base_shapes import LayerShapes
@@ -38,6 +39,10 @@ _DTYPES = frozenset({"F32", "F16", "BF16"})
 _SCAN_BYTES = 1 << 20  # the scan holds the interpreter, and other threads may be serving
 _MAX_HEADER_BYTES = 4 << 20  # some 25,000 tensors; a deep model has 1,000
 
+_MAX_REASON = 500
+_REPR = Repr()
+_REPR.maxstring = _REPR.maxother = 100
+
 _PLAIN = "train it again as plain LoRA"
 _SAVE_AGAIN = "save it again with PEFT's save_pretrained(safe_serialization=True)"
 
@@ -46,6 +51,8 @@ class LoraFilesInvalid(ValueError):
     """The files are not plain LoRA that may be loaded; says why, and what can be done."""
 
     def __init__(self, reason: str, remedy: str = "") -> None:
+        if len(reason) > _MAX_REASON:  # names come from the file, and may be of any length
+            reason = f"{reason[:_MAX_REASON]}…"
         super().__init__(reason, remedy)
         self.reason, self.remedy = reason, remedy
 
@@ -78,17 +85,22 @@ def check_config(raw: bytes, *, max_rank: int, allowed_modules: Collection[str])
     rank, alpha = config.get("r"), config.get("lora_alpha")
     if type(rank) is not int or not 1 <= rank <= max_rank:
         raise LoraFilesInvalid(
-            f"rank is {rank!r}, the engine takes 1 to {max_rank}",
+            f"rank is {_shown(rank)}, the engine takes 1 to {max_rank}",
             "raise EVERLEARN_ENGINE__MAX_LORA_RANK and restart the engine, or train a lower rank",
         )
     if not _is_number(alpha) or not 0 < alpha < math.inf:
         raise LoraFilesInvalid(
-            f"lora_alpha is {alpha!r}, it must be a positive number", "set what it was trained with"
+            f"lora_alpha is {_shown(alpha)}, it must be a positive number",
+            "set what it was trained with",
         )
     if config.get("bias", "none") != "none":
-        raise LoraFilesInvalid(f"bias is {config['bias']!r}, only plain LoRA is loaded", _PLAIN)
+        raise LoraFilesInvalid(
+            f"bias is {_shown(config['bias'])}, only plain LoRA is loaded", _PLAIN
+        )
     if type(config.get("use_rslora", False)) is not bool:  # true scales by the root of the rank
-        raise LoraFilesInvalid(f"use_rslora is {config['use_rslora']!r}, not true or false", _PLAIN)
+        raise LoraFilesInvalid(
+            f"use_rslora is {_shown(config['use_rslora'])}, not true or false", _PLAIN
+        )
     if type(config.get("init_lora_weights", True)) is not bool:
         raise LoraFilesInvalid(
             "init_lora_weights names a method that changes the base model",
@@ -96,7 +108,9 @@ def check_config(raw: bytes, *, max_rank: int, allowed_modules: Collection[str])
         )
     for key in sorted(config.keys() - _FREE_KEYS - _CHECKED_KEYS):
         if config[key]:  # off is null, false, 0 or empty, also for keys of later PEFT versions
-            raise LoraFilesInvalid(f"{key} is {config[key]!r}, only plain LoRA is loaded", _PLAIN)
+            raise LoraFilesInvalid(
+                f"{key} is {_shown(config[key])}, only plain LoRA is loaded", _PLAIN
+            )
     modules = _check_modules(config.get("target_modules"), allowed_modules)
     return LoraConfig(rank, frozenset(modules))
 
@@ -138,6 +152,11 @@ def check_weights(path: Path, config: LoraConfig, shapes: LayerShapes | None = N
         )
 
 
+def _shown(value: object) -> str:
+    """A value of somebody's file, however long or deep it is."""
+    return _REPR.repr(value)
+
+
 def _is_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
@@ -145,11 +164,11 @@ def _is_number(value: object) -> TypeGuard[int | float]:
 def _check_modules(modules: object, allowed: Collection[str]) -> list[str]:
     if not isinstance(modules, list) or not modules:
         raise LoraFilesInvalid(
-            f"target_modules is {modules!r}, it must be a list of names", _SAVE_AGAIN
+            f"target_modules is {_shown(modules)}, it must be a list of names", _SAVE_AGAIN
         )
     if unknown := [name for name in modules if not isinstance(name, str) or name not in allowed]:
         raise LoraFilesInvalid(
-            f"target module {unknown[0]!r} is not one the engine adapts",
+            f"target module {_shown(unknown[0])} is not one the engine adapts",
             f"train on some of {', '.join(sorted(allowed))}",
         )
     if modules != sorted(set(modules)):

@@ -10,6 +10,7 @@ import sys
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
+from reprlib import Repr
 from typing import BinaryIO
 
 MAX_HEADER_BYTES = 100_000_000
@@ -23,6 +24,8 @@ _BITS = {
 }
 _PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 """How `torch.save` files begin: a zip archive, or a bare pickle."""
+_MAX_DIMENSIONS = 16
+_REPR = Repr()
 _EXPONENT = {"F16": 0x7C00, "BF16": 0x7F80}
 _SIGN = 0x8000
 
@@ -115,11 +118,11 @@ def _entry(name: str, value: object, data_start: int) -> TensorEntry:
     dtype, shape = fields.get("dtype"), fields.get("shape")
     offsets = fields.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in _BITS:
-        raise TensorFileInvalid(f"tensor {name!r} has the unknown type {dtype!r}")
-    if not isinstance(shape, list) or not all(_sizes(shape)):
-        raise TensorFileInvalid(f"tensor {name!r} has the shape {shape!r}")
+        raise TensorFileInvalid(f"tensor {name!r} has the unknown type {_REPR.repr(dtype)}")
+    if not isinstance(shape, list) or len(shape) > _MAX_DIMENSIONS or not all(_sizes(shape)):
+        raise TensorFileInvalid(f"tensor {name!r} has the shape {_REPR.repr(shape)}")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(_sizes(offsets)):
-        raise TensorFileInvalid(f"tensor {name!r} has the offsets {offsets!r}")
+        raise TensorFileInvalid(f"tensor {name!r} has the offsets {_REPR.repr(offsets)}")
     begin, end = offsets
     if (end - begin) * 8 != math.prod(shape) * _BITS[dtype]:
         raise TensorFileInvalid(f"tensor {name!r}: shape {shape} does not fit {end - begin} bytes")

@@ -148,6 +148,22 @@ BROKEN: dict[str, tuple[list[Part], str, str]] = {
     "a config that is no JSON": (parts(b"{"), "not valid JSON", "save_pretrained"),
     "a config that is a list": (parts([CONFIG]), "not a JSON object", "save_pretrained"),
     "an endless config": (parts(b" " * 70_000), "more than 65536 bytes", "PEFT's own"),
+    "a deep config": (
+        parts(b'{"a":' + b"[" * 30_000 + b"]" * 30_000 + b"}"),
+        "not valid JSON (maximum recursion",
+        "save_pretrained",
+    ),
+    "an unknown feature, nested": (
+        parts({**CONFIG, "turbo": json.loads("[" * 300 + "1" + "]" * 300)}),
+        "turbo is [[[[",
+        "plain LoRA",
+    ),
+    "a config of endless words": (changed(bias="x" * 50_000), "bias is 'xxx", "plain LoRA"),
+    "a shape of endless numbers": (
+        parts(tensors=safetensors(lora() | {A: ("F32", [10**4000] * 20, b"")})),
+        "has the shape [10000",
+        "save_pretrained",
+    ),
     "another method": (changed(peft_type="IA3"), "does not describe LoRA", "plain LoRA"),
     "DoRA": (changed(use_dora=True), "use_dora is True", "plain LoRA"),
     "a scaling that is none": (changed(use_rslora="root"), "use_rslora is 'root'", "plain LoRA"),
@@ -208,6 +224,7 @@ def test_a_broken_adapter_is_refused_and_nobody_sees_it(api: Api, kind: str) -> 
     assert (answer.status_code, error["code"]) == (400, "artifact_invalid"), error
     reason, _, helps = error["message"].partition(" What helps: ")
     assert cause in reason
+    assert len(error["message"]) < 1000
     assert remedy in helps
     assert (api.engine.loads, len(api.engine.bodies)) == ([], asked)
     assert api.client.get("/api/v1/adapters/smollm2").json()["versions"] == []

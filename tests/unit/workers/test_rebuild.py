@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -23,7 +24,7 @@ from server.services.bootstrap import ensure_line
 from tests.conftest import RecordingQueue
 from tests.support.factories import make_document, make_run
 from tests.unit.adapters.conftest import save_random_model
-from workers import adaptation, versions
+from workers import adaptation, training, versions
 from workers.context import WorkerContext
 from workers.material import collect
 
@@ -142,7 +143,11 @@ def learnt(
     return Learnt(context, adapter, version_id, document.id, queue)
 
 
-def test_it_comes_out_the_same_and_changes_nothing(learnt: Learnt) -> None:
+@pytest.mark.parametrize("trainer", [train_here, training.train], ids=["here", "in a child"])
+def test_it_comes_out_the_same_and_changes_nothing(
+    learnt: Learnt, trainer: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adaptation, "train", trainer)
     before = learnt.picture()
 
     run = learnt.carry_out(learnt.order())
