@@ -3,12 +3,14 @@
 import json
 import math
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import httpx2
 import pytest
 
+from server.core.clock import utc_now
 from server.core.settings import Settings, SwapSettings
 from server.db import Base
 from server.db.session import Database
@@ -373,10 +375,26 @@ def files_below(home: Path, *folders: str) -> list[str]:
     return [str(path) for name in folders for path in (home / name).rglob("*")]
 
 
-def test_an_import_between_two_trainings_takes_the_next_number(fresh_api: Api) -> None:
-    for _ in range(2):
-        fresh_api.client.post(PATH, files=parts())
+def test_imports_at_the_same_moment_get_numbers_of_their_own(fresh_api: Api) -> None:
+    with ThreadPoolExecutor(4) as senders:
+        sent = [senders.submit(fresh_api.client.post, PATH, files=parts()) for _ in range(4)]
+        names = sorted(answer.result().json()["name"] for answer in sent)
 
+    assert names == [f"smollm2@v{number}" for number in range(1, 5)]
+    line = fresh_api.settings.artifacts_path / "smollm2"
+    assert sorted(path.name for path in line.iterdir()) == ["v0001", "v0002", "v0003", "v0004"]
+    for number, folder in enumerate(sorted(line.iterdir()), start=1):
+        assert json.loads((folder / "manifest.json").read_text())["version"] == number
+
+
+def test_what_was_removed_on_purpose_says_so(fresh_api: Api) -> None:
+    fresh_api.client.post(PATH, files=parts())
     with fresh_api.database.unit_of_work() as session:
         line = registry.get_adapter(session, "smollm2")
-        assert [version.number for version in registry.versions_of(session, line)] == [1, 2]
+        version = registry.versions_of(session, line)[0]
+        version.files_removed_at, version.retire_reason = utc_now(), "it saw what was deleted"
+
+    answer = fresh_api.client.get(f"{PATH}/v1/export")
+
+    assert answer.status_code == 409
+    assert "it saw what was deleted" in answer.json()["error"]["message"]

@@ -25,6 +25,7 @@ from adapters.artifact import (
     verify_artifact,
     write_artifact,
 )
+from adapters.base_shapes import LayerShape
 
 BASE_HASH = "a" * 64
 LAYER = "base_model.model.model.layers.0.self_attn.q_proj"
@@ -359,6 +360,36 @@ def test_a_manifest_survives_the_way_to_disk_and_back(fields: ManifestFields):
     manifest = Manifest(**dict(fields), config_hash=config_hash(fields.config), files={})
 
     assert Manifest.model_validate_json(manifest.model_dump_json()) == manifest
+
+
+def test_a_manifest_of_old_stays_readable(artifact: Path):
+    """Without the fields that came later; their defaults say that nothing is known."""
+    later = ("tokenizer_hash", "template_hash", "origin", "source", "interactions")
+    later += ("lesson_sha256", "code_version", "environment")
+    manifest = json.loads((artifact / "manifest.json").read_text())
+    old = {name: value for name, value in manifest.items() if name not in later}
+    (artifact / "manifest.json").write_text(json.dumps(old))
+
+    read = verify(artifact)
+
+    assert (read.origin, read.lesson_sha256, read.code_version) == ("run", None, "unknown")
+    assert read.model_dump().keys() == manifest.keys()
+
+
+def test_shapes_are_compared_with_the_base_model(artifact: Path):
+    fits = LayerShape(inputs=3, outputs=3)
+    layer = LAYER.removeprefix("base_model.model.")
+
+    verify(artifact, shapes={layer: fits, "model.embed_tokens": LayerShape(3, 9)})
+
+    for shapes, reason in (
+        ({layer: LayerShape(inputs=4, outputs=3)}, "has 4 features"),
+        ({layer: LayerShape(inputs=3, outputs=4)}, "has 4 features"),
+        ({}, "has no layer"),
+        ({layer: fits, layer.replace("0", "1"): fits}, "layers.1.self_attn.q_proj"),
+    ):
+        with pytest.raises(ArtifactInvalid, match=reason):
+            verify(artifact, shapes=shapes)
 
 
 def test_errors_survive_pickling():
