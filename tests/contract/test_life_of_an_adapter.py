@@ -5,10 +5,8 @@ to both, and compares the two answers; what must hold after every step is an inv
 rule needs a method of :class:`tests.support.life_model.Life` and one small method here.
 """
 
-import asyncio
 import itertools
 import json
-import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -29,13 +27,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from sqlalchemy import select
-from starlette.requests import Request
-from starlette.responses import Response
 
 from server.db import Interaction, RunDocument, VersionStatus
 from server.services import promotion, registry
 from tests.support.factories import make_version
-from tests.support.fake_engine import FakeEngine, Served, serve
+from tests.support.fake_engine import Served, serve
 from tests.support.life_model import (
     ACCEPTED,
     PROMOTE,
@@ -45,13 +41,11 @@ from tests.support.life_model import (
     Verdict,
     Version,
 )
+from tests.support.patient_engine import PatientEngine
 from tests.support.world import KEY, World, ready, running_world, wait_for
 
 FIRST_VERSIONS = ("servable", "servable", "rejected", "candidate", "unproven", "retired")
 """The statuses of v1 to v6 of every line."""
-
-WARM_UP_TOKENS = 4
-"""What the last question of a proof asks for, and no client of this test."""
 
 EVENTS_SHOWN = 50
 """Moves in the view of a line, newest first."""
@@ -76,57 +70,6 @@ several_orders = st.one_of(
 
 
 @dataclass
-class PatientEngine(FakeEngine):
-    """Stops in the middle of a stream while its prompt is held, and knows what is being proven."""
-
-    held: dict[str, threading.Event] = field(default_factory=dict)
-    cut: set[str] = field(default_factory=set)
-    """Prompts whose streams end here, unfinished."""
-    unproven: set[str] = field(default_factory=set)
-    """What was loaded, and has not been asked for its first words yet, which end the proof."""
-
-    def hold(self, prompt: str) -> None:
-        self.held[prompt] = threading.Event()
-
-    def release(self, prompt: str) -> None:
-        if event := self.held.pop(prompt, None):
-            event.set()
-
-    def lose_adapters(self) -> None:
-        super().lose_adapters()
-        self.unproven.clear()
-
-    async def _stream(self, reply: Any, body: dict[str, Any]) -> Any:
-        prompt = body["messages"][-1]["content"]
-        async for number, event in _numbered(super()._stream(reply, body)):
-            yield event
-            if number == 1 and (held := self.held.get(prompt)):
-                await asyncio.to_thread(held.wait)
-            if prompt in self.cut:
-                raise ConnectionAbortedError("ordered by the test")
-
-    async def _load(self, request: Request) -> Response:
-        answer = await super()._load(request)
-        if answer.status_code == 200:
-            self.unproven.add((await request.json())["lora_name"])
-        return answer
-
-    async def _chat(self, request: Request) -> Response:
-        answer = await super()._chat(request)
-        body = await request.json()
-        if body.get("max_tokens") == WARM_UP_TOKENS:
-            self.unproven.discard(body["model"])
-        return answer
-
-
-async def _numbered(events: Any) -> Any:
-    number = 0
-    async for event in events:
-        yield number, event
-        number += 1
-
-
-@dataclass
 class Place:
     """One server for all examples, over an engine that can be killed and started again."""
 
@@ -140,11 +83,8 @@ class Place:
 
     def kill_engine(self) -> None:
         """Cut every stream, refuse every connection, forget every adapter."""
-        self.engine.cut |= self.engine.held.keys()
-        for prompt in list(self.engine.held):
-            self.engine.release(prompt)
+        self.engine.cut_held()
         self.running.close()
-        self.engine.cut.clear()
         self.engine.lose_adapters()
 
     def settle_loads(self) -> None:
