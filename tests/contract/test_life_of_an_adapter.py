@@ -44,6 +44,9 @@ from tests.support.life_model import (
 from tests.support.patient_engine import PatientEngine
 from tests.support.world import KEY, World, ready, running_world, wait_for
 
+DOORS: frozenset[str] = frozenset()
+"""Of ``force``, ``retire`` and ``trial``, what the server has by now; the rules of the others rest."""
+
 FIRST_VERSIONS = ("servable", "servable", "rejected", "candidate", "unproven", "retired")
 """The statuses of v1 to v6 of every line."""
 
@@ -207,7 +210,7 @@ class AdapterLife(RuleBasedStateMachine):
     def begin_a_stream(self, selector: str) -> None:
         prompt = f"hold {self.life.line} {next(self.numbers)}"
         model = self.life.line + selector
-        verdict, versions = self.life.chat(model, prompt)
+        verdict, versions = self.life.chat(model)
         if not verdict.is_accepted:
             return
         self.place.engine.hold(prompt)
@@ -216,7 +219,6 @@ class AdapterLife(RuleBasedStateMachine):
         assert answer.status_code == 200
         version = answer.headers["x-everlearn-version"]
         [begun] = [one for one in versions if self.life.name(one) == version]
-        self.life.answered(prompt, begun)
         self.streams.append(OpenStream(prompt, answer, begun))
 
     @precondition(lambda self: self.streams)
@@ -240,6 +242,51 @@ class AdapterLife(RuleBasedStateMachine):
     def roll_back(self, to: str | None) -> None:
         self._move(Order(ROLLBACK, to))
 
+    @precondition(lambda self: "force" in DOORS)
+    @rule(to=targets, force=st.booleans(), behind=st.sampled_from([None, 0, 0, 1]))
+    def promote_with_conditions(self, to: str, force: bool, behind: int | None) -> None:
+        """By force, or only if nobody has moved the champion since."""
+        revision = None if behind is None else max(len(self.life.events) - behind, 0)
+        self._move(Order(PROMOTE, to, force, revision))
+
+    @precondition(lambda self: "retire" in DOORS)
+    @rule(to=targets)
+    def retire(self, to: str) -> None:
+        was_retired = self.life.statuses.copy()
+        url = f"{self.path}/versions/{to}/retire"
+        answer = self.place.client.post(url, json={"reason": "the test"})
+        assert verdict_of(answer) == self.life.retire(to), answer.text
+        if self.life.statuses != was_retired:
+            name = f"{self.life.line}@v{to.removeprefix('v')}"
+            self.audited.append(("version.retire", name, ""))
+        self._ask(self.life.line)
+
+    @precondition(lambda self: "trial" in DOORS)
+    @rule(
+        to=targets,
+        mode=st.sampled_from(["shadow", "canary"]),
+        share=st.sampled_from([50, 100, 0.01, 0, -1, 101]),
+        force=st.booleans(),
+    )
+    def start_a_trial(self, to: str, mode: str, share: float, force: bool) -> None:
+        body = {"version": to, "mode": mode, "share": share, "force": force}
+        answer = self.place.client.post(f"{self.path}/trial", json=body)
+        verdict = self.life.start_trial(to, mode, share, force=force)
+        assert verdict_of(answer) == verdict, answer.text
+        if verdict.is_accepted:
+            self.audited.append(("trial.start", self.life.line, ""))
+        self._ask(self.life.line)
+
+    @precondition(lambda self: "trial" in DOORS)
+    @rule()
+    def abort_the_trial(self) -> None:
+        answer = self.place.client.delete(f"{self.path}/trial")
+        verdict = self.life.abort_trial()
+        assert verdict_of(answer) == verdict, answer.text
+        if verdict.is_accepted:
+            self.audited.append(("trial.abort", self.life.line, ""))
+        self._ask(self.life.line)
+
     @rule(both=several_orders)
     def give_orders_at_the_same_time(self, both: list[Order]) -> None:
         """Some order of events explains the outcome; who chats meanwhile hears old or new."""
@@ -254,6 +301,7 @@ class AdapterLife(RuleBasedStateMachine):
         self._check_views(answers, self.life.events[moved:])
         if self.life.has_engine:
             champions = {before, *(event.after for event in self.life.events[moved:])}
+            champions |= {self.life.trial.number} if self.life.trial else set()
             [version] = [one for one in champions if self.life.name(one) == said.version]
             self._check_weights(said, version)
             self._ask(self.life.line)
@@ -372,7 +420,8 @@ class AdapterLife(RuleBasedStateMachine):
     @invariant()
     def the_audit_has_one_row_for_every_accepted_order(self) -> None:
         listed = self.place.client.get("/api/v1/audit", params={"limit": 300}).json()["data"]
-        mine = {self.life.line, *self.life.documents}
+        names = map(self.life.name, self.life.statuses)
+        mine = {self.life.line, *names, *self.life.documents}
         rows = [
             (row["action"], row["detail"]["from"], row["detail"]["to"])
             if row["action"].startswith("adapter.")
@@ -408,6 +457,8 @@ class AdapterLife(RuleBasedStateMachine):
             stream.answer.read()
             stream.answer.close()
         self._check_attribution()
+        if self.life.trial is not None:
+            self.place.client.delete(f"{self.path}/trial")
         with self.place.world.database.unit_of_work() as session:  # nothing of it is wanted now
             adapter = registry.get_adapter(session, self.life.line)
             for version in registry.versions_of(session, adapter):
@@ -439,9 +490,12 @@ class AdapterLife(RuleBasedStateMachine):
         self.replies[said.interaction] = said.version
 
     def _give(self, order: Order) -> httpx2.Response:
-        if order.kind == PROMOTE:
-            return self.place.client.post(f"{self.path}/promote", json={"version": order.to})
-        return self.place.client.post(f"{self.path}/rollback", json={"to": order.to})
+        wanted = "version" if order.kind == PROMOTE else "to"
+        conditions: dict[str, Any] = {"force": True} if order.force else {}
+        if order.revision is not None:
+            conditions["expected_revision"] = order.revision
+        body = {wanted: order.to, **conditions}
+        return self.place.client.post(f"{self.path}/{order.kind}", json=body)
 
     def _move(self, order: Order) -> None:
         answer = self._give(order)

@@ -19,6 +19,8 @@ ROLLBACK = "rollback"
 SERVABLE = "servable"
 CANDIDATE = "candidate"
 RETIRED = "retired"
+FORCEABLE = {CANDIDATE, "rejected", "unproven"}
+"""What an admin may promote by force."""
 
 _NUMBER = re.compile(r"v?([1-9][0-9]{0,8})")
 _SELECTOR = re.compile(r"v([1-9][0-9]{0,8})(?:\.([0-9a-f]{8}))?")
@@ -51,6 +53,10 @@ class Order:
     """``promote`` or ``rollback``."""
     to: str | None
     """A version as the API takes it; None, only of a rollback: what served before."""
+    force: bool = False
+    """Of a promotion: take a version that has not passed the gate, too."""
+    revision: int | None = None
+    """The count of moves that the order was made for; None: whatever it is."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +96,6 @@ class Life:
     seen: dict[int, set[str]] = field(default_factory=dict)
     """The documents that a version was trained on."""
     trial: Trial | None = None
-    sticky: dict[str, Version] = field(default_factory=dict)
-    """Who answered a conversation first, while the trial of now runs."""
     replicas: list[bool] = field(default_factory=lambda: [True])
     """Of every replica, whether it is up."""
 
@@ -125,33 +129,20 @@ class Life:
 
     # Requests
 
-    def chat(self, model: str, conversation: str | None = None) -> tuple[Verdict, set[Version]]:
+    def chat(self, model: str) -> tuple[Verdict, set[Version]]:
         """The verdict on a request for ``model``, and who may answer it; exactly one does.
 
-        Args:
-            conversation: what a canary draws by; the same one is always answered by the same arm.
+        While a canary runs, those are two: the champion stands in where the challenger is away.
         """
         verdict, version = self._resolve(model)
-        if verdict.is_accepted and not self.has_engine:
-            return ENGINE_AWAY, set()
         if not verdict.is_accepted:
             return verdict, set()
-        is_drawn = model == self.line and self.trial is not None and self.trial.mode == "canary"
-        if not is_drawn or self.trial is None:
-            return verdict, {version}
-        if conversation in self.sticky:
-            return verdict, {self.sticky[conversation]}
-        arms: set[Version] = set()
-        if self.trial.share < 100:
-            arms.add(version)
-        if self.trial.share > 0:
-            arms.add(self.trial.number)
-        return verdict, arms
-
-    def answered(self, conversation: str, version: Version) -> None:
-        """Note who answered, so that :meth:`chat` wants the same again."""
-        if self.trial is not None:
-            self.sticky.setdefault(conversation, version)
+        if not self.has_engine:
+            return ENGINE_AWAY, set()
+        is_drawn = model in (self.line, f"{self.line}@champion")
+        if is_drawn and self.trial is not None and self.trial.mode == "canary":
+            return verdict, {version, self.trial.number}
+        return verdict, {version}
 
     # Moves of the champion
 
@@ -163,6 +154,8 @@ class Life:
         if target is not None and not self.has_engine:
             return ENGINE_AWAY  # nothing is moved to what has not been proven
         self._move(order.kind, target)
+        if order.force and target is not None:
+            self.statuses[target] = SERVABLE
         return ACCEPTED
 
     def settle(self, orders: Sequence[Order], verdicts: Sequence[Verdict]) -> bool:
@@ -183,7 +176,9 @@ class Life:
                     break
             else:
                 if all(_is_right(moments, order, verdict) for order, verdict in refused):
-                    self.pile, self.events = moments[-1].pile, moments[-1].events
+                    last = moments[-1]
+                    self.pile, self.events = last.pile, last.events
+                    self.statuses = last.statuses
                     return True
         return False
 
@@ -201,43 +196,46 @@ class Life:
         """A worker opens a candidate to serving, or closes it."""
         self.statuses[number] = status
 
-    def retire(self, number: int) -> Verdict:
-        """Close a version for good. The champion must be moved away first."""
-        if number not in self.statuses:
-            return Verdict(404, "not_found")
-        if self.statuses[number] == RETIRED:
-            return Verdict(409, "version_retired")
+    def retire(self, wanted: str) -> Verdict:
+        """Close a version for good; a trial of it ends. Doing it twice changes nothing."""
+        verdict, number = self._version(wanted)
+        if not verdict.is_accepted:
+            return verdict
+        if number is None:
+            return Verdict(400, "invalid_request")
         if number == self.champion:
             return Verdict(409, "version_in_use")
         if self.trial is not None and self.trial.number == number:
-            self._end_trial()
+            self.trial = None
         self.statuses[number] = RETIRED
         return ACCEPTED
 
     # Trials
 
-    def start_trial(self, number: int, mode: str, share: float) -> Verdict:
+    def start_trial(self, wanted: str, mode: str, share: float, *, force: bool = False) -> Verdict:
         """Put a version beside the champion."""
-        if not 0 < share <= 100 or mode not in ("shadow", "canary"):
+        verdict, number = self._version(wanted)
+        if not verdict.is_accepted:
+            return verdict
+        if number is None:
             return Verdict(400, "invalid_request")
-        if number not in self.statuses:
-            return Verdict(404, "not_found")
-        if self.statuses[number] not in (SERVABLE, "unproven"):
+        may_try = {SERVABLE, "unproven"} | ({"rejected"} if force else set())
+        if self.statuses[number] not in may_try:
             return Verdict(409, "version_not_servable")
         if number == self.champion:
             return Verdict(409, "already_champion")
+        if not 0 < share <= 100:
+            return Verdict(400, "invalid_request")
         if self.trial is not None:
             return Verdict(409, "trial_open")
-        if not self.has_engine:
-            return ENGINE_AWAY
         self.trial = Trial(mode, number, share)
         return ACCEPTED
 
     def abort_trial(self) -> Verdict:
         """End the trial; the champion answers everything again."""
         if self.trial is None:
-            return Verdict(409, "no_trial")
-        self._end_trial()
+            return Verdict(404, "not_found")
+        self.trial = None
         return ACCEPTED
 
     # Documents
@@ -290,28 +288,50 @@ class Life:
                 return unknown, None
         elif selector not in ("", "champion"):
             return unknown, None
-        if version is not None and self.statuses[version] != SERVABLE:
+        is_on_trial = self.trial is not None and self.trial.number == version
+        if version is not None and self.statuses[version] != SERVABLE and not is_on_trial:
             return Verdict(409, "version_not_servable"), None
         return ACCEPTED, version
 
     def _plan(self, order: Order) -> tuple[Verdict, Version]:
+        moved = Verdict(409, "alias_moved")
+        is_late = order.revision is not None and order.revision != len(self.events)
         if order.to is None:
+            if is_late:
+                return moved, None
             if self.champion is None:
                 return Verdict(409, "nothing_to_roll_back"), None
-            target = self.pile[-2] if len(self.pile) > 1 else None
-        elif order.to in ("base", self.name(None)):
-            target = None
-        elif match := _NUMBER.fullmatch(order.to.removeprefix(f"{self.line}@")):
-            target = int(match[1])
-            if target not in self.statuses:
-                return Verdict(404, "not_found"), None
+            target = self._before()
         else:
-            return Verdict(400, "invalid_request"), None
-        if target is not None and self.statuses[target] != SERVABLE:
+            verdict, target = self._version(order.to)
+            if not verdict.is_accepted:
+                return verdict, None
+            if is_late:
+                return moved, None
+        may_serve = {SERVABLE} | (FORCEABLE if order.force else set())
+        if target is not None and self.statuses[target] not in may_serve:
             return Verdict(409, "version_not_servable"), None
         if target == self.champion:
             return Verdict(409, "already_champion"), None
         return ACCEPTED, target
+
+    def _version(self, wanted: str) -> tuple[Verdict, Version]:
+        """The version that an order names."""
+        text = wanted.removeprefix(f"{self.line}@")
+        if text == "base":
+            return ACCEPTED, None
+        if (match := _NUMBER.fullmatch(text)) is None:
+            return Verdict(400, "invalid_request"), None
+        number = int(match[1])
+        return (ACCEPTED, number) if number in self.statuses else (Verdict(404, "not_found"), None)
+
+    def _before(self) -> Version:
+        """What served before the champion and still may."""
+        for version in self.pile[-2::-1]:
+            may_serve = version is None or self.statuses[version] == SERVABLE
+            if may_serve and version != self.champion:
+                return version
+        return None
 
     def _move(self, kind: str, target: Version) -> None:
         self.events.append(Event(kind, self.champion, target))
@@ -320,10 +340,6 @@ class Life:
                 self.pile.pop()
         else:
             self.pile.append(target)
-
-    def _end_trial(self) -> None:
-        self.trial = None
-        self.sticky.clear()
 
 
 def _is_right(moments: Sequence[Life], order: Order, verdict: Verdict) -> bool:
