@@ -81,3 +81,25 @@ def test_links_lead_somewhere() -> None:
     ]
 
     assert broken == []
+
+
+def test_every_test_that_the_traps_name_exists() -> None:
+    named = set(re.findall(r"`([\w/]+\.py)::(\w+)`", (DOCS / "traps.md").read_text()))
+    tests = DOCS.parent / "tests"
+
+    missing = [
+        f"{path}::{test}"
+        for path, test in sorted(named)
+        if not re.search(rf"^(?:async )?def {test}\(", (tests / path).read_text(), re.MULTILINE)
+    ]
+
+    assert len(named) > 50
+    assert missing == []
+
+
+def test_every_trap_has_a_test_or_says_that_it_has_none_yet() -> None:
+    rows = [row for row in (DOCS / "traps.md").read_text().splitlines() if row.startswith("| ")]
+
+    bare = [row for row in rows if "::test_" not in row and "*to come*" not in row]
+
+    assert bare == [row for row in rows if row.endswith("| Shown by |")]

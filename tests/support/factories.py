@@ -62,7 +62,7 @@ def make_version(
 ) -> AdapterVersion:
     """A registered version, of a finished run of its own unless a claim is given."""
     number = registry.next_number(session, adapter)
-    run_id = claim.run_id if claim else f"run_of_v{number}"
+    run_id = claim.run_id if claim else f"run_of_{adapter.name}_v{number}"
     if claim is None:
         session.add(
             AdaptationRun(
