@@ -76,7 +76,7 @@ async def test_a_failed_order_does_not_stop_the_others() -> None:
             raise EngineUnavailable("away")
         done.append(engine_name)
 
-    orders = Plan((load(2), load(1)), (name(3), name(4)))
+    orders = Plan(loads=(load(2), load(1)), unloads=(name(3), name(4)))
     applied = await apply(orders, load=do_load, unload=do_unload)
 
     assert done == [name(1), name(4)]
