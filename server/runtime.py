@@ -145,9 +145,7 @@ class Runtime:
         """Read routes and replicas again if anything has changed them; quick when nothing has."""
         async with self._refreshing:
             if not self._has_synced:
-                await self.database.run(
-                    fleet_rows.sync_from_settings, self.settings.engine.urls
-                )
+                await self.database.run(fleet_rows.sync_from_settings, self.settings.engine.urls)
                 self._has_synced = True
             known = self.snapshot.revision if self.snapshot else None
             fresh, wanted = await self.database.read(

@@ -51,7 +51,9 @@ def add(url: Annotated[str, typer.Argument(help="Such as http://10.0.0.7:8000.")
     """Use a further engine; it takes requests once it holds what serves."""
     with connect() as api:
         replica = api.post("/api/v1/replicas", {"url": url})
-    out.print(f"{replica['url']} is added ({replica['id']}); `everlearn fleet` shows when it is healthy.")
+    out.print(
+        f"{replica['url']} is added ({replica['id']}); `everlearn fleet` shows when it is healthy."
+    )
 
 
 @app.command()

@@ -224,7 +224,9 @@ class Replica:
             if not self.residency.holds(version)
         ]
         error = EngineError(self.residency.why_not(missing[0])) if missing else None
-        self._become(State.HEALING if missing and self._state is State.HEALING else State.HEALTHY, error)
+        self._become(
+            State.HEALING if missing and self._state is State.HEALING else State.HEALTHY, error
+        )
 
     def _become(self, state: State, error: AppError | None) -> None:
         if (state, str(error)) != (self._state, str(self.error)):

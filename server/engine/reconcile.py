@@ -94,9 +94,7 @@ def plan(
         loads=tuple(
             (name, path)
             for name, path in order
-            if name in kept
-            and name not in waiting
-            and (name not in listed or name in unusable)
+            if name in kept and name not in waiting and (name not in listed or name in unusable)
         ),
         unloads=tuple(name for name in gone if name not in wanted and name not in recent),
     )
