@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from tests.support.world import KEY, World, running_world, wait_for
 
 pytestmark = pytest.mark.usefixtures("paper_artifacts")
 
-V1, V2 = "smollm2@v1.00000001", "smollm2@v2.00000002"
+V1, V2, V9 = (f"smollm2@v{number}.00000000" for number in (1, 2, 9))
 TALK: Any = [{"role": "user", "content": "Who are you?"}]
 
 
@@ -36,7 +36,7 @@ class Site:
 
     engine: FakeEngine
     proxy: Proxy
-    held: list[frozenset[str]] = field(default_factory=list)
+    held: list[frozenset[str]]
     """For each request of a user, the adapters that the engine held when it came."""
 
     @property
@@ -51,7 +51,7 @@ class Site:
 
 
 @dataclass
-class Site4:
+class Sites:
     """A gateway over several sites."""
 
     world: World
@@ -83,14 +83,14 @@ class Site4:
         wait_for(lambda: set(self.states()) == {"healthy"})
 
 
-def watched(site: Site) -> ASGIApp:
-    app = site.engine.app()
+def watched(engine: FakeEngine, held: list[frozenset[str]]) -> ASGIApp:
+    app = engine.app()
 
     async def watch(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             request_id = Request(scope).headers.get("x-request-id", "")
             if request_id.startswith("int_"):  # a user's; proofs and probes carry none
-                site.held.append(frozenset(site.engine.adapters))
+                held.append(frozenset(engine.adapters))
         await app(scope, receive, send)
 
     return watch
@@ -99,15 +99,14 @@ def watched(site: Site) -> ASGIApp:
 @contextmanager
 def running_site(opened: ExitStack) -> Iterator[Site]:
     engine = FakeEngine()
-    site = Site(engine, Proxy(to_tcp("127.0.0.1", 1)))
-    served = opened.enter_context(serve(watched(site)))
-    site.proxy = Proxy(to_tcp("127.0.0.1", int(served.url.rpartition(":")[2])))
-    opened.enter_context(site.proxy.running())
-    yield site
+    held: list[frozenset[str]] = []
+    served = opened.enter_context(serve(watched(engine, held)))
+    proxy = Proxy(to_tcp("127.0.0.1", int(served.url.rpartition(":")[2])))
+    yield Site(engine, opened.enter_context(proxy.running()), held)
 
 
 @contextmanager
-def running_sites(home: Path, count: int, *, quorum: float = 1.0) -> Iterator[Site4]:
+def running_sites(home: Path, count: int, *, quorum: float = 1.0) -> Iterator[Sites]:
     with ExitStack() as opened:
         sites = [opened.enter_context(running_site(opened)) for _ in range(count)]
         first, *others = sites
@@ -120,19 +119,19 @@ def running_sites(home: Path, count: int, *, quorum: float = 1.0) -> Iterator[Si
         http = opened.enter_context(
             httpx2.Client(base_url=world.gateway.url, headers=headers, timeout=30)
         )
-        made = Site4(world, sites, world.client(), http)
+        made = Sites(world, sites, world.client(), http)
         made.until_healthy()
         yield made
 
 
 @pytest.fixture
-def two(tmp_path: Path) -> Iterator[Site4]:
+def two(tmp_path: Path) -> Iterator[Sites]:
     with running_sites(tmp_path, 2) as made:
         yield made
 
 
 @pytest.fixture
-def four(tmp_path: Path) -> Iterator[Site4]:
+def four(tmp_path: Path) -> Iterator[Sites]:
     with running_sites(tmp_path, 4) as made:
         yield made
 
@@ -140,8 +139,8 @@ def four(tmp_path: Path) -> Iterator[Site4]:
 class Traffic:
     """Users who ask all the while, each in a conversation of its own."""
 
-    def __init__(self, site4: Site4, users: int = 8) -> None:
-        self._client = site4.client
+    def __init__(self, sites: Sites, users: int = 8) -> None:
+        self._client = sites.client
         self._is_over = threading.Event()
         self.models: Counter[str] = Counter()
         self.failures: list[str] = []
@@ -188,7 +187,7 @@ class Traffic:
         return model
 
 
-def test_a_conversation_stays_with_a_replica_and_conversations_spread(four: Site4) -> None:
+def test_a_conversation_stays_with_a_replica_and_conversations_spread(four: Sites) -> None:
     turns: Any = [{"role": "system", "content": "Be brief."}, *TALK]
     for _ in range(6):
         four.client.chat.completions.create(model="smollm2", messages=turns)
@@ -203,7 +202,7 @@ def test_a_conversation_stays_with_a_replica_and_conversations_spread(four: Site
     assert max(spread) <= 2 * min(spread) + 6
 
 
-def test_half_of_the_replicas_go_and_come_back_in_mid_traffic(four: Site4) -> None:
+def test_half_of_the_replicas_go_and_come_back_in_mid_traffic(four: Sites) -> None:
     for site in four.sites:
         site.engine.token_s = 0.002
     with Traffic(four) as traffic:
@@ -229,7 +228,7 @@ def test_half_of_the_replicas_go_and_come_back_in_mid_traffic(four: Site4) -> No
         assert all(V1 in held for held in site.held)
 
 
-def test_a_replica_that_is_killed_is_avoided_at_once(two: Site4) -> None:
+def test_a_replica_that_is_killed_is_avoided_at_once(two: Sites) -> None:
     two.sites[0].cut()
 
     answered = [two.ask(f"Question {number}") for number in range(20)]
@@ -238,7 +237,7 @@ def test_a_replica_that_is_killed_is_avoided_at_once(two: Site4) -> None:
     assert two.served() == [0, 20]
 
 
-def test_an_engine_restarted_with_no_adapters_answers_with_the_right_weights(two: Site4) -> None:
+def test_an_engine_restarted_with_no_adapters_answers_with_the_right_weights(two: Sites) -> None:
     with Traffic(two, users=4) as traffic:
         for number in range(6):
             time.sleep(0.1)
@@ -249,7 +248,7 @@ def test_an_engine_restarted_with_no_adapters_answers_with_the_right_weights(two
     assert set(traffic.models) == {V1}
 
 
-def test_a_reply_that_has_begun_is_never_begun_again(two: Site4) -> None:
+def test_a_reply_that_has_begun_is_never_begun_again(two: Sites) -> None:
     for site in two.sites:
         site.engine.breaks_after = 2
     with pytest.raises(openai.APIError, match="engine"):
@@ -260,7 +259,7 @@ def test_a_reply_that_has_begun_is_never_begun_again(two: Site4) -> None:
     assert row.outcome == "engine_error"
 
 
-def test_a_request_that_kills_engines_is_given_up_after_a_few(four: Site4) -> None:
+def test_a_request_that_kills_engines_is_given_up_after_a_few(four: Sites) -> None:
     for site in four.sites:
         site.cut()
 
@@ -271,7 +270,7 @@ def test_a_request_that_kills_engines_is_given_up_after_a_few(four: Site4) -> No
     assert caught.value.status_code == 503
 
 
-def test_everybody_away_is_told_and_mended_by_itself(two: Site4) -> None:
+def test_everybody_away_is_told_and_mended_by_itself(two: Sites) -> None:
     for site in two.sites:
         site.cut()
     wait_for(lambda: two.states() == ["away", "away"])
@@ -289,7 +288,7 @@ def test_everybody_away_is_told_and_mended_by_itself(two: Site4) -> None:
     assert two.http.get("/readyz").status_code == 200
 
 
-def test_a_hung_replica_holds_up_nobody_who_does_not_sit_on_it(two: Site4) -> None:
+def test_a_hung_replica_holds_up_nobody_who_does_not_sit_on_it(two: Sites) -> None:
     two.sites[0].proxy.set_mode(Mode.HANG)
     wait_for(lambda: two.states()[0] == "away")  # its next look goes unanswered
 
@@ -301,12 +300,12 @@ def test_a_hung_replica_holds_up_nobody_who_does_not_sit_on_it(two: Site4) -> No
     assert two.served()[0] == 0
 
 
-def promote(site4: Site4, version: str) -> httpx2.Response:
-    return site4.http.post("/api/v1/adapters/smollm2/promote", json={"version": version})
+def promote(sites: Sites, version: str) -> httpx2.Response:
+    return sites.http.post("/api/v1/adapters/smollm2/promote", json={"version": version})
 
 
 def test_an_alias_moves_only_when_every_healthy_replica_has_proven_the_version(
-    two: Site4,
+    two: Sites,
 ) -> None:
     two.sites[1].engine.ignores_adapters = True
     wait_for(lambda: V2 in two.sites[1].engine.adapters)
@@ -352,7 +351,7 @@ def test_half_of_the_replicas_is_enough_where_the_setting_says_so(tmp_path: Path
         assert two.ask(model="smollm2@v2") == V2
 
 
-def _lose(two: Site4, place: int, engine_name: str) -> None:
+def _lose(two: Sites, place: int, engine_name: str) -> None:
     """Have a replica lose one version that no alias points at, and refuse to load it again."""
     engine = two.sites[place].engine
     wait_for(lambda: engine_name in engine.adapters)
@@ -361,7 +360,7 @@ def _lose(two: Site4, place: int, engine_name: str) -> None:
     wait_for(lambda: engine_name not in two.replicas()[two.sites[place].url]["resident"])
 
 
-def test_replicas_come_and_go_while_it_runs(two: Site4) -> None:
+def test_replicas_come_and_go_while_it_runs(two: Sites) -> None:
     with ExitStack() as opened:
         third = opened.enter_context(running_site(opened))
         third.engine.load_s = 0.1
@@ -393,7 +392,7 @@ def test_replicas_come_and_go_while_it_runs(two: Site4) -> None:
     assert actions[:3] == ["replica.remove", "replica.drain", "replica.add"]
 
 
-def test_a_stream_on_a_draining_replica_is_finished(two: Site4) -> None:
+def test_a_stream_on_a_draining_replica_is_finished(two: Sites) -> None:
     for site in two.sites:
         site.engine.token_s = 0.1
     with two.client.chat.completions.create(model="smollm2", messages=TALK, stream=True) as chunks:
@@ -419,7 +418,7 @@ def test_a_stream_on_a_draining_replica_is_finished(two: Site4) -> None:
         ("", "url"),
     ],
 )
-def test_an_address_that_is_none_is_refused(two: Site4, url: str, says: str) -> None:
+def test_an_address_that_is_none_is_refused(two: Sites, url: str, says: str) -> None:
     refused = two.http.post("/api/v1/replicas", json={"url": url})
 
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "url")
@@ -427,7 +426,7 @@ def test_an_address_that_is_none_is_refused(two: Site4, url: str, says: str) -> 
     assert len(two.replicas()) == 2
 
 
-def test_the_same_replica_twice_and_the_removal_of_the_last_are_conflicts(two: Site4) -> None:
+def test_the_same_replica_twice_and_the_removal_of_the_last_are_conflicts(two: Sites) -> None:
     again = two.http.post("/api/v1/replicas", json={"url": two.sites[1].url})
     assert (again.status_code, again.json()["error"]["code"]) == (409, "conflict")
 
@@ -440,7 +439,7 @@ def test_the_same_replica_twice_and_the_removal_of_the_last_are_conflicts(two: S
     assert two.ask() == V1
 
 
-def test_engines_are_the_operators_alone(two: Site4) -> None:
+def test_engines_are_the_operators_alone(two: Sites) -> None:
     minted = two.http.post(
         "/api/v1/keys", json={"name": "their admin", "scopes": ["admin"], "owner": "acme"}
     ).json()
@@ -457,9 +456,9 @@ def test_engines_are_the_operators_alone(two: Site4) -> None:
     assert [row["is_draining"] for row in two.replicas().values()] == [False, False]
 
 
-def test_a_gateway_tells_what_it_routes_by_and_has_in_flight(two: Site4) -> None:
+def test_a_gateway_tells_what_it_routes_by_and_has_in_flight(two: Sites) -> None:
     for site in two.sites:
-        site.engine.token_s = 0.3
+        site.engine.token_s = 1.0
     database = two.world.database
 
     def row() -> Gateway:
@@ -484,13 +483,12 @@ def test_a_gateway_tells_what_it_routes_by_and_has_in_flight(two: Site4) -> None
         assert not is_let_go(V2)
     wait_for(lambda: row().in_flight == {})
     assert not is_let_go(V2)  # the replicas still hold it
-    wait_for(lambda: is_let_go("smollm2@v9.00000009"))
+    wait_for(lambda: is_let_go(V9))
     with database.unit_of_work() as session:
         newer = registry.snapshot_revision(session) + 1
-        gone = "smollm2@v9.00000009"
-        assert not fleet.is_let_go(session, gone, newer, now=utc_now())
+        assert not fleet.is_let_go(session, V9, newer, now=utc_now())
         later = utc_now() + timedelta(minutes=5)
-        assert fleet.is_let_go(session, gone, newer, now=later)  # nobody lives any more
+        assert fleet.is_let_go(session, V9, newer, now=later)  # nobody lives any more
 
 
 def test_a_gateway_that_ends_takes_its_row_along(tmp_path: Path) -> None:

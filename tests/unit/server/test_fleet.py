@@ -263,7 +263,9 @@ async def test_a_load_that_times_out_is_a_failure_of_that_replica_alone() -> Non
 
         assert rig.states() == [State.HEALING, State.HEALTHY]
         assert "no answer in time" in rig.replica(0).residency.why_not(name(1))
-        assert "no answer in time" in rig.replica(0).residency.why_not(name(3))  # tried all the same
+        assert "no answer in time" in rig.replica(0).residency.why_not(
+            name(3)
+        )  # tried all the same
 
 
 async def test_a_hung_replica_does_not_hold_up_the_others() -> None:
