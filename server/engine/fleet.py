@@ -174,11 +174,12 @@ class Replica:
         try:
             # The list first, the routes second: a worker registers a candidate before it loads it,
             # so whatever is listed is known by then.
-            lost = await self.residency.observe()
+            await self.residency.observe()
             is_fresh = await _refreshed(routes)
             if (snapshot := routes.snapshot) is None:
                 return
-            if lost & {version.engine_name for version in aliased_versions(snapshot)}:
+            needed = {version.engine_name for version in aliased_versions(snapshot)}
+            if needed & self.residency.take_lost():
                 self._needs_probe = True  # it was started anew, maybe as something else
             if self._needs_probe:
                 await self._check()
@@ -230,8 +231,8 @@ class Replica:
 
     def _become(self, state: State, error: AppError | None) -> None:
         if (state, str(error)) != (self._state, str(self.error)):
-            level = log.info if error is None else log.warning
-            level("replica", url=self.url, state=str(state), error=error and str(error))
+            level = log.warning if state in (State.AWAY, State.UNSAFE) else log.info
+            level("replica_state", url=self.url, state=str(state), error=error and str(error))
         self._state, self.error = state, error
 
 

@@ -60,6 +60,7 @@ class Residency:
         self._failures: dict[str, tuple[float, str]] = {}
         self._loading: dict[str, asyncio.Task[None]] = {}
         self._unproven: set[str] = set()
+        self._lost: set[str] = set()
 
     def holds(self, version: VersionRoute) -> bool:
         """Whether these weights may be used: at the last look, or loaded since."""
@@ -95,8 +96,8 @@ class Residency:
             del self._in_flight[engine_name]
         self._wanted_at[engine_name] = self._clock()
 
-    async def observe(self) -> set[str]:
-        """Read the engine's list; the names that could be used before and are gone.
+    async def observe(self) -> None:
+        """Read the engine's list.
 
         Raises:
             EngineUnavailable: it does not answer.
@@ -109,9 +110,12 @@ class Residency:
         left = before.keys() - self._listed.keys()
         self._bases = {model.name for model in models if model.parent is None}
         self._listed = {k: v for k, v in listed.items() if k not in left} | since
-        lost = {name for name in before if name not in self._listed and name not in left}
-        lost -= self._unproven
+        self._lost |= before.keys() - self._listed.keys() - left - self._unproven
         self._unproven &= self._listed.keys() | self._loading.keys()
+
+    def take_lost(self) -> set[str]:
+        """Names that could be used and are gone, not by our doing; told once."""
+        lost, self._lost = self._lost, set()
         return lost
 
     def forget(self, engine_name: str) -> None:
@@ -205,6 +209,9 @@ class Residency:
         began = self._clock()
         engine_name = version.engine_name
         await asyncio.to_thread(_check_files, version)
+        await self.observe()
+        if self.holds(version):  # somebody else has loaded and proven it since the last look
+            return
         self._unproven.add(engine_name)
         if self._listed.get(engine_name, version.path) != version.path:
             await self._control.unload_adapter(engine_name)  # other files under a name of ours
