@@ -15,7 +15,6 @@ from server.core.queue import CeleryQueue, Queue
 from server.core.security import Scope
 from server.core.settings import Settings
 from server.db.session import Database
-from server.engine.client import EngineClient
 from server.gateway import routes
 from server.gateway.capture import Capture
 from server.gateway.endpoints import ENDPOINTS
@@ -39,7 +38,7 @@ _IMPORTS = re.compile(r"/api/v1/adapters/[^/]+/versions")
 def create_app(
     settings: Settings | None = None, *, queue: Queue | None = None, ships_apart: bool = False
 ) -> FastAPI:
-    """The whole HTTP surface over one engine and one database.
+    """The whole HTTP surface over the engines and one database.
 
     Args:
         settings: read from the environment when left out.
@@ -52,8 +51,7 @@ def create_app(
     """
     settings = settings or Settings()
     configure_logging(settings.log)
-    url = settings.engine.url
-    if url is None:
+    if settings.engine.url is None:
         raise SetupError(
             "No engine is known: set EVERLEARN_ENGINE__URL, or run `everlearn up`, which starts "
             "one and the gateway with it."
@@ -63,8 +61,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         database = Database(settings.sqlalchemy_url)
-        client = EngineClient(settings.engine, url)
-        runtime = Runtime(settings, database, waiting_queue, client)
+        runtime = Runtime(settings, database, waiting_queue)
         capture = Capture(
             settings.capture, settings.segments_path, database, ships_apart=ships_apart
         )

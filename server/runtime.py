@@ -1,81 +1,86 @@
-"""What one server process keeps in memory: routes, the engine's state, leases, the loops that heal.
+"""What one server process keeps in memory: routes, the fleet, leases, the loops that heal.
 
-Everything here can be lost at any moment: it is rebuilt from the database and the engine's list.
+Everything here can be lost at any moment: it is rebuilt from the database and the engines' lists.
 Holds no rule; those are in :mod:`server.services` and :mod:`server.engine`.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager
-from typing import TypeVar
+import os
+import socket
+from collections.abc import Awaitable, Callable, Collection
+from typing import Any, TypeVar
 
 import structlog
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from server.core.clock import monotonic
-from server.core.errors import (
-    AppError,
-    EngineError,
-    EngineUnavailable,
-    EngineUnsafe,
-    RowNotFound,
-)
+from server.core.clock import monotonic, new_id, utc_now
+from server.core.errors import AppError, EngineUnavailable, RowNotFound
 from server.core.queue import Queue
 from server.core.settings import Settings
 from server.db.session import Database
-from server.engine.client import EngineClient
-from server.engine.control import EngineControl
-from server.engine.probe import check_engine
-from server.engine.residency import Residency
-from server.engine.routing import Route, RoutingSnapshot, VersionRoute, resolve
+from server.engine.fleet import Fleet, Lease, Probe, Replica
+from server.engine.routing import Route, RoutingSnapshot, resolve
+from server.services import fleet as fleet_rows
 from server.services import registry
 
 log = structlog.get_logger(__name__)
 
 Result = TypeVar("Result")
 
-REQUEST_LOAD_TIMEOUT_S = 10.0
-"""How long a request waits for weights that the engine has lost."""
-
-UNSAFE_RETRY_S = 10.0
 DATABASE_TIMEOUT_S = 5.0
+
+SIGN_OF_LIFE_S = 2.0
+"""How often a gateway writes its row; at once when its routes or its replicas have changed."""
+
+CLOSING_TIMEOUT_S = 2.0
 
 
 class Runtime:
-    """One process's view of database and engine; built by ``create_app``."""
+    """One process's view of database and engines; built by ``create_app``."""
 
-    def __init__(
-        self, settings: Settings, database: Database, queue: Queue, client: EngineClient
-    ) -> None:
+    def __init__(self, settings: Settings, database: Database, queue: Queue) -> None:
         self.settings = settings
         self.database = database
         self.queue = queue
-        self.client = client
-        self.control = EngineControl(client, settings.engine)
-        self.residency = Residency(self.control)
         self.snapshot: RoutingSnapshot | None = None
-        self._has_been_ready = False
-        self._needs_probe = True
-        self._probe_at = 0.0
-        self._engine_error: AppError | None = EngineUnavailable("it is still starting")
+        probe = Probe(
+            settings.engine,
+            registry.base_engine_name(settings.model.name),
+            settings.learning.seal.lora.rank,
+        )
+        self.fleet = Fleet(
+            settings.engine,
+            probe,
+            self,
+            refresh_s=settings.swap.refresh_s,
+            quorum=settings.swap.quorum,
+        )
+        self.gateway_id = new_id("gwy")
+        self._name = f"{socket.gethostname()}:{os.getpid()}"
+        self._has_synced = False
+        self._told: tuple[Any, ...] = ()
+        self._told_at = 0.0
         self._refreshing = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Begin to watch the database and the engine; waits for neither."""
-        for name, look in (("routes", self.refresh), ("engine", self.tend_engine)):
+        """Begin to watch the database and the engines; waits for neither."""
+        for name, look in (("routes", self.refresh), ("fleet", self.tell)):
             task = asyncio.create_task(self._repeat(name, look), name=f"watch-{name}")
             self._tasks.append(task)
+        self.fleet.start()
 
     async def close(self) -> None:
+        was_started = bool(self._tasks)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
-        await self.residency.close()
-        await self.client.close()
+        await self.fleet.close()
+        if was_started:
+            await self._say_goodbye()
 
     def route(self, model: str, tenant: str | None = None) -> Route:
         """The weights that must answer ``tenant``'s request for ``model``, chosen once, now.
@@ -96,48 +101,55 @@ class Runtime:
             raise EngineUnavailable("the server is still starting")
         return self.snapshot
 
-    def lease(self, route: Route) -> AbstractContextManager[None]:
+    def lease(self, route: Route) -> Lease:
         """Hold this while a request runs: what is in use is never unloaded."""
-        return self.residency.lease(route.engine_name)
+        return self.fleet.lease(route.engine_name)
 
-    async def ensure_route(self, route: Route) -> None:
-        """Return when the engine can answer with exactly these weights.
+    async def ensure_route(
+        self, route: Route, affinity: bytes = b"", avoid: Collection[Replica] = ()
+    ) -> Replica:
+        """The replica that answers with exactly these weights.
 
         A restarted engine gets its adapter back here. Nothing else ever answers in its place.
 
+        Args:
+            affinity: what the requests of one conversation have in common.
+            avoid: replicas that have just failed to answer.
+
         Raises:
             EngineUnsafe: the probe refused the engine.
-            EngineUnavailable: it is away, or does not get the weights loaded in time.
-            AdapterRefused, AdapterNotProven: it will not serve them.
+            EngineUnavailable: every one is away, or none gets the weights loaded in time.
+            AdapterRefused, AdapterNotProven: none will serve them.
         """
-        if self._engine_error is not None and (
-            not self._has_been_ready or isinstance(self._engine_error, EngineUnsafe)
-        ):
-            raise self._engine_error
-        if route.weights is None or self.residency.holds(route.weights):
-            return
-        await self._load(route.adapter, route.weights, REQUEST_LOAD_TIMEOUT_S)
+        replica = self.fleet.pick(route, affinity, avoid)
+        if replica is not None:
+            return replica
+        base = route.engine_name if route.weights is None else self._base_of(route.adapter)
+        return await self.fleet.fetch(route, base, affinity, avoid)
 
     async def ensure_servable(self, adapter: str, number: int) -> None:
-        """Have the engine hold and prove a version before an alias is moved to it.
+        """Have the replicas hold and prove a version before an alias is moved to it.
 
         Raises:
-            RowNotFound: no such version. Otherwise as :meth:`ensure_route`.
+            RowNotFound: no such version.
+            ReplicasNotReady: fewer than the quorum have proven it. With one replica, what it says.
         """
         await self.refresh()
         routes = self.snapshot.adapters.get(adapter) if self.snapshot else None
         version = routes.versions.get(number) if routes else None
         if version is None:
             raise RowNotFound("version", registry.version_name(adapter, number))
-        await self.residency.observe()
-        await self._load(adapter, version, self.settings.engine.load_timeout_s)
+        await self.fleet.ensure_servable(version, self._base_of(adapter))
 
     async def refresh(self) -> None:
-        """Read the routes again if anything has changed them; quick when nothing has."""
+        """Read routes and replicas again if anything has changed them; quick when nothing has."""
         async with self._refreshing:
+            if not self._has_synced:
+                await self.database.run(fleet_rows.sync_from_settings, self.settings.engine.urls)
+                self._has_synced = True
             known = self.snapshot.revision if self.snapshot else None
-            fresh = await self.database.read(
-                _read_snapshot,
+            fresh, wanted = await self.database.read(
+                _read_wanted,
                 known,
                 resident_versions=self.settings.swap.resident_versions,
                 served=self.settings.model.name,
@@ -145,6 +157,7 @@ class Runtime:
             if fresh is not None:
                 self.snapshot = fresh
                 log.info("routes_read", revision=fresh.revision, lines=len(fresh.adapters))
+            self.fleet.sync(wanted)
 
     async def read(self, query: Callable[[Session], Result]) -> Result:
         """Read what tells of versions, and route by nothing older than what was read.
@@ -156,65 +169,53 @@ class Runtime:
         await self.refresh()
         return found
 
-    async def tend_engine(self) -> None:
-        """One look at the engine: probe it when it is new, then load and unload what is due."""
-        try:
-            # The list first, the routes second: a worker registers a candidate before it loads it,
-            # so whatever is listed is known by then.
-            await self.residency.observe()
-            await self.refresh()
-            if self._needs_probe:
-                await self._probe()
-        except EngineUnsafe as error:
-            self._note(error)
+    async def tell(self) -> None:
+        """Say in the database that this gateway lives, what it routes by and what it has in flight."""
+        await self.fleet.let_go()
+        if self.snapshot is None:
             return
-        except EngineError as error:
-            self._note(error)
-            self._needs_probe = True  # whatever answers next may be another engine
+        replicas = {
+            url: {
+                "state": str(replica.state),
+                "error": None if replica.error is None else str(replica.error),
+                "resident": replica.residency.names(),
+            }
+            for url, replica in self.fleet.replicas.items()
+        }
+        told = (self.snapshot.revision, replicas)
+        if told == self._told and monotonic() - self._told_at < SIGN_OF_LIFE_S:
             return
-        if self.snapshot is not None and not self._needs_probe:
-            await self.residency.reconcile(self.snapshot)
+        # Taken in one step with the revision: who has none of a version in flight by routes that
+        # do not have it any more will never have.
+        in_flight = dict(self.fleet.in_flight)
+        await self.database.run(
+            fleet_rows.record_gateway,
+            self.gateway_id,
+            name=self._name,
+            revision=self.snapshot.revision,
+            in_flight=in_flight,
+            replicas=replicas,
+            now=utc_now(),
+        )
+        self._told, self._told_at = told, monotonic()
 
     async def readiness(self) -> dict[str, str]:
         """Each part this process needs, ``ok`` or what is wrong with it."""
         return {
             "database": await self._database_state(),
-            "engine": "ok" if self._engine_error is None else str(self._engine_error),
+            "engine": "ok" if (problem := self.fleet.problem()) is None else str(problem),
             "champion": self._champion_state(),
         }
 
-    async def _probe(self) -> None:
-        if self.snapshot is None or monotonic() < self._probe_at:
-            return
-        learning, engine = self.settings.learning, self.settings.engine
-        try:
-            await check_engine(
-                self.control,
-                base_engine_name=registry.base_engine_name(self.settings.model.name),
-                adapters_needed=min(engine.max_loras, 3),
-                trained_rank=learning.seal.lora.rank,
-                max_lora_rank=engine.max_lora_rank,
-            )
-        except EngineUnsafe:
-            self._probe_at = monotonic() + UNSAFE_RETRY_S
-            raise
-        self._needs_probe = False
-        self._has_been_ready = True
-        self._engine_error = None
-        log.info("engine_ready", url=self.client.url)
+    def _base_of(self, adapter: str) -> str:
+        return self.routes().adapters[adapter].base_engine_name
 
-    async def _load(self, adapter: str, version: VersionRoute, timeout_s: float) -> None:
-        base = self.routes().adapters[adapter].base_engine_name
+    async def _say_goodbye(self) -> None:
         try:
-            async with asyncio.timeout(timeout_s):
-                await self.residency.ensure_loaded(version, base)
-        except TimeoutError as error:
-            raise EngineUnavailable(f"it is still loading {version.engine_name}") from error
-
-    def _note(self, error: AppError) -> None:
-        if str(error) != str(self._engine_error):
-            log.warning("engine_not_ready", error=str(error))
-        self._engine_error = error
+            async with asyncio.timeout(CLOSING_TIMEOUT_S):
+                await self.database.run(fleet_rows.forget_gateway, self.gateway_id)
+        except (SQLAlchemyError, OSError, TimeoutError) as error:  # its row grows old instead
+            log.warning("gateway_row_stays", error=type(error).__name__)
 
     async def _database_state(self) -> str:
         try:
@@ -232,7 +233,7 @@ class Runtime:
             route = self.route(name)
         except AppError as error:
             return str(error)
-        if route.weights is None or self.residency.holds(route.weights):
+        if any(replica.holds(route.weights) for replica in self.fleet.replicas.values()):
             return "ok"
         return f"{route.version_name} is not loaded yet"
 
@@ -250,12 +251,15 @@ class Runtime:
             await asyncio.sleep(self.settings.swap.refresh_s)
 
 
-def _read_snapshot(
+def _read_wanted(
     session: Session, known: int | None, *, resident_versions: int, served: str
-) -> RoutingSnapshot | None:
+) -> tuple[RoutingSnapshot | None, dict[str, bool]]:
+    """The routes, None when they are those that are known; and every replica, with its draining."""
+    wanted = fleet_rows.wanted(session)
     if known is not None and registry.snapshot_revision(session) == known:
-        return None
-    return registry.snapshot(session, resident_versions=resident_versions, served=served)
+        return None, wanted
+    snapshot = registry.snapshot(session, resident_versions=resident_versions, served=served)
+    return snapshot, wanted
 
 
 def _ping(session: Session) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import structlog
 from celery import shared_task
 
+from adapters.evaluation.gate import Verdict
 from adapters.methods import build_method
 from adapters.sampling import SamplingError
 from adapters.spec import SealConfig
@@ -28,7 +29,7 @@ from server.engine.routing import CHAMPION
 from server.services import evaluations, ingestion, promotion, rebuilds, registry, runs
 from server.services.rebuilds import LESSON
 from server.services.runs import Claim
-from workers import examination, quizzes, rebuild, versions
+from workers import examination, quizzes, rebuild, replicas, versions
 from workers.context import WorkerContext, worker_context
 from workers.heart import Heart, RunCancelled
 from workers.ingest import ingest
@@ -106,11 +107,13 @@ class Adaptation:
         for attempt in range(1, _MOST_EXAMS + 1):
             try:
                 exam = self._examine(material, version_id, lesson.exam)
+                if exam.decision.verdict == Verdict.PROMOTE:
+                    versions.check_held(self._context, material, version_id)
                 self._swap(material, version_id, exam)
                 return
             except (AliasMoved, SamplingError) as disturbance:
                 # Somebody promoted or rolled back meanwhile, so it compared with the wrong one; or
-                # the engine was restarted and holds the candidate no more. Once again, then.
+                # an engine was restarted and holds the candidate no more. Once again, then.
                 if attempt == _MOST_EXAMS:
                     raise
                 log.warning("exam_repeated", run_id=self._owned.run_id, reason=str(disturbance))
@@ -152,14 +155,14 @@ class Adaptation:
                 lesson = _Lesson.from_json(json.loads(kept.read_text()))
                 self._report["self_edits"] = lesson.report
                 return lesson
-            served = EngineSampler(self._context.settings, material.champion_engine_name)
+            served = self._sampler(material.champion_engine_name)
             quiz = quizzes.ensure_quizzes(
                 self._context, material, served, self._config, self._heart
             )
             plan = build_method(self._config).plan(
                 material.documents,
                 sampler=served,
-                base_sampler=EngineSampler(self._context.settings, material.base_engine_name),
+                base_sampler=self._sampler(material.base_engine_name),
                 held_out=quiz.held_out,
                 quiz=quiz.train,
                 on_progress=self._heart.progress,
@@ -264,6 +267,10 @@ class Adaptation:
                     report=self._report,
                 )
             log.info("run_succeeded", run_id=self._owned.run_id, verdict=verdict)
+
+    def _sampler(self, engine_name: str) -> EngineSampler:
+        urls = replicas.urls_holding(self._context, engine_name)
+        return EngineSampler(self._context.settings, engine_name, urls)
 
     def _stage(self, name: str) -> "_Stage":
         return _Stage(name, self._heart, self._seconds)

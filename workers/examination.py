@@ -10,6 +10,7 @@ from adapters.evaluation.general import load_general_suite
 from adapters.spec import SealConfig
 from adapters.types import ExamItem
 from server.services import documents, registry
+from workers import replicas
 from workers.context import WorkerContext
 from workers.heart import Heart
 from workers.material import Material
@@ -64,11 +65,13 @@ def examine(
     items = (*about_documents, *load_general_suite())
     challenger_name = registry.engine_name(material.adapter.name, version)
     total = 2 * len(items)
+    # Both sit the exam on the same replicas, question by question: two engines may round apart.
+    urls = replicas.urls_holding(context, material.champion_engine_name, challenger_name)
 
     def ask(engine_name: str, already: int) -> Sequence[Answer]:
         return sit_exam(
             items,
-            EngineSampler(context.settings, engine_name),
+            EngineSampler(context.settings, engine_name, urls),
             max_new_tokens=config.exam.max_new_tokens,
             on_progress=lambda done, _: heart.progress(already + done, total),
         )

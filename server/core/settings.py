@@ -75,6 +75,12 @@ class EngineSettings(Group):
     load_timeout_s: float = Field(default=60, gt=0)
     """Time to load one adapter."""
 
+    @property
+    def urls(self) -> list[str]:
+        """Every address that is set, each once."""
+        given = ([self.url] if self.url else []) + self.more_urls
+        return list(dict.fromkeys(url.rstrip("/") for url in given))
+
 
 class DocumentSettings(Group):
     max_bytes: int = Field(default=10 * MIB, gt=0)

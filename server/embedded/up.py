@@ -31,6 +31,7 @@ from server.embedded.state import State, hold_home, remove_state
 from server.embedded.supervisor import Supervisor
 from server.engine.launch import require_engine
 from server.services.bootstrap import ensure_line
+from server.services.fleet import sync_from_settings
 from server.services.keys import ensure_admin_key
 
 POLL_S = 0.5
@@ -88,6 +89,8 @@ def _start_and_watch(settings: Settings, watcher: Watcher) -> None:
     database = Database(settings.sqlalchemy_url)
     model = prepare(settings, database, watcher)
     plan = make_plan(settings, model.path)
+    with database.unit_of_work() as session:  # the workers start before the gateway
+        sync_from_settings(session, plan.settings.engine.urls)
     record = _Record(settings.home_path, plan.gateway_url, watcher)
     supervisor = Supervisor(record.on_change)
     try:
@@ -120,6 +123,8 @@ def prepare(settings: Settings, database: Database, watcher: Watcher) -> Prepare
         migrate(database)
         with database.unit_of_work() as session:
             ensure_line(session, settings, base_path=model.path, base_hash=model.hash)
+            if settings.engine.url:
+                sync_from_settings(session, settings.engine.urls)
             if admin_key := revealed(settings.admin_key):
                 ensure_admin_key(session, admin_key)
     return model

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from server.core.errors import EngineUnavailable
+from server.core.errors import EngineUnavailable, EngineUnreachable
 from server.core.json_codec import encode
 from server.core.settings import EngineSettings, revealed
 from server.engine.wire import Connection, Pool, Reply, Unanswered
@@ -72,7 +72,8 @@ class EngineClient:
             request_id: sent as `X-Request-Id`; vLLM makes the completion's id from it.
 
         Raises:
-            EngineUnavailable: no connection, or no answer within the timeout. Read the body under
+            EngineUnreachable: no connection.
+            EngineUnavailable: no answer within the timeout. Read the body under
                 :func:`broken_answers`, which does the same for what happens later.
         """
         raw = encode(body) if isinstance(body, Mapping) else body
@@ -101,8 +102,12 @@ class EngineClient:
             except Unanswered:
                 # The engine closed a kept connection just as we wrote to it: nothing was answered,
                 # so once more on a fresh one. A fresh connection that breaks is a real failure.
-                pass
-        fresh = await self._pool.connect()
+                fresh = await self._pool.connect()
+        else:
+            try:
+                fresh = await self._pool.connect()
+            except OSError as error:
+                raise EngineUnreachable(_reason(error)) from error
         return await _ask(fresh, order, patience_s, is_whole_exchange)
 
 

@@ -19,7 +19,14 @@ from adapters import artifact
 from server.core.clock import monotonic
 from server.core.errors import AdapterNotProven, AdapterRefused, AppError
 from server.engine.control import EngineControl
-from server.engine.reconcile import Applied, apply, candidate_names, desired_versions, plan
+from server.engine.reconcile import (
+    Applied,
+    apply,
+    candidate_names,
+    desired_versions,
+    plan,
+    ranks_of,
+)
 from server.engine.routing import RoutingSnapshot, VersionRoute
 
 log = structlog.get_logger(__name__)
@@ -35,32 +42,59 @@ RETRY_S = 15.0
 class Residency:
     """The adapters of one engine, as seen and used by this process."""
 
-    def __init__(self, control: EngineControl, *, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(
+        self,
+        control: EngineControl,
+        *,
+        capacity: int | None = None,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
         self._control = control
+        self._capacity = capacity
         self._clock = clock
         self._listed: dict[str, str] = {}
+        self._bases: set[str] = set()
         self._in_flight: Counter[str] = Counter()
         self._wanted_at: dict[str, float] = {}
-        self._failed_at: dict[str, float] = {}
+        self._asked_at: dict[str, float] = {}
+        self._failures: dict[str, tuple[float, str]] = {}
         self._loading: dict[str, asyncio.Task[None]] = {}
         self._unproven: set[str] = set()
+        self._lost: set[str] = set()
 
     def holds(self, version: VersionRoute) -> bool:
         """Whether these weights may be used: at the last look, or loaded since."""
         name = version.engine_name
         return self._listed.get(name) == version.path and name not in self._unproven
 
+    def names(self) -> list[str]:
+        """Every adapter in the engine at the last look, proven or not."""
+        return sorted(self._listed.keys() - self._bases)
+
+    def why_not(self, engine_name: str) -> str:
+        """Why a version is not held, as far as is known."""
+        _, why = self._failures.get(engine_name, (0.0, ""))
+        return why or f"{engine_name} is not loaded yet"
+
     @contextmanager
     def lease(self, engine_name: str) -> Iterator[None]:
         """Keep a name loaded while a request uses it."""
-        self._in_flight[engine_name] += 1
+        self.take(engine_name)
         try:
             yield
         finally:
-            self._in_flight[engine_name] -= 1
-            if not self._in_flight[engine_name]:
-                del self._in_flight[engine_name]
-            self._wanted_at[engine_name] = self._clock()
+            self.give(engine_name)
+
+    def take(self, engine_name: str) -> None:
+        """Begin to use a name; :meth:`give` it back."""
+        self._in_flight[engine_name] += 1
+
+    def give(self, engine_name: str) -> None:
+        """End one use of a name."""
+        self._in_flight[engine_name] -= 1
+        if not self._in_flight[engine_name]:
+            del self._in_flight[engine_name]
+        self._wanted_at[engine_name] = self._clock()
 
     async def observe(self) -> None:
         """Read the engine's list.
@@ -68,12 +102,21 @@ class Residency:
         Raises:
             EngineUnavailable: it does not answer.
         """
-        before = set(self._listed)
-        listed = {model.name: model.root for model in await self._control.models()}
-        # What was loaded while the list was on its way is not in it.
+        before = dict(self._listed)
+        models = await self._control.models()
+        listed = {model.name: model.root for model in models}
+        # What was loaded while the list was on its way is not in it, and what was unloaded is.
         since = {name: root for name, root in self._listed.items() if name not in before}
-        self._listed = listed | since
+        left = before.keys() - self._listed.keys()
+        self._bases = {model.name for model in models if model.parent is None}
+        self._listed = {k: v for k, v in listed.items() if k not in left} | since
+        self._lost |= before.keys() - self._listed.keys() - left - self._unproven
         self._unproven &= self._listed.keys() | self._loading.keys()
+
+    def take_lost(self) -> set[str]:
+        """Names that could be used and are gone, not by our doing; told once."""
+        lost, self._lost = self._lost, set()
+        return lost
 
     def forget(self, engine_name: str) -> None:
         """The engine has answered that it does not know this name."""
@@ -86,6 +129,68 @@ class Residency:
             AdapterRefused: the engine does not take them, or the files are not what was registered.
             AdapterNotProven, EngineUnavailable: it cannot serve them.
         """
+        self._asked_at[version.engine_name] = self._clock()
+        await self._ensure_loaded(version, base_engine_name)
+
+    async def reconcile(
+        self,
+        snapshot: RoutingSnapshot,
+        *,
+        may_unload: bool = True,
+        on_load: Callable[[], None] = lambda: None,
+    ) -> Applied:
+        """Bring the engine closer to what the registry wants. Call :meth:`observe` before.
+
+        Args:
+            may_unload: whether the snapshot is younger than the list; by an older one, a version
+                that is too new to be in it would be unloaded.
+            on_load: called after each version that was loaded.
+        """
+        now = self._clock()
+        versions = {
+            version.engine_name: (version, routes.base_engine_name)
+            for routes in snapshot.adapters.values()
+            for version in routes.versions.values()
+        }
+        desired = desired_versions(snapshot)
+        self._wanted_at |= {name: now for name, _ in desired}
+        for name in self._listed:
+            self._wanted_at.setdefault(name, now)
+        recent = {name for name, at in self._wanted_at.items() if now - at < UNLOAD_GRACE_S}
+        self._wanted_at = {name: at for name, at in self._wanted_at.items() if name in self._listed}
+        asked = {name: at for name, at in self._asked_at.items() if now - at < UNLOAD_GRACE_S}
+        self._asked_at = asked
+        orders = plan(
+            desired,
+            self._listed,
+            self._in_flight,
+            candidate_names(snapshot) | asked.keys(),
+            lines=snapshot.adapters.keys(),
+            unusable={name for name, (version, _) in versions.items() if not self.holds(version)},
+            waiting={name for name, (at, _) in self._failures.items() if now - at < RETRY_S},
+            recent=recent,
+            ranks=ranks_of(snapshot),
+            capacity=self._capacity,
+        )
+
+        async def load(name: str, _: str) -> None:
+            await self._ensure_loaded(*versions[name])
+            on_load()
+
+        async def unload(name: str) -> None:
+            if may_unload:
+                await self._unload(name)
+
+        return await apply(orders, load=load, unload=unload)
+
+    async def close(self) -> None:
+        """Stop loading."""
+        tasks = list(self._loading.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _ensure_loaded(self, version: VersionRoute, base_engine_name: str) -> None:
         engine_name = version.engine_name
         self._wanted_at[engine_name] = self._clock()
         if self.holds(version):
@@ -100,46 +205,13 @@ class Residency:
             task.add_done_callback(lambda done: self._loaded(engine_name, done))
         await asyncio.shield(task)  # one impatient caller must not stop it for the others
 
-    async def reconcile(self, snapshot: RoutingSnapshot) -> Applied:
-        """Bring the engine closer to what the registry wants. Call :meth:`observe` before."""
-        now = self._clock()
-        versions = {
-            version.engine_name: (version, routes.base_engine_name)
-            for routes in snapshot.adapters.values()
-            for version in routes.versions.values()
-        }
-        desired = desired_versions(snapshot)
-        self._wanted_at |= {name: now for name, _ in desired}
-        for name in self._listed:
-            self._wanted_at.setdefault(name, now)
-        recent = {name for name, at in self._wanted_at.items() if now - at < UNLOAD_GRACE_S}
-        self._wanted_at = {name: at for name, at in self._wanted_at.items() if name in self._listed}
-        waiting = {name for name, at in self._failed_at.items() if now - at < RETRY_S}
-        orders = plan(
-            {load for load in desired if load[0] not in waiting},
-            self._listed,
-            self._in_flight,
-            candidate_names(snapshot) | recent | {name for name, _ in desired},
-            lines=snapshot.adapters.keys(),
-            unusable={name for name, (version, _) in versions.items() if not self.holds(version)},
-        )
-        return await apply(
-            orders,
-            load=lambda name, _: self.ensure_loaded(*versions[name]),
-            unload=self._unload,
-        )
-
-    async def close(self) -> None:
-        """Stop loading."""
-        tasks = list(self._loading.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
     async def _load(self, version: VersionRoute, base_engine_name: str) -> None:
         began = self._clock()
         engine_name = version.engine_name
         await asyncio.to_thread(_check_files, version)
+        await self.observe()
+        if self.holds(version):  # somebody else has loaded and proven it since the last look
+            return
         self._unproven.add(engine_name)
         if self._listed.get(engine_name, version.path) != version.path:
             await self._control.unload_adapter(engine_name)  # other files under a name of ours
@@ -152,20 +224,21 @@ class Residency:
         self._unproven.discard(engine_name)
         self._listed[engine_name] = version.path
         seconds = round(self._clock() - began, 3)
-        log.info("adapter_loaded", engine_name=engine_name, seconds=seconds)
+        url = self._control.client.url
+        log.info("adapter_loaded", engine_name=engine_name, seconds=seconds, url=url)
 
     def _loaded(self, engine_name: str, task: asyncio.Task[None]) -> None:
         self._loading.pop(engine_name, None)
-        self._failed_at.pop(engine_name, None)
-        if not task.cancelled() and isinstance(task.exception(), AppError):
-            self._failed_at[engine_name] = self._clock()
+        self._failures.pop(engine_name, None)
+        if not task.cancelled() and isinstance(error := task.exception(), AppError):
+            self._failures[engine_name] = (self._clock(), str(error))
 
     async def _unload(self, engine_name: str) -> None:
         if self._in_flight.get(engine_name):  # begun since the plan was made
             return
         self._listed.pop(engine_name, None)
         await self._control.unload_adapter(engine_name)
-        log.info("adapter_unloaded", engine_name=engine_name)
+        log.info("adapter_unloaded", engine_name=engine_name, url=self._control.client.url)
 
 
 def _check_files(version: VersionRoute) -> None:

@@ -68,6 +68,8 @@ class AdapterRoutes:
     """The tenant who alone may ask for it; None is everybody's."""
     trial: TrialRoute | None = None
     """The running trial, if it has live traffic."""
+    previous: int | None = None
+    """What served before the champion, where a rollback leads; None for the base model."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,9 @@ import structlog
 from starlette.types import Receive, Scope, Send
 
 from server.core.clock import monotonic, new_id, utc_now
-from server.core.errors import AppError
+from server.core.errors import AppError, EngineUnavailable
 from server.db import Outcome
+from server.engine.fleet import Lease
 from server.engine.proxy import EngineReply, open_reply
 from server.engine.reading import Assembled
 from server.engine.routing import Route
@@ -28,6 +29,7 @@ from server.gateway.errors import (
     is_lost_model,
     stream_error,
 )
+from server.gateway.retries import Retries, conversation_beginning
 from server.gateway.usage import tokens_used
 from server.http import REQUEST_ID, Limiter
 from server.runtime import Runtime
@@ -87,8 +89,8 @@ class EngineExchange:
 
     async def _answer(self, send: Send) -> None:
         try:
-            with self._runtime.lease(self._route):
-                async with self._open() as reply:
+            with self._runtime.lease(self._route) as lease:
+                async with self._open(lease) as reply:
                     self._reply = reply
                     if reply.status == 200 and reply.is_stream:
                         await self._relay_stream(reply, send)
@@ -98,21 +100,42 @@ class EngineExchange:
             await self._fail(error, send)
 
     @asynccontextmanager
-    async def _open(self) -> AsyncIterator[EngineReply]:
-        """The engine's reply; once more if it has lost the weights since we last looked."""
-        for may_retry in (True, False):
-            await self._runtime.ensure_route(self._route)
-            async with open_reply(
-                self._runtime.client,
-                self._endpoint.door,
-                self._route.engine_name,
-                self._request.body,
-                self._id,
-            ) as reply:
-                if not (may_retry and await self._is_lost(reply)):
-                    yield reply
-                    return
-            self._runtime.residency.forget(self._route.engine_name)
+    async def _open(self, lease: Lease) -> AsyncIterator[EngineReply]:
+        """A replica's reply.
+
+        Another one is asked when it breaks off before the head of its reply; it is asked again, or
+        another one is, when it has lost the weights since we last looked.
+        """
+        retries = Retries()
+        affinity = b"" if self._runtime.fleet.is_single else self._affinity()
+        while True:
+            replica = await self._runtime.ensure_route(self._route, affinity, retries.failed)
+            lease.move_to(replica)
+            has_head = False
+            try:
+                async with open_reply(
+                    replica.client,
+                    self._endpoint.door,
+                    self._route.engine_name,
+                    self._request.body,
+                    self._id,
+                ) as reply:
+                    has_head = True
+                    if not (retries.may_reload(replica) and await self._is_lost(reply)):
+                        yield reply
+                        return
+            except EngineUnavailable as error:
+                if has_head or not retries.may_go_on(replica, error):
+                    raise
+                log.info("replica_failed", url=replica.url, interaction=self._id, error=str(error))
+                continue
+            retries.lost.add(replica)
+            replica.has_lost(self._route.engine_name)
+
+    def _affinity(self) -> bytes:
+        """What the requests of one conversation have in common, whose prefix a replica keeps."""
+        beginning = conversation_beginning(self._request.body.get(self._endpoint.prompt_field))
+        return (beginning or self._id).encode(errors="replace")
 
     async def _is_lost(self, reply: EngineReply) -> bool:
         if reply.status != 404 or self._route.weights is None:

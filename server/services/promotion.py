@@ -5,7 +5,6 @@ whatever forbids it; applying moves the alias in one transaction, unless somebod
 meanwhile.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sqlalchemy import select, update
@@ -21,9 +20,9 @@ from server.core.errors import (
 from server.db import Adapter, AdapterVersion, Alias, AliasEvent, VersionStatus
 from server.engine.routing import CHAMPION, WHY_NOT
 from server.services import registry
+from server.services.registry import ROLLBACK
 
 PROMOTE = "promote"
-ROLLBACK = "rollback"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,25 +115,8 @@ def previous_champion(session: Session, adapter: Adapter) -> AdapterVersion | No
     """
     if champion(session, adapter) is None:
         raise NothingToRollBack(adapter.name)
-    events = session.scalars(
-        select(AliasEvent)
-        .where(AliasEvent.adapter_id == adapter.id, AliasEvent.alias == CHAMPION)
-        .order_by(AliasEvent.id)
-    )
-    before = _served_before(events)
+    before = registry.served_before(session, adapter)
     return session.get(AdapterVersion, before) if before else None
-
-
-def _served_before(events: Iterable[AliasEvent]) -> str | None:
-    """The version under the present one when promotions pile up and rollbacks take off."""
-    pile: list[str | None] = [None]
-    for event in events:
-        if event.kind == ROLLBACK and event.to_version_id in pile:
-            while pile[-1] != event.to_version_id:
-                pile.pop()
-        else:
-            pile.append(event.to_version_id)
-    return pile[-2] if len(pile) > 1 else None
 
 
 def _plan(session: Session, adapter: Adapter, kind: str, to: AdapterVersion | None) -> Move:

@@ -19,8 +19,11 @@ from server.db import (
     VersionOrigin,
     VersionStatus,
 )
-from server.engine.routing import BASE, AdapterRoutes, RoutingSnapshot, VersionRoute
+from server.engine.routing import BASE, CHAMPION, AdapterRoutes, RoutingSnapshot, VersionRoute
 from server.services.tenants import only, sees
+
+ROLLBACK = "rollback"
+"""Kind of an alias's move that takes the move before it off."""
 
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 
@@ -211,6 +214,26 @@ def events_of(session: Session, adapter: Adapter, *, limit: int = 50) -> Sequenc
     ).all()
 
 
+def served_before(session: Session, adapter: Adapter) -> str | None:
+    """Id of the version under the champion when promotions pile up and rollbacks take off.
+
+    None is the base model.
+    """
+    moves = session.execute(
+        select(AliasEvent.kind, AliasEvent.to_version_id)
+        .where(AliasEvent.adapter_id == adapter.id, AliasEvent.alias == CHAMPION)
+        .order_by(AliasEvent.id)
+    )
+    pile: list[str | None] = [None]
+    for kind, to_version_id in moves:
+        if kind == ROLLBACK and to_version_id in pile:
+            while pile[-1] != to_version_id:
+                pile.pop()
+        else:
+            pile.append(to_version_id)
+    return pile[-2] if len(pile) > 1 else None
+
+
 def documents_of(session: Session, version: AdapterVersion | None) -> set[str]:
     """The documents a version was trained on; none for the base model."""
     if version is None or version.run_id is None:  # an imported one saw what nobody here knows
@@ -230,9 +253,9 @@ def snapshot(session: Session, *, resident_versions: int, served: str) -> Routin
 
     ``served`` is the settings' model name, under which the engine knows its base model.
 
-    Desired in the engine are the newest ``resident_versions`` servable versions of each line, and
-    whatever an alias points at. After learning, the version before the champion is thus there, and
-    a rollback loads nothing; one that is not there is loaded before the alias moves.
+    Desired in the engine are the newest ``resident_versions`` servable versions of each line,
+    whatever an alias points at, and what served before the champion, so that a rollback loads
+    nothing; one that is not there is loaded before the alias moves.
     """
     return RoutingSnapshot(
         revision=snapshot_revision(session),
@@ -252,12 +275,17 @@ def _routes(
         for name, version in aliases_of(session, adapter).items()
     }
     servable = [v.number for v in versions if v.status == VersionStatus.SERVABLE]
-    resident = {*servable[-resident_versions:], *aliases.values()}
+    before = served_before(session, adapter)
+    previous = next((v.number for v in versions if v.id == before), None)
+    if previous not in servable:
+        previous = None
+    resident = {*servable[-resident_versions:], *aliases.values(), previous}
     return AdapterRoutes(
         name=adapter.name,
         base_engine_name=base_engine_name_of(session, adapter, served),
         owner=adapter.owner,
         aliases=aliases,
+        previous=previous,
         versions={
             version.number: VersionRoute(
                 number=version.number,

@@ -22,6 +22,12 @@ def only(column: Any, tenant: str | None) -> ColumnElement[bool]:
     return condition
 
 
+def operator_only(tenant: str | None, remedy: str) -> None:
+    """Raises ForeignTenant for every caller of a tenant."""
+    if tenant is not None:
+        raise ForeignTenant(tenant, remedy)
+
+
 def owner_for(tenant: str | None, wanted: str | None) -> str | None:
     """Who owns what a caller of ``tenant`` makes: that tenant; for the operator, whom it names.
 

@@ -9,6 +9,11 @@ from enum import StrEnum
 Connect = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
 
 
+def to_tcp(host: str, port: int) -> Connect:
+    """Passes connections on to this address."""
+    return lambda: asyncio.open_connection(host, port)
+
+
 class Mode(StrEnum):
     """What the proxy does with connections, old and new."""
 
@@ -29,6 +34,7 @@ class Proxy:
         self._is_passing = asyncio.Event()
         self._writers: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
+        self._main: asyncio.Task[None] | None = None
 
     def set_mode(self, mode: Mode) -> None:
         """Change it now, from any thread; returns when it is done."""
@@ -70,6 +76,7 @@ class Proxy:
     def _run(self, started: threading.Event) -> None:
         async def main() -> None:
             self._is_passing.set()
+            self._main = asyncio.current_task()
             server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
             self.port = server.sockets[0].getsockname()[1]
             started.set()
@@ -78,6 +85,16 @@ class Proxy:
 
         with suppress(asyncio.CancelledError):
             self._loop.run_until_complete(main())
+        self._loop.run_until_complete(self._end_connections())
+
+    async def _end_connections(self) -> None:
+        """Let every connection come to its end, so that no transport outlives the loop."""
+        self._is_passing.set()
+        for writer in list(self._writers):
+            writer.transport.abort()
+        if left := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(left, timeout=5)
+        await asyncio.sleep(0.01)
 
     @contextmanager
     def running(self) -> Iterator["Proxy"]:
@@ -94,5 +111,5 @@ class Proxy:
             self._loop.close()
 
     def _stop(self) -> None:
-        for task in asyncio.all_tasks(self._loop):
-            task.cancel()
+        assert self._main is not None
+        self._main.cancel()

@@ -36,6 +36,8 @@ class FakeEngine:
     """Pause before each token."""
     load_s: float = 0.0
     """Pause before a load succeeds."""
+    slots: int | None = None
+    """Adapters that fit; a load beyond is refused."""
     refuses_load: int | None = None
     """Status with which loads are refused."""
     refuses_chat: int | None = None
@@ -140,6 +142,8 @@ class FakeEngine:
         await asyncio.sleep(self.load_s)
         if self.refuses_load is not None:
             return _error(self.refuses_load, "LoRA rank 32 is greater than 16", "InternalError")
+        if self.slots is not None and len(self.adapters) >= self.slots:
+            return _error(400, "No free slots for this LoRA adapter.", "InvalidUserInput")
         if name in self.adapters:
             return _error(400, f"The lora adapter '{name}' is there.", "InvalidUserInput")
         self.adapters[name] = path

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,13 +76,22 @@ def wait_for(condition: Callable[[], bool], timeout_s: float = 10) -> None:
 
 
 @contextmanager
-def running_world(home: Path, engine: FakeEngine, engine_url: str) -> Iterator[World]:
-    """A gateway that is ready, over the engine at ``engine_url``."""
+def running_world(
+    home: Path,
+    engine: FakeEngine,
+    engine_url: str,
+    *,
+    more_urls: Sequence[str] = (),
+    quorum: float = 1.0,
+) -> Iterator[World]:
+    """A gateway that is ready, over the engine at ``engine_url`` and its replicas."""
     settings = Settings(
         _env_file=None,
         home=home,
-        engine=EngineSettings(url=engine_url, connect_timeout_s=1, read_timeout_s=5),
-        swap=SwapSettings(refresh_s=0.05),
+        engine=EngineSettings(
+            url=engine_url, more_urls=list(more_urls), connect_timeout_s=1, read_timeout_s=5
+        ),
+        swap=SwapSettings(refresh_s=0.05, quorum=quorum),
         capture=CaptureSettings(ship_s=0.05),
     )
     database = Database(settings.sqlalchemy_url)

@@ -290,9 +290,10 @@ async def test_an_engine_that_refuses_our_key_is_named_in_readyz(
 ) -> None:
     engine = FakeEngine(api_key="another")
     with serve(engine.app()) as served:
-        client = EngineClient(EngineSettings(), served.url)
-        runtime = Runtime(settings, database, RecordingQueue(), client)
-        await runtime.tend_engine()
+        at = settings.model_copy(update={"engine": EngineSettings(url=served.url)})
+        runtime = Runtime(at, database, RecordingQueue())
+        (replica,) = runtime.fleet.replicas.values()
+        await replica.tend(runtime)
         state = (await runtime.readiness())["engine"]
         with pytest.raises(EngineError, match="401"):
             await runtime.ensure_route(Route("smollm2", "smollm2@base", "smollm2@base", None))

@@ -1,0 +1,506 @@
+"""The engines that serve, each tended by a loop of its own; which of them answers a request.
+
+What a replica holds is asked of it, round after round, and never stored. A replica that is new,
+that was away, or that has lost what it held gets no request before every version that an alias
+points at is loaded and proven on it; what it does not hold it is not asked for.
+
+Not covered: starting and stopping engines, and what other gateways have in flight on them.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from enum import StrEnum
+from hashlib import blake2b
+from math import ceil
+from typing import Protocol, Self
+
+import structlog
+
+from server.core.clock import monotonic
+from server.core.errors import (
+    AppError,
+    EngineError,
+    EngineUnavailable,
+    EngineUnreachable,
+    EngineUnsafe,
+    ReplicasNotReady,
+)
+from server.core.settings import EngineSettings
+from server.engine.client import EngineClient
+from server.engine.control import EngineControl
+from server.engine.probe import check_engine
+from server.engine.reconcile import aliased_versions
+from server.engine.residency import Residency
+from server.engine.routing import Route, RoutingSnapshot, VersionRoute
+
+log = structlog.get_logger(__name__)
+
+REQUEST_LOAD_TIMEOUT_S = 10.0
+"""How long a request waits for weights that no replica holds."""
+
+UNSAFE_RETRY_S = 10.0
+ROUTES_TIMEOUT_S = 5.0
+
+LOAD_FACTOR = 1.25
+"""A replica with more than this share of the mean load, and two more, is passed over."""
+
+LOAD_SLACK = 2
+
+
+class State(StrEnum):
+    """What a replica is to this process."""
+
+    JOINING = "joining"
+    """New; has not answered yet."""
+    HEALING = "healing"
+    """It answers, and lacks a version that an alias points at."""
+    HEALTHY = "healthy"
+    AWAY = "away"
+    """It does not answer."""
+    UNSAFE = "unsafe"
+    """The probe refused it."""
+    DRAINING = "draining"
+    """Takes no new request; what runs on it is finished."""
+
+
+class Routes(Protocol):
+    """Where the loops learn what is wanted."""
+
+    snapshot: RoutingSnapshot | None
+
+    async def refresh(self) -> None:
+        """Read it anew; raises what the database raises."""
+
+
+class Probe:
+    """What a replica is held against before it is used."""
+
+    def __init__(self, settings: EngineSettings, base_engine_name: str, trained_rank: int) -> None:
+        self._settings = settings
+        self._base_engine_name = base_engine_name
+        self._trained_rank = trained_rank
+
+    async def __call__(self, control: EngineControl) -> None:
+        """Return when the engine is safe; raises as :func:`check_engine` does."""
+        await check_engine(
+            control,
+            base_engine_name=self._base_engine_name,
+            adapters_needed=min(self._settings.max_loras, 3),
+            trained_rank=self._trained_rank,
+            max_lora_rank=self._settings.max_lora_rank,
+        )
+
+
+class Replica:
+    """One engine as this process sees and uses it."""
+
+    def __init__(
+        self,
+        url: str,
+        settings: EngineSettings,
+        probe: Probe,
+        *,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self.client = EngineClient(settings, url)
+        self.url = self.client.url
+        self.control = EngineControl(self.client, settings)
+        self.residency = Residency(self.control, capacity=settings.max_cpu_loras, clock=clock)
+        self.is_draining = False
+        self.outstanding = 0
+        """Requests of this process that run on it."""
+        self.error: AppError | None = EngineUnavailable("it is still starting")
+        self.has_served = False
+        """Whether the probe has passed since this process knows it."""
+        self.woken = asyncio.Event()
+        self._state = State.JOINING
+        self._probe = probe
+        self._needs_probe = True
+        self._probe_at = 0.0
+        self._clock = clock
+        self._mark = blake2b(self.url.encode(), digest_size=8)
+
+    @property
+    def state(self) -> State:
+        return State.DRAINING if self.is_draining else self._state
+
+    @property
+    def takes_requests(self) -> bool:
+        return self._state is State.HEALTHY and not self.is_draining
+
+    @property
+    def is_reachable(self) -> bool:
+        """Whether it could serve, once it holds the weights."""
+        return self._state in (State.HEALTHY, State.HEALING) and not self.is_draining
+
+    @property
+    def may_be_tried(self) -> bool:
+        """Whether a request may go to it when there is no other: it was fit to serve once."""
+        return self.has_served and self._state is not State.UNSAFE and not self.is_draining
+
+    def holds(self, version: VersionRoute | None) -> bool:
+        """Whether it can answer with these weights; None is the base model."""
+        return version is None or self.residency.holds(version)
+
+    def why(self) -> str:
+        """Its state and what is wrong, in words."""
+        return f"{self.state}" + (f" ({self.error})" if self.error is not None else "")
+
+    def rank(self, affinity: bytes) -> bytes:
+        """Its place among the replicas for one conversation: the highest goes first."""
+        mark = self._mark.copy()
+        mark.update(affinity)
+        return mark.digest()
+
+    def suspect(self, error: AppError) -> None:
+        """It broke off or refused a connection: away until a look at it says otherwise."""
+        if self._state not in (State.AWAY, State.UNSAFE):
+            self._become(State.AWAY, error)
+            self._needs_probe = True
+            self.woken.set()
+
+    def has_lost(self, engine_name: str) -> None:
+        """It answered that it does not know weights which it held: it was started anew, likely."""
+        self.residency.forget(engine_name)
+        if self._state is State.HEALTHY:
+            self._become(State.HEALING, EngineError(f"It has lost {engine_name}."))
+            self._needs_probe = True
+            self.woken.set()
+
+    async def tend(self, routes: Routes) -> None:
+        """One look: probe it when it is new, load and unload what is due, judge its health."""
+        try:
+            # The list first, the routes second: a worker registers a candidate before it loads it,
+            # so whatever is listed is known by then.
+            await self.residency.observe()
+            is_fresh = await _refreshed(routes)
+            if (snapshot := routes.snapshot) is None:
+                return
+            needed = {version.engine_name for version in aliased_versions(snapshot)}
+            if needed & self.residency.take_lost():
+                self._needs_probe = True  # it was started anew, maybe as something else
+            if self._needs_probe:
+                await self._check()
+        except EngineUnsafe as error:
+            self._become(State.UNSAFE, error)
+            return
+        except EngineError as error:
+            self._become(State.AWAY, error)
+            self._needs_probe = True  # whatever answers next may be another engine
+            return
+        if self._needs_probe or self.is_draining:
+            return
+        self._judge(snapshot)
+        await self.residency.reconcile(
+            snapshot, may_unload=is_fresh, on_load=lambda: self._judge(snapshot)
+        )
+        self._judge(snapshot)
+
+    async def close(self) -> None:
+        """Stop loading, close the connections."""
+        await self.residency.close()
+        await self.client.close()
+
+    async def _check(self) -> None:
+        if self._clock() < self._probe_at:
+            return
+        try:
+            await self._probe(self.control)
+        except EngineUnsafe:
+            self._probe_at = self._clock() + UNSAFE_RETRY_S
+            raise
+        self._needs_probe = False
+        self.has_served = True
+        self._become(State.HEALING, None)
+
+    def _judge(self, snapshot: RoutingSnapshot) -> None:
+        """Healed when all is there that aliases point at; once healed, it stays so."""
+        if self._state not in (State.HEALING, State.HEALTHY):
+            return  # suspected meanwhile
+        missing = [
+            version.engine_name
+            for version in aliased_versions(snapshot)
+            if not self.residency.holds(version)
+        ]
+        error = EngineError(self.residency.why_not(missing[0])) if missing else None
+        self._become(
+            State.HEALING if missing and self._state is State.HEALING else State.HEALTHY, error
+        )
+
+    def _become(self, state: State, error: AppError | None) -> None:
+        if (state, str(error)) != (self._state, str(self.error)):
+            level = log.warning if state in (State.AWAY, State.UNSAFE) else log.info
+            level("replica_state", url=self.url, state=str(state), error=error and str(error))
+        self._state, self.error = state, error
+
+
+class Lease:
+    """One request's hold on a version: it is unloaded nowhere here while the request runs."""
+
+    __slots__ = ("_engine_name", "_fleet", "_replica")
+
+    def __init__(self, fleet: "Fleet", engine_name: str) -> None:
+        self._fleet = fleet
+        self._engine_name = engine_name
+        self._replica: Replica | None = None
+
+    def __enter__(self) -> Self:
+        self._fleet.in_flight[self._engine_name] += 1
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._leave()
+        in_flight = self._fleet.in_flight
+        in_flight[self._engine_name] -= 1
+        if not in_flight[self._engine_name]:
+            del in_flight[self._engine_name]
+
+    def move_to(self, replica: Replica) -> None:
+        """Run on this replica from now on."""
+        self._leave()
+        self._replica = replica
+        replica.outstanding += 1
+        replica.residency.take(self._engine_name)
+
+    def _leave(self) -> None:
+        if self._replica is not None:
+            self._replica.outstanding -= 1
+            self._replica.residency.give(self._engine_name)
+            self._replica = None
+
+
+class Fleet:
+    """Every replica, by address."""
+
+    def __init__(
+        self,
+        settings: EngineSettings,
+        probe: Probe,
+        routes: Routes,
+        *,
+        refresh_s: float,
+        quorum: float = 1.0,
+    ) -> None:
+        self.replicas: dict[str, Replica] = {}
+        self.in_flight: Counter[str] = Counter()
+        """Leases by engine name, those too whose request waits for its weights."""
+        self._settings = settings
+        self._probe = probe
+        self._routes = routes
+        self._refresh_s = refresh_s
+        self._quorum = quorum
+        self._only: Replica | None = None
+        self._loops: dict[str, asyncio.Task[None]] = {}
+        self._leaving: list[Replica] = []
+        self._is_started = False
+        self.sync(dict.fromkeys(settings.urls, False))
+
+    @property
+    def is_single(self) -> bool:
+        """Whether there is nothing to choose."""
+        return self._only is not None
+
+    def start(self) -> None:
+        """Begin to tend every replica; waits for none."""
+        self._is_started = True
+        for replica in self.replicas.values():
+            self._tend(replica)
+
+    async def close(self) -> None:
+        loops = list(self._loops.values())
+        for loop in loops:
+            loop.cancel()
+        await asyncio.gather(*loops, return_exceptions=True)
+        self._loops.clear()
+        for replica in [*self.replicas.values(), *self._leaving]:
+            await replica.close()
+
+    def sync(self, wanted: Mapping[str, bool]) -> None:
+        """Know these replicas and no others: address to whether it drains.
+
+        One that is no longer wanted gets no request any more; its connections are closed when its
+        last one has ended (:meth:`let_go`).
+        """
+        for url in self.replicas.keys() - wanted.keys():
+            replica = self.replicas.pop(url)
+            replica.is_draining = True
+            self._leaving.append(replica)
+            if (loop := self._loops.pop(url, None)) is not None:
+                loop.cancel()
+        for url, is_draining in wanted.items():
+            if url not in self.replicas:
+                self.replicas[url] = Replica(url, self._settings, self._probe)
+                if self._is_started:
+                    self._tend(self.replicas[url])
+            self.replicas[url].is_draining = is_draining
+        alone = list(self.replicas.values())
+        self._only = alone[0] if len(alone) == 1 else None
+
+    async def let_go(self) -> None:
+        """Close the connections of removed replicas that have nothing in flight any more."""
+        done = [replica for replica in self._leaving if not replica.outstanding]
+        self._leaving = [replica for replica in self._leaving if replica.outstanding]
+        for replica in done:
+            await replica.close()
+
+    def lease(self, engine_name: str) -> Lease:
+        """Hold this while a request runs: what is in use is never unloaded."""
+        return Lease(self, engine_name)
+
+    def pick(
+        self, route: Route, affinity: bytes = b"", avoid: Collection[Replica] = ()
+    ) -> Replica | None:
+        """The replica that shall answer, of those that can now; None when none can.
+
+        A conversation stays with one replica, where its prefix is cached, unless that one has too
+        much to do.
+        """
+        weights = route.weights
+        if (only := self._only) is not None:
+            return only if only.may_be_tried and only.holds(weights) else None
+        able = [
+            replica
+            for replica in self.replicas.values()
+            if replica.takes_requests and replica.holds(weights) and replica not in avoid
+        ]
+        if len(able) < 2:
+            return able[0] if able else None
+        most = LOAD_FACTOR * sum(r.outstanding for r in able) / len(able) + LOAD_SLACK
+        free = [replica for replica in able if replica.outstanding <= most]
+        return max(free, key=lambda replica: replica.rank(affinity))
+
+    async def fetch(
+        self,
+        route: Route,
+        base_engine_name: str,
+        affinity: bytes = b"",
+        avoid: Collection[Replica] = (),
+    ) -> Replica:
+        """A replica that can answer, after loading the weights on one; the slow way of :meth:`pick`.
+
+        Raises:
+            EngineUnsafe: the probe refused the only replica.
+            EngineUnavailable: none can be asked, or none has the weights loaded in time.
+            AdapterRefused, AdapterNotProven: none will serve them.
+        """
+        asked = self._may_load(affinity, avoid)
+        if not asked:
+            raise self.why_none()
+        failure: EngineError | None = None
+        try:
+            async with asyncio.timeout(REQUEST_LOAD_TIMEOUT_S):
+                for replica in asked:
+                    try:
+                        if route.weights is not None:
+                            await replica.residency.ensure_loaded(route.weights, base_engine_name)
+                    except EngineUnreachable as error:
+                        failure = error
+                        replica.suspect(error)
+                    except EngineError as error:
+                        failure = error
+                    else:
+                        return replica
+        except TimeoutError as error:
+            raise EngineUnavailable(f"it is still loading {route.engine_name}") from error
+        assert failure is not None, "every replica that was asked returned or failed"
+        raise failure
+
+    async def ensure_servable(self, version: VersionRoute, base_engine_name: str) -> None:
+        """Have the healthy replicas hold and prove a version; return when the quorum does.
+
+        Raises:
+            ReplicasNotReady: too few do, where there are several replicas.
+            EngineError: the only replica does not; says why.
+        """
+        if self._only is not None:
+            if not self._only.may_be_tried:
+                raise self.why_none()
+            await self._prove(self._only, version, base_engine_name)
+            return
+        asked = [replica for replica in self.replicas.values() if replica.takes_requests]
+        results = await asyncio.gather(
+            *(self._prove(replica, version, base_engine_name) for replica in asked),
+            return_exceptions=True,
+        )
+        why: dict[str, str] = {}
+        for replica, result in zip(asked, results, strict=True):
+            if isinstance(result, EngineUnreachable):
+                replica.suspect(result)
+            elif isinstance(result, AppError):
+                why[replica.url] = str(result)
+            elif isinstance(result, BaseException):
+                raise result
+        proven = sum(result is None for result in results)
+        needed = needed_for(self._quorum, proven + len(why))
+        if proven < needed:
+            others = {r.url: r.why() for r in self.replicas.values() if not r.takes_requests}
+            raise ReplicasNotReady(version.engine_name, proven, needed, why | others)
+
+    def why_none(self) -> EngineError:
+        """Why no replica takes a request."""
+        if self._only is not None and not self._only.is_draining:
+            error = self._only.error
+            return error if isinstance(error, EngineError) else EngineUnavailable(str(error))
+        each = "; ".join(f"{url} is {replica.why()}" for url, replica in self.replicas.items())
+        return EngineUnavailable(f"no replica takes requests: {each or 'none is set up'}")
+
+    def problem(self) -> AppError | None:
+        """What keeps every replica from serving; None when one at least can."""
+        if any(replica.is_reachable for replica in self.replicas.values()):
+            return None
+        return self.why_none()
+
+    def _may_load(self, affinity: bytes, avoid: Collection[Replica]) -> list[Replica]:
+        """Whom to ask for weights that nobody holds, the best first."""
+        if self._only is not None:
+            return [self._only] if self._only.may_be_tried else []
+        left = [r for r in self.replicas.values() if r.is_reachable and r not in avoid]
+        healthy = [replica for replica in left if replica.takes_requests]
+        return sorted(healthy or left, key=lambda replica: replica.rank(affinity), reverse=True)
+
+    async def _prove(self, replica: Replica, version: VersionRoute, base_engine_name: str) -> None:
+        try:
+            async with asyncio.timeout(self._settings.load_timeout_s):
+                await replica.residency.observe()
+                await replica.residency.ensure_loaded(version, base_engine_name)
+        except TimeoutError as error:
+            raise EngineUnavailable(f"it is still loading {version.engine_name}") from error
+
+    def _tend(self, replica: Replica) -> None:
+        self._loops[replica.url] = asyncio.create_task(
+            self._repeat(replica), name=f"tend-{replica.url}"
+        )
+
+    async def _repeat(self, replica: Replica) -> None:
+        failure = ""
+        while True:
+            replica.woken.clear()
+            try:
+                await replica.tend(self._routes)
+                failure = ""
+            except Exception as error:
+                # The named boundary for the loops that heal: they must outlive every failure.
+                if failure != type(error).__name__:
+                    log.warning("tending_failed", url=replica.url, error=str(error)[:300])
+                failure = type(error).__name__
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._refresh_s):
+                    await replica.woken.wait()
+
+
+def needed_for(quorum: float, replicas: int) -> int:
+    """How many of these replicas must have proven a version; one at least."""
+    return max(1, ceil(quorum * replicas - 1e-9))  # 0.7 * 10 is a little more than 7
+
+
+async def _refreshed(routes: Routes) -> bool:
+    """Whether the routes are read now; without a database, a replica is healed by the last ones."""
+    try:
+        async with asyncio.timeout(ROUTES_TIMEOUT_S):
+            await routes.refresh()
+    except Exception as error:  # whatever the database raises; who watches the routes logs it
+        log.debug("routes_not_read", error=type(error).__name__)
+        return False
+    return True
