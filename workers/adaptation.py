@@ -24,7 +24,6 @@ from server.core.clock import monotonic
 from server.core.errors import AliasMoved, AppError, LeaseLost
 from server.core.queue import RUN_ADAPTATION
 from server.db import Adapter, RunStatus, VersionStatus
-from server.engine.routing import CHAMPION
 from server.services import evaluations, ingestion, promotion, registry, runs
 from server.services.runs import Claim
 from workers import examination, quizzes, versions
@@ -205,7 +204,7 @@ class Adaptation:
                     raise RunCancelled
                 adapter = session.get_one(Adapter, material.adapter.id)
                 if promotion.champion_revision(session, adapter) != material.champion_revision:
-                    raise AliasMoved(adapter.name, CHAMPION)
+                    raise promotion.alias_moved(session, adapter)
                 version = registry.by_id(session, version_id)
                 is_promoted = verdict == "promote"
                 status = VersionStatus.SERVABLE if is_promoted else VersionStatus.REJECTED

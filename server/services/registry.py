@@ -1,17 +1,18 @@
 """Adapter lines and their versions: register, look up, and the picture that routing works from."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
 
-from server.core.clock import new_id
-from server.core.errors import ForeignTenant, InvalidRequest, RowNotFound
+from server.core.clock import new_id, utc_now
+from server.core.errors import ForeignTenant, InvalidRequest, RowNotFound, VersionInUse
 from server.db import Adapter, AdapterVersion, Alias, AliasEvent, RunDocument, VersionStatus
-from server.engine.routing import BASE, AdapterRoutes, RoutingSnapshot, VersionRoute
+from server.engine.routing import BASE, CHAMPION, AdapterRoutes, RoutingSnapshot, VersionRoute
+from server.services.history import path_back
 from server.services.tenants import only, sees
 
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
@@ -155,6 +156,27 @@ def set_status(session: Session, version: AdapterVersion, status: VersionStatus)
     touch(session, version.adapter_id)
 
 
+def retire(session: Session, version: AdapterVersion, *, reason: str) -> None:
+    """Close a version for good: it is never resident, routable or promotable again.
+
+    Raises:
+        VersionInUse: it serves. The alias is locked, so it cannot come to serve meanwhile.
+    """
+    adapter = session.get_one(Adapter, version.adapter_id)
+    serving = session.scalar(
+        select(Alias.version_id)
+        .where(Alias.adapter_id == adapter.id, Alias.name == CHAMPION)
+        .with_for_update()
+    )
+    if serving == version.id:
+        why = f"it serves; roll back first: `everlearn rollback {adapter.name}`."
+        raise VersionInUse(adapter.name, version.number, why)
+    version.status = VersionStatus.RETIRED
+    version.retired_at = utc_now()
+    version.retire_reason = reason
+    touch(session, version.adapter_id)
+
+
 def touch(session: Session, adapter_id: str) -> None:
     """Tell the gateways that something they route by has changed."""
     session.execute(
@@ -210,9 +232,9 @@ def snapshot(session: Session, *, resident_versions: int, served: str) -> Routin
 
     ``served`` is the settings' model name, under which the engine knows its base model.
 
-    Desired in the engine are the newest ``resident_versions`` servable versions of each line, and
-    whatever an alias points at. After learning, the version before the champion is thus there, and
-    a rollback loads nothing; one that is not there is loaded before the alias moves.
+    Desired in the engine are the newest ``resident_versions`` servable versions of each line,
+    whatever an alias points at, and what a rollback would go to, however old it is: so a rollback
+    loads nothing. A version that is not there is loaded before the alias moves.
     """
     return RoutingSnapshot(
         revision=snapshot_revision(session),
@@ -231,8 +253,7 @@ def _routes(
         name: version.number if version else None
         for name, version in aliases_of(session, adapter).items()
     }
-    servable = [v.number for v in versions if v.status == VersionStatus.SERVABLE]
-    resident = {*servable[-resident_versions:], *aliases.values()}
+    resident = _resident(session, adapter, versions, aliases, newest=resident_versions)
     return AdapterRoutes(
         name=adapter.name,
         base_engine_name=base_engine_name_of(session, adapter, served),
@@ -246,7 +267,28 @@ def _routes(
                 status=version.status,
                 digest=version.digest,
                 is_resident=version.number in resident,
+                retire_reason=version.retire_reason,
             )
             for version in versions
         },
     )
+
+
+def _resident(
+    session: Session,
+    adapter: Adapter,
+    versions: Sequence[AdapterVersion],
+    aliases: Mapping[str, int | None],
+    *,
+    newest: int,
+) -> set[int]:
+    """Numbers of the versions that an engine should hold."""
+    servable = {v.id: v.number for v in versions if v.status == VersionStatus.SERVABLE}
+    closed = {
+        v.number for v in versions if v.status in (VersionStatus.REJECTED, VersionStatus.RETIRED)
+    }
+    serving = aliases.get(CHAMPION)
+    before = (servable[one] for one in path_back(session, adapter.id) if one in servable)
+    previous = next((number for number in before if number != serving), None)
+    pointed_at = {number for number in (*aliases.values(), previous) if number is not None}
+    return {*list(servable.values())[-newest:], *pointed_at} - closed
