@@ -24,7 +24,7 @@ from server.core.clock import monotonic
 from server.core.errors import AliasMoved, AppError, LeaseLost
 from server.core.queue import RUN_ADAPTATION
 from server.db import Adapter, RunStatus, VersionStatus
-from server.services import evaluations, ingestion, promotion, registry, runs
+from server.services import evaluations, ingestion, promotion, registry, runs, taint
 from server.services.runs import Claim
 from workers import examination, quizzes, versions
 from workers.context import WorkerContext, worker_context
@@ -61,8 +61,8 @@ def run(context: WorkerContext, run_id: str) -> None:
         adaptation = Adaptation(context, owned, heart)
         try:
             adaptation.go_through()
-        except RunCancelled:
-            adaptation.close(RunStatus.CANCELLED)
+        except RunCancelled as cancelled:
+            adaptation.close(RunStatus.CANCELLED, error=str(cancelled) or None)
         except LeaseLost as lost:  # whoever has it now, or takes it next, goes on with it
             log.warning("run_lost", run_id=run_id, reason=str(lost))
         except (AppError, SamplingError, TrainingFailed, versions.ArtifactRefused) as failure:
@@ -145,7 +145,7 @@ class Adaptation:
                 lesson = _Lesson.from_json(json.loads(kept.read_text()))
                 self._report["self_edits"] = lesson.report
                 return lesson
-            served = EngineSampler(self._context.settings, material.champion_engine_name)
+            served = EngineSampler(self._context.settings, material.writer_engine_name)
             quiz = quizzes.ensure_quizzes(
                 self._context, material, served, self._config, self._heart
             )
@@ -202,9 +202,13 @@ class Adaptation:
                 # A cancel that came after the last beat still counts; none can come after this one.
                 if runs.heartbeat(session, self._owned, stage="swap"):
                     raise RunCancelled
+                if deletion := taint.deletion_seen_by(session, self._owned.run_id):
+                    raise RunCancelled(
+                        f"What it had learnt was deleted meanwhile ({deletion.id}); what is left "
+                        "is learnt again."
+                    )
                 adapter = session.get_one(Adapter, material.adapter.id)
-                if promotion.champion_revision(session, adapter) != material.champion_revision:
-                    raise promotion.alias_moved(session, adapter)
+                promotion.assert_unmoved(session, adapter, material.champion_revision)
                 version = registry.by_id(session, version_id)
                 is_promoted = verdict == "promote"
                 status = VersionStatus.SERVABLE if is_promoted else VersionStatus.REJECTED

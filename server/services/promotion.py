@@ -153,6 +153,18 @@ def apply_move(
     return event
 
 
+def assert_unmoved(session: Session, adapter: Adapter, revision: int) -> None:
+    """Return if the champion is where it was at this count; it stays there in this transaction.
+
+    Raises:
+        AliasMoved: somebody has moved it.
+    """
+    _lock_champion(session, adapter)
+    session.expire(_champion_alias(session, adapter))
+    if champion_revision(session, adapter) != revision:
+        raise alias_moved(session, adapter)
+
+
 def alias_moved(session: Session, adapter: Adapter) -> AliasMoved:
     """The error for an order that came too late: says what won, who moved it, and its count."""
     alias = _champion_alias(session, adapter)
@@ -212,9 +224,7 @@ def previous_champion(session: Session, adapter: Adapter) -> AdapterVersion | No
     return _step_back(session, adapter)[0]
 
 
-def _step_back(
-    session: Session, adapter: Adapter
-) -> tuple[AdapterVersion | None, tuple[int, ...]]:
+def _step_back(session: Session, adapter: Adapter) -> tuple[AdapterVersion | None, tuple[int, ...]]:
     """Where a rollback goes, and the numbers of what it steps over on the way."""
     serving = champion(session, adapter)
     if serving is None:

