@@ -2,7 +2,7 @@
 
 import typer
 
-from server.cli import adapters, audit, chat, doctor, documents, keys, runs, up
+from server.cli import adapters, audit, chat, deletions, doctor, documents, keys, runs, up
 from server.cli.console import CommandGroup
 
 app = typer.Typer(
@@ -26,6 +26,8 @@ app.command()(runs.runs)
 app.command("adapters")(adapters.show)
 app.command()(adapters.promote)
 app.command()(adapters.rollback)
+app.command()(deletions.forget)
+app.command("deletions")(deletions.show)
 app.command()(audit.audit)
 app.add_typer(keys.app, name="key")
 

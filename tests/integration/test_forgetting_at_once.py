@@ -9,7 +9,6 @@ from threading import Barrier
 import pytest
 from sqlalchemy.orm import Session
 
-from server.core.clock import new_id
 from server.core.errors import AliasMoved, Conflict, LeaseLost, VersionInUse, VersionNotServable
 from server.core.settings import LearningSettings, Settings
 from server.db import Adapter, RunInteraction, RunStatus, VersionStatus
@@ -229,7 +228,6 @@ def test_a_deletion_that_many_move_on_goes_each_step_once(shared: Database, line
 def test_a_tenants_batches_and_what_arrives_meanwhile(shared: Database, line: Adapter) -> None:
     with shared.unit_of_work() as session:
         interactions.record_all(session, [captured(f"{n}", owner="acme") for n in range(20)])
-        run = new_id("run")
     with shared.unit_of_work() as session:
         make_document(session, "Of all.")
         run = make_run(session, line).id
