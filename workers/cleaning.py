@@ -50,8 +50,8 @@ def forget(context: WorkerContext) -> None:
 
 def remove_files(context: WorkerContext) -> None:
     """Remove what retired versions and forgotten lessons have left, and close what is done."""
-    for version in _removable(context):
-        if _is_let_go(context, version) and _remove(context, version):
+    for version in _let_go(context, _removable(context)):
+        if _remove(context, version):
             with context.database.unit_of_work() as session:
                 deletions.note_removal(session, version.id)
             log.info("version_files_removed", engine_name=version.engine_name)
@@ -88,17 +88,23 @@ def _removable(context: WorkerContext) -> list[Removable]:
         ]
 
 
-def _is_let_go(context: WorkerContext, version: Removable) -> bool:
-    """Whether no gateway uses it and no engine holds it; an engine that does is asked to let go."""
+def _let_go(context: WorkerContext, versions: Sequence[Removable]) -> list[Removable]:
+    """Those that no gateway uses and no engine holds; an engine that does is asked to let go."""
     with context.database.unit_of_work() as session:
-        if not deletions.is_let_go(session, version.engine_name, version.retired_at):
-            return False
+        unused = [
+            version
+            for version in versions
+            if deletions.is_let_go(session, version.engine_name, version.retired_at)
+        ]
         urls = session.scalars(select(Replica.url).order_by(Replica.url)).all()
+    if not unused:
+        return []
     try:
-        return asyncio.run(_let_go(context, version.engine_name, urls or _set_urls(context)))
-    except AppError as error:  # one that does not answer may hold it, and may come back
-        log.info("version_files_kept", engine_name=version.engine_name, why=str(error))
-        return False
+        asyncio.run(_unload(context, unused, urls or _set_urls(context)))
+    except AppError as error:  # an engine that does not answer may hold any, and may come back
+        log.warning("version_files_kept", versions=len(unused), why=str(error))
+        return []
+    return unused
 
 
 def _set_urls(context: WorkerContext) -> list[str]:
@@ -106,13 +112,19 @@ def _set_urls(context: WorkerContext) -> list[str]:
     return [url for url in (engine.url, *engine.more_urls) if url]
 
 
-async def _let_go(context: WorkerContext, engine_name: str, urls: Sequence[str]) -> bool:
-    """Ask each engine for its list, and to unload what nobody wants; all that ask raise AppError."""
+async def _unload(
+    context: WorkerContext, versions: Sequence[Removable], urls: Sequence[str]
+) -> None:
+    """Have every engine hold none of them.
+
+    Raises:
+        EngineError: one of them does not answer, or will not let go.
+    """
+    names = {version.engine_name for version in versions}
     for url in urls:
         async with open_control(context.settings.engine, url) as control:
-            if engine_name in {model.name for model in await control.models()}:
-                await control.unload_adapter(engine_name)
-    return True
+            for held in names & {model.name for model in await control.models()}:
+                await control.unload_adapter(held)
 
 
 def _remove(context: WorkerContext, version: Removable) -> bool:

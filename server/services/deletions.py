@@ -9,12 +9,12 @@ Steps of one transaction each: whoever deletes a document holds its lock, and wh
 holds the run's and then wants its documents'.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import groupby
 
-from sqlalchemy import Select, delete, select
+from sqlalchemy import Select, delete, func, select
 from sqlalchemy.orm import Session
 
 from server.core.clock import new_id, utc_now
@@ -62,6 +62,9 @@ DOCUMENTS_AT_ONCE = 100
 INTERACTIONS_AT_ONCE = 500
 """Rows of a tenant in one transaction, so that nobody waits for long."""
 
+AT_ONCE = 50
+"""Deletions of a state that one tick looks at."""
+
 LATE_ARRIVALS = timedelta(seconds=10)
 """A tenant's deletion is open for at least this long: what its gateways had not shipped yet."""
 
@@ -70,8 +73,6 @@ GATEWAY_ALIVE_FOR = timedelta(seconds=60)
 
 GATEWAY_LOOKS_WITHIN = timedelta(seconds=2)
 """A gateway seen this long after a version was retired has read the routes without it."""
-
-_UNFINISHED = (DeletionState.OPEN, DeletionState.REBUILDING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,12 +244,24 @@ def list_deletions(
 
 
 def unfinished(session: Session) -> list[str]:
-    """Ids of the deletions that are not done, oldest first."""
-    return list(
-        session.scalars(
-            select(Deletion.id).where(Deletion.state.in_(_UNFINISHED)).order_by(Deletion.id)
-        )
+    """Ids of deletions that may move on: those that are rebuilt, and some of those that wait.
+
+    Of the latter there may be any number, for as long as nobody asks for a rebuild; so they are
+    drawn by chance, and each of them has its turn.
+    """
+    rebuilding = (
+        select(Deletion.id)
+        .where(Deletion.state == DeletionState.REBUILDING)
+        .order_by(Deletion.id)
+        .limit(AT_ONCE)
     )
+    waiting = (
+        select(Deletion.id)
+        .where(Deletion.state == DeletionState.OPEN)
+        .order_by(func.random())
+        .limit(AT_ONCE)
+    )
+    return [*session.scalars(rebuilding), *session.scalars(waiting)]
 
 
 def advance(session: Session, deletion_id: str, orders: Orders) -> Deletion:
@@ -347,7 +360,11 @@ def note_removal(session: Session, version_id: str) -> None:
 
 def version_names(session: Session, deletion: Deletion) -> list[str]:
     """Public names of the versions that saw what was deleted."""
-    return _names(session, taint.versions_that_saw(session, deletion))
+    versions = [session.get_one(AdapterVersion, one) for one in deletion.version_ids]
+    return [
+        registry.version_name(session.get_one(Adapter, one.adapter_id).name, one.number)
+        for one in versions
+    ]
 
 
 def _open(
@@ -620,7 +637,8 @@ class _Line:
         _record(self._session, audit.SERVER, action, name, self._deletion, detail)
 
     def _retire(self, versions: Iterable[AdapterVersion]) -> None:
-        reason = f"It was trained on {_what(self._deletion)}, which was deleted."
+        # Whoever asks for the version reads this, so it names nothing of what was deleted.
+        reason = f"It was trained on something that was deleted since ({self._deletion.id})."
         for version in versions:
             if promotion.retire(
                 self._session,
@@ -656,7 +674,7 @@ def _record(
     action: str,
     target: str,
     deletion: Deletion,
-    detail: dict[str, object] | None = None,
+    detail: Mapping[str, object] | None = None,
     request_id: str | None = None,
 ) -> None:
     """An audit event that names the deletion, so that the chain can be read as one."""
@@ -669,13 +687,6 @@ def _record(
         request_id,
         owner=deletion.owner,
     )
-
-
-def _names(session: Session, versions: Iterable[AdapterVersion]) -> list[str]:
-    return [
-        registry.version_name(session.get_one(Adapter, one.adapter_id).name, one.number)
-        for one in versions
-    ]
 
 
 def _name(session: Session, adapter: str, version_id: str | None) -> str:

@@ -433,13 +433,13 @@ def test_a_version_on_trial_that_saw_it_loses_the_trial(memory: Memory) -> None:
         )
         session.add(trial)
 
-    memory.forget(gone, rebuild=True)
+    deletion_id = memory.forget(gone, rebuild=True)
 
     with memory.database.unit_of_work() as session:
         ended = session.get_one(Trial, trial.id)
         assert ended.state == "aborted"
         assert ended.outcome is not None
-        assert gone in ended.outcome
+        assert deletion_id in ended.outcome
         assert list(registry.aliases_of(session, memory.line)) == ["champion"]
     assert memory.status(1) == ["retired"]
 
