@@ -168,7 +168,7 @@ def erase_batch(session: Session, deletion: Deletion) -> int:
             Document.deleted_at.is_(None),
             Document.created_at <= until,
         )
-        .order_by(Document.created_at, Document.id)
+        .order_by(Document.id)
         .limit(DOCUMENTS_AT_ONCE)
     )
     document_ids = session.scalars(live).all()

@@ -247,11 +247,11 @@ def live_documents(
     Args:
         lock: none of them can be deleted before this transaction ends.
     """
-    statement = select(Document).where(is_learnable(owner))
-    statement = statement.order_by(Document.created_at, Document.id)
-    if lock:
+    statement = select(Document).where(is_learnable(owner)).order_by(Document.id)
+    if lock:  # in the order of ids, as everybody locks them
         statement = statement.with_for_update(of=Document)
-    return session.scalars(statement).all()
+    found = session.scalars(statement).all()
+    return sorted(found, key=lambda document: (document.created_at, document.id))
 
 
 def has_material(session: Session, *, owner: str | None) -> bool:

@@ -253,3 +253,26 @@ def test_a_tenant_sees_only_its_own_deletions(api: Api) -> None:
     for path in (f"/api/v1/deletions/{ids[1]}", "/api/v1/deletions/del_0"):
         assert error(api.client.get(path, headers=acme)) == (404, "not_found")
         assert error(api.client.post(f"{path}/rebuild", headers=acme)) == (404, "not_found")
+
+
+def test_a_tenants_admin_forces_and_retires_on_its_own_line_alone(api: Api) -> None:
+    with api.database.unit_of_work() as session:
+        own = create_line(session, Settings(_env_file=None), "acme-line", owner="acme")
+        for status in (VersionStatus.REJECTED, VersionStatus.SERVABLE):
+            make_version(session, own, status=status)
+    acme = api.key("admin", owner="acme")
+    force, why = {"version": "v1", "force": True}, {"reason": "a test"}
+
+    answers = {
+        line: [
+            api.client.post(f"/api/v1/adapters/{line}/{order}", json=body, headers=acme)
+            for order, body in (("promote", force), ("versions/v2/retire", why))
+        ]
+        for line in ("acme-line", "smollm2")
+    }
+
+    assert [answer.status_code for answer in answers["acme-line"]] == [200, 200]
+    for answer in answers["smollm2"]:
+        assert error(answer) == (403, "foreign_tenant")
+    events = api.client.get("/api/v1/audit", headers=acme).json()["data"]
+    assert [event["action"] for event in events] == ["version.retire", "adapter.promote"]
