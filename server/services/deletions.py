@@ -469,7 +469,9 @@ def _rebuild(
 
 
 def _is_broken_off(run: AdaptationRun, deletion: Deletion) -> bool:
-    """Whether a run is being stopped, or was, because of the deletion."""
+    """Whether a run that learns is being stopped, or was, because of the deletion."""
+    if run.kind != RunKind.LEARN:
+        return False
     if run.finished_at is None:
         return True
     return run.status != RunStatus.SUCCEEDED and run.finished_at >= deletion.created_at
