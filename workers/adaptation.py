@@ -25,8 +25,7 @@ from server.core.clock import monotonic
 from server.core.errors import AliasMoved, AppError, LeaseLost
 from server.core.queue import RUN_ADAPTATION
 from server.db import Adapter, RunKind, RunStatus, VersionStatus
-from server.engine.routing import CHAMPION
-from server.services import evaluations, ingestion, promotion, rebuilds, registry, runs
+from server.services import evaluations, ingestion, promotion, rebuilds, registry, runs, taint
 from server.services.rebuilds import LESSON
 from server.services.runs import Claim
 from workers import examination, quizzes, rebuild, replicas, versions
@@ -64,8 +63,8 @@ def run(context: WorkerContext, run_id: str) -> None:
         adaptation = Adaptation(context, owned, heart)
         try:
             adaptation.go_through()
-        except RunCancelled:
-            adaptation.close(RunStatus.CANCELLED)
+        except RunCancelled as cancelled:
+            adaptation.close(RunStatus.CANCELLED, error=str(cancelled) or None)
         except LeaseLost as lost:  # whoever has it now, or takes it next, goes on with it
             log.warning("run_lost", run_id=run_id, reason=str(lost))
         except (AppError, SamplingError, TrainingFailed, versions.ArtifactRefused) as failure:
@@ -155,7 +154,7 @@ class Adaptation:
                 lesson = _Lesson.from_json(json.loads(kept.read_text()))
                 self._report["self_edits"] = lesson.report
                 return lesson
-            served = self._sampler(material.champion_engine_name)
+            served = self._sampler(material.writer_engine_name)
             quiz = quizzes.ensure_quizzes(
                 self._context, material, served, self._config, self._heart
             )
@@ -237,9 +236,13 @@ class Adaptation:
                 # A cancel that came after the last beat still counts; none can come after this one.
                 if runs.heartbeat(session, self._owned, stage="swap"):
                     raise RunCancelled
+                if deletion := taint.deletion_seen_by(session, self._owned.run_id):
+                    raise RunCancelled(
+                        f"What it had learnt was deleted meanwhile ({deletion.id}); what is left "
+                        "is learnt again."
+                    )
                 adapter = session.get_one(Adapter, material.adapter.id)
-                if promotion.champion_revision(session, adapter) != material.champion_revision:
-                    raise AliasMoved(adapter.name, CHAMPION)
+                promotion.assert_unmoved(session, adapter, material.champion_revision)
                 version = registry.by_id(session, version_id)
                 is_promoted = verdict == "promote"
                 status = VersionStatus.SERVABLE if is_promoted else VersionStatus.REJECTED

@@ -11,7 +11,7 @@ from adapters.redaction import redact_secrets
 from adapters.types import SourceDocument
 from server.core.errors import NothingToLearn
 from server.db import Adapter, AdapterVersion
-from server.services import documents, promotion, registry, runs
+from server.services import documents, promotion, registry, runs, taint
 from server.services.runs import Claim
 
 
@@ -28,12 +28,22 @@ class Material:
     """Of the champion alias: a swap is refused when it has moved since."""
     learnt_before: frozenset[str]
     """Documents that the champion was trained on."""
+    is_champion_tainted: bool = False
+    """Whether the champion was trained on something that was deleted since."""
 
     @property
     def champion_engine_name(self) -> str:
         if self.champion is None:
             return self.base_engine_name
         return registry.engine_name(self.adapter.name, self.champion)
+
+    @property
+    def writer_engine_name(self) -> str:
+        """Who writes questions and lessons: the champion, or the base if the champion must not.
+
+        What a tainted champion writes may say what was deleted, and the next version would learn it.
+        """
+        return self.base_engine_name if self.is_champion_tainted else self.champion_engine_name
 
     @property
     def new_documents(self) -> frozenset[str]:
@@ -92,4 +102,5 @@ def with_champion(session: Session, material: Material) -> Material:
         champion=champion,
         champion_revision=promotion.champion_revision(session, material.adapter),
         learnt_before=frozenset(registry.documents_of(session, champion)),
+        is_champion_tainted=taint.is_tainted(session, champion),
     )

@@ -6,6 +6,7 @@ from celery import shared_task
 
 from server.core.queue import TICK
 from server.services import policies, retention, runs
+from workers import cleaning
 from workers.context import WorkerContext, worker_context
 
 RETENTION_BATCHES = 4
@@ -20,7 +21,9 @@ def tick_task() -> None:
 
 def tick(context: WorkerContext) -> None:
     """One look at everything that is due; what is too old goes last."""
+    cleaning.forget(context)
     start_what_is_due(context)
+    cleaning.remove_files(context)
     clean_up(context)
 
 

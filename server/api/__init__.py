@@ -5,6 +5,7 @@ from fastapi import APIRouter
 from server.api import (
     adapters,
     audit,
+    deletions,
     documents,
     feedback,
     interactions,
@@ -24,6 +25,7 @@ PARTS = (
     replicas,
     keys,
     audit,
+    deletions,
 )
 
 router = APIRouter(prefix="/api/v1")

@@ -1,6 +1,7 @@
 """/api/v1/adapters: lines, versions, aliases, promotion and rollback."""
 
 from collections.abc import Callable
+from typing import Any
 
 from fastapi import APIRouter
 from sqlalchemy.orm import Session
@@ -13,13 +14,16 @@ from server.api.schemas import (
     Listing,
     MoveView,
     PromoteBody,
+    RetireBody,
     RollbackBody,
     Text,
+    VersionView,
 )
-from server.api.views import adapter_view, event_view
+from server.api.views import adapter_view, event_view, version_view
 from server.core.clock import monotonic
+from server.core.errors import InvalidRequest
 from server.runtime import Runtime
-from server.services import audit, bootstrap, promotion, registry
+from server.services import audit, bootstrap, evaluations, promotion, registry
 from server.services.keys import Principal
 from server.services.promotion import Move
 from server.services.tenants import owner_for
@@ -72,11 +76,17 @@ async def get_adapter(name: Text, runtime: RuntimeDep, actor: Read) -> AdapterVi
 async def promote(
     name: Text, body: PromoteBody, runtime: RuntimeDep, actor: Admin, request_id: RequestId
 ) -> MoveView:
-    """Let a version that passed its exam answer for the line."""
+    """Let a version that passed its exam answer for the line; with `force`, any that has weights."""
 
     def plan(session: Session) -> Move:
         adapter = registry.own_adapter(session, name, tenant=actor.owner)
-        return promotion.plan_promotion(session, adapter, body.version)
+        return promotion.plan_promotion(
+            session,
+            adapter,
+            body.version,
+            expected_revision=body.expected_revision,
+            force=body.force,
+        )
 
     return await _move(runtime, name, plan, actor, request_id, reason=body.reason)
 
@@ -89,9 +99,41 @@ async def roll_back(
 
     def plan(session: Session) -> Move:
         adapter = registry.own_adapter(session, name, tenant=actor.owner)
-        return promotion.plan_rollback(session, adapter, body.to)
+        return promotion.plan_rollback(
+            session, adapter, body.to, expected_revision=body.expected_revision
+        )
 
     return await _move(runtime, name, plan, actor, request_id, reason=body.reason)
+
+
+@router.post("/{name}/versions/{version}/retire", responses={400: {}, 403: {}, 404: {}, 409: {}})
+async def retire_version(
+    name: Text,
+    version: Text,
+    body: RetireBody,
+    runtime: RuntimeDep,
+    actor: Admin,
+    request_id: RequestId,
+) -> VersionView:
+    """Take a version out of service for good; a trial of it ends. Doing it twice changes nothing."""
+
+    def retire(session: Session) -> VersionView:
+        adapter = registry.own_adapter(session, name, tenant=actor.owner)
+        found = registry.get_version(session, adapter, version)
+        if found is None:
+            raise InvalidRequest("The base model cannot be retired; name a version.", "version")
+        if promotion.retire(session, adapter, found, actor=actor.label, reason=body.reason):
+            target = registry.version_name(name, found.number)
+            detail = {"reason": body.reason}
+            audit.record(
+                session, actor, "version.retire", target, detail, request_id, owner=adapter.owner
+            )
+        session.flush()
+        return version_view(session, adapter, found)
+
+    view = await runtime.database.run(retire)
+    await runtime.refresh()
+    return view
 
 
 async def _move(
@@ -111,14 +153,21 @@ async def _move(
 
     def apply(session: Session) -> AliasEventView:
         adapter = registry.get_adapter(session, name)
-        event = promotion.apply_move(session, adapter, move, actor=actor.label, reason=reason)
+        event = promotion.apply_move(
+            session,
+            adapter,
+            move,
+            actor=actor.label,
+            reason=reason,
+            is_forced=move.overruled is not None,
+        )
         view = event_view(session, adapter, event)
         audit.record(
             session,
             actor,
             f"adapter.{move.kind}",
             name,
-            {"from": view.from_version, "to": view.to_version},
+            {"from": view.from_version, "to": view.to_version, **_overruled(session, move)},
             request_id,
             owner=adapter.owner,
         )
@@ -132,5 +181,20 @@ async def _move(
         kind=event.kind,
         from_version=event.from_version,
         to_version=event.to_version,
+        revision=event.revision,
+        is_forced=event.is_forced,
+        skipped=[registry.version_name(name, number) for number in move.skipped],
         moved_in_ms=round((monotonic() - began) * 1000, 1),
     )
+
+
+def _overruled(session: Session, move: Move) -> dict[str, Any]:
+    """For the audit trail: what an admin's force has overruled."""
+    if move.overruled is None or move.to_id is None:
+        return {}
+    exam = evaluations.of_version(session, registry.by_id(session, move.to_id))
+    return {
+        "forced": True,
+        "status": move.overruled,
+        "verdict": exam.verdict if exam else None,
+    }

@@ -6,7 +6,8 @@ from fastapi import APIRouter, Query
 from sqlalchemy.orm import Session
 
 from server.api.deps import Admin, RuntimeDep
-from server.api.schemas import AuditEventView, Page, Text
+from server.api.schemas import Id, Page, Text
+from server.api.views import audit_view
 from server.services import audit
 
 router = APIRouter(prefix="/audit", tags=["audit"])
@@ -16,16 +17,22 @@ router = APIRouter(prefix="/audit", tags=["audit"])
 async def list_events(
     runtime: RuntimeDep,
     actor: Admin,
+    deletion: Id | None = None,
     after: Text | None = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> Page:
-    """Newest first; ``after`` takes the ``next`` of the page before."""
+    """Newest first; ``after`` takes the ``next`` of the page before.
+
+    With ``deletion``, only what followed from that one.
+    """
 
     def read(session: Session) -> Page:
-        found = audit.list_events(session, tenant=actor.owner, after=after, limit=limit + 1)
+        found = audit.list_events(
+            session, tenant=actor.owner, deletion=deletion, after=after, limit=limit + 1
+        )
         shown = found[:limit]
         return Page(
-            data=[AuditEventView.model_validate(event, from_attributes=True) for event in shown],
+            data=[audit_view(event) for event in shown],
             next=shown[-1].id if len(found) > limit else None,
         )
 

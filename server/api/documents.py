@@ -8,11 +8,13 @@ from sqlalchemy.orm import Session
 
 from adapters.types import MediaType
 from server.api import uploads
+from server.api.deletions import go_on
 from server.api.deps import Admin, Ingest, ReadOrIngest, RequestId, RuntimeDep
 from server.api.schemas import (
     BatchBody,
     BatchView,
     ChunkView,
+    DeletedDocumentView,
     DocumentBody,
     DocumentView,
     Listing,
@@ -25,7 +27,7 @@ from server.api.uploads import Refused
 from server.api.views import document_view
 from server.core.errors import AppError, InvalidRequest
 from server.db import DocumentState
-from server.services import audit, documents
+from server.services import deletions, documents
 from server.services.documents import Upload
 
 router = APIRouter(prefix="/documents", tags=["documents"])
@@ -153,15 +155,24 @@ async def list_chunks(document_id: Text, runtime: RuntimeDep, actor: ReadOrInges
 
 @router.delete("/{document_id}", responses={404: {}})
 async def delete_document(
-    document_id: Text, runtime: RuntimeDep, actor: Admin, request_id: RequestId
-) -> DocumentView:
-    """Forget what it says. The answer names every version that was trained on it."""
+    document_id: Text,
+    runtime: RuntimeDep,
+    actor: Admin,
+    request_id: RequestId,
+    rebuild: bool = False,
+) -> DeletedDocumentView:
+    """Forget what it says. The answer names every version that was trained on it.
 
-    def forget(session: Session) -> DocumentView:
-        row = documents.delete_document(session, document_id, tenant=actor.owner)
-        view = document_view(session, row)
-        detail = {"versions": view.versions}
-        audit.record(session, actor, "document.delete", row.id, detail, request_id, owner=row.owner)
-        return view
+    With ``rebuild``, a run without it is queued for each of their lines, and they are retired when
+    its version serves.
+    """
 
-    return await runtime.database.run(forget)
+    def forget(session: Session) -> tuple[DocumentView, str]:
+        row, deletion = deletions.forget_document(
+            session, actor, document_id, rebuild=rebuild, request_id=request_id
+        )
+        return document_view(session, row), deletion.id
+
+    view, deletion_id = await runtime.database.run(forget)
+    deletion = await go_on(runtime, deletion_id)
+    return DeletedDocumentView(**view.model_dump(), deletion=deletion)

@@ -9,9 +9,10 @@ from fastapi.responses import StreamingResponse
 from sqlalchemy.orm import Session
 
 from adapters.redaction import build_redactor
+from server.api.deletions import go_on
 from server.api.deps import Admin, Read, RequestId, RuntimeDep
 from server.api.schemas import (
-    DeletedView,
+    ForgottenView,
     Id,
     InteractionDetail,
     InteractionPage,
@@ -21,7 +22,7 @@ from server.api.schemas import (
 )
 from server.api.views import interaction_detail, interaction_view
 from server.db import Endpoint, Outcome
-from server.services import audit, experience, interactions
+from server.services import audit, deletions, experience, interactions
 from server.services.interactions import Filters
 
 router = APIRouter(prefix="/interactions", tags=["interactions"])
@@ -130,15 +131,21 @@ async def redact_interaction(
 
 @router.delete("/{interaction_id}", responses={404: {}})
 async def delete_interaction(
-    interaction_id: Text, runtime: RuntimeDep, actor: Admin, request_id: RequestId
-) -> DeletedView:
-    """Delete it, with its feedback and the messages that nothing else reaches."""
+    interaction_id: Text,
+    runtime: RuntimeDep,
+    actor: Admin,
+    request_id: RequestId,
+    rebuild: bool = False,
+) -> ForgottenView:
+    """Delete it, with its feedback and the messages that nothing else reaches.
 
-    def delete(session: Session) -> DeletedView:
-        row = interactions.delete_interaction(session, actor, interaction_id)
-        audit.record(
-            session, actor, "interaction.delete", row.id, None, request_id, owner=row.owner
-        )
-        return DeletedView(id=row.id)
+    With ``rebuild``, versions that were trained on it are made again without it, and retired.
+    """
 
-    return await runtime.database.run(delete)
+    def delete(session: Session) -> str:
+        return deletions.forget_interaction(
+            session, actor, interaction_id, rebuild=rebuild, request_id=request_id
+        ).id
+
+    deletion = await go_on(runtime, await runtime.database.run(delete))
+    return ForgottenView(id=interaction_id, deletion=deletion)

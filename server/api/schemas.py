@@ -61,6 +61,7 @@ LineName = Annotated[
 
 PerMinute = Annotated[StrictInt, Field(ge=1, le=2**31 - 1)]
 Budget = Annotated[StrictInt, Field(ge=0, le=2**63 - 1)]
+Revision = Annotated[StrictInt, Field(ge=0, le=2**31 - 1)]
 
 
 class Body(BaseModel):
@@ -184,6 +185,11 @@ class VersionView(View):
     origin: str
     """run, or import: a foreign adapter that an admin brought."""
     created_at: datetime
+    retired_at: datetime | None
+    """Since when it never serves again."""
+    retire_reason: str | None
+    files_removed_at: datetime | None
+    """When its weights were removed from the disk."""
 
 
 class LineageView(View):
@@ -232,6 +238,10 @@ class AliasEventView(View):
     to_version: str
     actor: str
     reason: str
+    is_forced: bool
+    """Whether an admin let a version serve that had not passed the gate."""
+    revision: int
+    """The alias's count after this move."""
     created_at: datetime
 
 
@@ -242,6 +252,8 @@ class AdapterView(View):
     base_model: str
     base_hash: str
     champion: str
+    revision: int
+    """Counts the champion's moves; an order may name it as `expected_revision`."""
     aliases: dict[str, str]
     versions: list[VersionView]
     events: list[AliasEventView]
@@ -258,12 +270,23 @@ class PromoteBody(Body):
     version: Text | StrictInt
     """Where to move the champion: v2, 2, smollm2@v2 or base."""
     reason: Reason = ""
+    expected_revision: Revision | None = None
+    """The line's `revision` that the order was made for; refused if it has moved since."""
+    force: bool = False
+    """Let a version serve that was rejected or never examined; the audit trail keeps it."""
 
 
 class RollbackBody(Body):
     to: Text | StrictInt | None = None
     """Where to go back to; what served before when left out."""
     reason: Reason = ""
+    expected_revision: Revision | None = None
+    """The line's `revision` that the order was made for; refused if it has moved since."""
+
+
+class RetireBody(Body):
+    reason: Line
+    """Kept with the version, and told to whoever asks for it."""
 
 
 class MoveView(View):
@@ -272,6 +295,11 @@ class MoveView(View):
     kind: str
     from_version: str
     to_version: str
+    revision: int
+    """The champion's count after this move."""
+    is_forced: bool
+    skipped: list[str]
+    """Versions that served before and were stepped over, because they cannot serve again."""
     moved_in_ms: float
     """From the order to the moment the next request is served by the new weights."""
 
@@ -474,6 +502,47 @@ class InteractionDetail(InteractionView):
     feedback: list[FeedbackView]
 
 
+class DeletionView(View):
+    id: str
+    kind: str
+    """document, interaction or tenant."""
+    target: str
+    """Id of what was deleted, or the tenant's name."""
+    owner: str | None
+    state: str
+    """open, rebuilding or done."""
+    is_rebuild: bool
+    """Whether versions without it were asked for."""
+    versions: list[str]
+    """Every version that was trained on it."""
+    runs: list[str]
+    """Runs that were queued to do without it."""
+    reason: str
+    """Why it is stuck, and what can be done; empty while it is not."""
+    actor: str
+    created_at: datetime
+    finished_at: datetime | None
+
+
+class DeletionDetail(DeletionView):
+    chain: list[AuditEventView]
+    """Everything that followed from it, in order."""
+
+
+class DeletionPage(View):
+    data: list[DeletionView]
+    next: str | None
+    """Cursor for `after`; null on the last page."""
+
+
+class DeletedDocumentView(DocumentView):
+    deletion: DeletionView
+
+
 class DeletedView(View):
     id: str
     deleted: bool = True
+
+
+class ForgottenView(DeletedView):
+    deletion: DeletionView

@@ -5,6 +5,9 @@ from sqlalchemy.orm import Session
 from server.api.schemas import (
     AdapterView,
     AliasEventView,
+    AuditEventView,
+    DeletionDetail,
+    DeletionView,
     DocumentView,
     FeedbackView,
     InteractionDetail,
@@ -21,12 +24,24 @@ from server.db import (
     AdapterVersion,
     AliasEvent,
     ApiKey,
+    AuditEvent,
+    Deletion,
     Document,
     Feedback,
     Interaction,
 )
 from server.engine.routing import CHAMPION
-from server.services import documents, evaluations, feedback, messages, registry, runs
+from server.services import (
+    audit,
+    deletions,
+    documents,
+    evaluations,
+    feedback,
+    messages,
+    promotion,
+    registry,
+    runs,
+)
 from server.services.tenants import sees
 
 
@@ -54,6 +69,34 @@ def document_view(session: Session, document: Document) -> DocumentView:
         created_at=document.created_at,
         deleted_at=document.deleted_at,
     )
+
+
+def deletion_view(session: Session, deletion: Deletion) -> DeletionView:
+    return DeletionView(
+        id=deletion.id,
+        kind=deletion.kind,
+        target=deletion.target,
+        owner=deletion.owner,
+        state=deletion.state,
+        is_rebuild=deletion.is_rebuild,
+        versions=deletions.version_names(session, deletion),
+        runs=deletion.run_ids,
+        reason=deletion.reason,
+        actor=deletion.actor,
+        created_at=deletion.created_at,
+        finished_at=deletion.finished_at,
+    )
+
+
+def deletion_detail(session: Session, deletion: Deletion) -> DeletionDetail:
+    return DeletionDetail(
+        **deletion_view(session, deletion).model_dump(),
+        chain=[audit_view(event) for event in audit.chain_of(session, deletion.id)],
+    )
+
+
+def audit_view(event: AuditEvent) -> AuditEventView:
+    return AuditEventView.model_validate(event, from_attributes=True)
 
 
 def interaction_view(row: Interaction) -> InteractionView:
@@ -154,6 +197,7 @@ def adapter_view(session: Session, adapter: Adapter, *, tenant: str | None = Non
         base_model=adapter.base_model,
         base_hash=adapter.base_hash,
         champion=names[CHAMPION],
+        revision=promotion.champion_revision(session, adapter),
         aliases=names,
         versions=versions if is_own else [_without_material(view) for view in versions],
         events=[
@@ -176,6 +220,9 @@ def version_view(session: Session, adapter: Adapter, version: AdapterVersion) ->
         exam=evaluation and evaluation.decision,
         origin=version.origin,
         created_at=version.created_at,
+        retired_at=version.retired_at,
+        retire_reason=version.retire_reason,
+        files_removed_at=version.files_removed_at,
     )
 
 
@@ -235,6 +282,8 @@ def event_view(session: Session, adapter: Adapter, event: AliasEvent) -> AliasEv
         to_version=version_id_name(session, adapter, event.to_version_id),
         actor=event.actor,
         reason=event.reason,
+        is_forced=event.is_forced,
+        revision=event.revision,
         created_at=event.created_at,
     )
 

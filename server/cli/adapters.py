@@ -11,6 +11,10 @@ from server.cli.console import Failure, out
 
 Name = Annotated[str | None, typer.Argument(help="The adapter line; else the only one.")]
 Reason = Annotated[str, typer.Option(help="Kept with the event.")]
+Expect = Annotated[
+    int | None,
+    typer.Option(help="The line's revision that you have seen; refused if it has moved since."),
+]
 
 
 def show_all() -> None:
@@ -25,25 +29,35 @@ def promote(
     name: Name = None,
     to: Annotated[str, typer.Option(help="v2, 2 or base.")] = "",
     reason: Reason = "",
+    expect: Expect = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also one that was rejected, or never examined.")
+    ] = False,
 ) -> None:
     """Let a version that passed its exam answer from now on."""
     if not to:
         raise Failure("Say where to: `everlearn promote --to v2`. `everlearn adapters` lists them.")
     with connect() as api:
         line = name or _only_line(api)
-        _print_move(api.post(f"/api/v1/adapters/{line}/promote", {"version": to, "reason": reason}))
+        body = {"version": to, **_order(reason, expect), **({"force": True} if force else {})}
+        _print_move(api.post(f"/api/v1/adapters/{line}/promote", body))
 
 
 def rollback(
     name: Name = None,
     to: Annotated[str | None, typer.Option(help="v1, 1 or base; else what served before.")] = None,
     reason: Reason = "",
+    expect: Expect = None,
 ) -> None:
     """Go back to what answered before."""
     with connect() as api:
         line = name or _only_line(api)
-        body = {"to": to, "reason": reason} if to else {"reason": reason}
+        body = _order(reason, expect) | ({"to": to} if to else {})
         _print_move(api.post(f"/api/v1/adapters/{line}/rollback", body))
+
+
+def _order(reason: str, expect: int | None) -> dict[str, Any]:
+    return {"reason": reason} | ({} if expect is None else {"expected_revision": expect})
 
 
 def _lines(api: Api) -> list[dict[str, Any]]:
@@ -59,7 +73,9 @@ def _only_line(api: Api) -> str:
 
 
 def print_line(line: dict[str, Any], *, with_events: bool) -> None:
-    out.print(f"[bold]{line['name']}[/]  base model {line['base_model']}")
+    out.print(
+        f"[bold]{line['name']}[/]  base model {line['base_model']}, revision {line['revision']}"
+    )
     aliases: dict[str, list[str]] = {}
     for alias, version in line["aliases"].items():
         aliases.setdefault(version, []).append(alias)
@@ -105,5 +121,8 @@ def _marked(aliases: dict[str, list[str]], version: str) -> str:
 def _print_move(move: dict[str, Any]) -> None:
     out.print(
         f"{move['adapter']}@{move['alias']}: {move['from_version']} → "
-        f"[bold]{move['to_version']}[/]  ({move['kind']}, {move['moved_in_ms']} ms)"
+        f"[bold]{move['to_version']}[/]  ({move['kind']}, {move['moved_in_ms']} ms, "
+        f"revision {move['revision']})"
     )
+    if move["skipped"]:
+        out.print(f"Stepped over, because they cannot serve again: {', '.join(move['skipped'])}.")

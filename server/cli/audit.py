@@ -16,10 +16,13 @@ def audit(
     after: Annotated[
         str | None, typer.Option(help="Go on behind this event: the id that a page ended with.")
     ] = None,
+    deletion: Annotated[
+        str | None, typer.Option(help="Only what followed from this deletion.")
+    ] = None,
 ) -> None:
     """What admins did, newest first: keys, promotions, runs, deletions."""
     with connect() as api:
-        page = api.get("/api/v1/audit", limit=limit, after=after)
+        page = api.get("/api/v1/audit", limit=limit, after=after, deletion=deletion)
     table = Table(Column("when", no_wrap=True), "who", "act", "on", "tenant", "detail", box=None)
     for event in page["data"]:
         table.add_row(

@@ -97,6 +97,9 @@ def show(
         out.print(f"{document['id']} is forgotten.")
         if document["versions"]:
             out.print(f"Versions that saw it still know it: {', '.join(document['versions'])}.")
+            out.print(
+                f"To replace them: everlearn deletions {document['deletion']['id']} --rebuild"
+            )
 
 
 def _print_list(rows: list[dict[str, Any]]) -> None:

@@ -2,7 +2,19 @@
 
 import typer
 
-from server.cli import adapters, audit, chat, doctor, documents, fleet, keys, runs, up, versions
+from server.cli import (
+    adapters,
+    audit,
+    chat,
+    deletions,
+    doctor,
+    documents,
+    fleet,
+    keys,
+    runs,
+    up,
+    versions,
+)
 from server.cli.console import CommandGroup
 
 app = typer.Typer(
@@ -25,6 +37,8 @@ app.command("documents")(documents.show)
 app.command()(runs.runs)
 app.command()(adapters.promote)
 app.command()(adapters.rollback)
+app.command()(deletions.forget)
+app.command("deletions")(deletions.show)
 app.command()(audit.audit)
 app.add_typer(versions.app, name="adapters")
 app.add_typer(fleet.app, name="fleet")

@@ -20,6 +20,7 @@ AppError
 │   ├── AliasMoved
 │   ├── AlreadyChampion
 │   ├── FilesGone · NotRebuildable
+│   ├── VersionInUse
 │   └── RunNotCancellable
 ├── PayloadTooLarge 413
 ├── RateLimited 429
@@ -217,7 +218,17 @@ class AlreadyChampion(Conflict):
 
 class AliasMoved(Conflict):
     code = "alias_moved"
-    template = "{}@{} was moved by somebody else meanwhile; read it again and repeat the order."
+    template = "{}@{} was moved meanwhile: {}. Look at it again and repeat the order."
+
+    def __init__(self, adapter: str, alias: str, now: str) -> None:
+        super().__init__(adapter, alias, now)
+
+
+class VersionInUse(Conflict):
+    """Facts: line, number, what it is used for and the remedy."""
+
+    code = "version_in_use"
+    template = "{}@v{} cannot be retired: {}"
 
 
 class FilesGone(Conflict):

@@ -130,7 +130,7 @@ class SwapSettings(Group):
     quorum: float = Field(default=1.0, gt=0, le=1)
     """Share of the healthy replicas that must have proven a version before an alias moves to it."""
     remove_after_s: float = Field(default=60, ge=0)
-    """Files of a retired version stay at least this long after every replica has let it go."""
+    """Files of a retired version stay at least this long; then until no gateway and no replica has it."""
     import_max_bytes: int = Field(default=512 * MIB, gt=0)
     """Largest adapter that may be imported, in bytes."""
 

@@ -19,10 +19,11 @@ class DeletionKind(StrEnum):
 
 
 class DeletionState(StrEnum):
-    """open → rebuilding → done; open → done when no version saw it or no rebuild was asked for."""
+    """open or rebuilding → done; rebuilding → open when the new version does not pass its exam."""
 
     OPEN = "open"
-    """Deleted for learning; versions that saw it may still serve, and no rebuild was asked for."""
+    """Deleted for learning; versions that saw it may still serve. No rebuild was asked for, or it is
+    stuck and waits for a person."""
     REBUILDING = "rebuilding"
     """A run without it is queued or at work; the versions that saw it are retired when it serves."""
     DONE = "done"
@@ -43,8 +44,9 @@ class Deletion(Row):
     version_ids: Mapped[list[str]]
     """Versions that were trained on it."""
     run_ids: Mapped[list[str]]
-    """Runs that were queued to do without it, one per line."""
+    """Runs that were queued to do without it, the latest of each line last."""
     is_rebuild: Mapped[bool] = mapped_column(default=False)
     actor: Mapped[str] = mapped_column(String(200))
     reason: Mapped[str] = mapped_column(Text, default="")
+    """Why it is stuck; empty while it is not."""
     finished_at: Mapped[datetime | None]

@@ -100,7 +100,7 @@ def engine_command(
     argv += ["--model", str(model_path), "--served-model-name", f"{settings.model.name}@base"]
     argv += ["--host", LOOPBACK, "--port", str(port), "--dtype", dtype]
     argv += ["--enable-lora", "--max-loras", str(engine.max_loras)]
-    argv += ["--max-cpu-loras", str(engine.max_loras * 2)]
+    argv += ["--max-cpu-loras", str(max(engine.max_cpu_loras, engine.max_loras))]
     argv += ["--max-lora-rank", str(_lora_rank(engine.max_lora_rank))]
     argv += ["--scheduling-policy", "priority", "--disable-uvicorn-access-log"]
     if is_cpu:

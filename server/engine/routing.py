@@ -16,6 +16,7 @@ from server.core.errors import ModelNotFound, VersionNotServable
 
 BASE = "base"
 CHAMPION = "champion"
+CHALLENGER = "challenger"
 SERVABLE = "servable"
 CANDIDATE = "candidate"
 
@@ -24,9 +25,15 @@ WHY_NOT = {
     CANDIDATE: "its exam is not over",
     "rejected": "it did not pass the gate; its exam says why: `everlearn adapters`",
     "unproven": "it was imported and has sat no exam; put it on trial, or promote it with `force`",
-    "retired": "it was retired for good; `everlearn adapters show` says why",
+    "retired": "it was retired for good",
 }
 """Why a version of this status does not serve."""
+
+
+def why_not(status: str, retire_reason: str | None = None) -> str:
+    """Why a version of this status does not serve, with the reason it was retired for."""
+    why = WHY_NOT.get(status, f"it is {status}")
+    return f"{why} ({retire_reason})" if retire_reason else why
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +48,7 @@ class VersionRoute:
     digest: str
     is_resident: bool
     """Whether the engine is wanted to hold it."""
+    retire_reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +163,7 @@ def _pinned(routes: AdapterRoutes, requested: str, number: int, digest: str | No
             requested, f"The weights of {routes.name}@v{number} have another digest."
         )
     if version.status != SERVABLE:
-        why = WHY_NOT.get(version.status, f"it is {version.status}")
+        why = why_not(version.status, version.retire_reason)
         raise VersionNotServable(routes.name, number, why)
     return Route(routes.name, f"{routes.name}@v{number}", version.engine_name, version)
 

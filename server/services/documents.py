@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from sqlalchemy import ColumnElement, and_, delete, func, select, update
+from sqlalchemy import ColumnElement, and_, delete, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
@@ -120,6 +120,9 @@ def add_exam_questions(
     session: Session, document_id: str, *, exam: Iterable[ExamItem], train: Iterable[ExamItem]
 ) -> None:
     """Store questions with their split; a question already there keeps the split it has."""
+    lock = select(Document.deleted_at).where(Document.id == document_id).with_for_update()
+    if session.scalar(lock) is not None:
+        return  # it was deleted while a run wrote questions about it
     known = set(
         session.scalars(select(ExamQuestion.item_id).where(ExamQuestion.document_id == document_id))
     )
@@ -194,13 +197,15 @@ def list_documents(
 def delete_document(session: Session, document_id: str, *, tenant: str | None) -> Document:
     """Forget what a document says; its row stays, to name the versions that saw it.
 
-    Text, chunks and questions go, and what exams quoted of it. No run takes it from now on; a run
-    that has taken it already ends as it would have. Doing it twice changes nothing.
+    Text, chunks and questions go, and what exams quoted of it. No run takes it from now on.
+    Doing it twice changes nothing. What became of it already is the matter of
+    :mod:`server.services.deletions`.
 
     Raises:
         RowNotFound: no such document, or another tenant's.
     """
     document = get_document(session, document_id, tenant=tenant)
+    session.refresh(document, with_for_update=True)  # a run that takes it now is waited for
     for table in (Chunk, ExamQuestion, EvaluationResult, DocumentSource, SketchHash):
         session.execute(delete(table).where(table.document_id == document_id))
     document.text = ""
@@ -234,11 +239,30 @@ def is_learnable(owner: str | None) -> ColumnElement[bool]:
     )
 
 
-def live_documents(session: Session, *, owner: str | None) -> Sequence[Document]:
-    """What a run on a line of ``owner`` learns: its documents that are chunked, oldest first."""
-    return session.scalars(
-        select(Document).where(is_learnable(owner)).order_by(Document.created_at, Document.id)
-    ).all()
+def live_documents(
+    session: Session, *, owner: str | None, lock: bool = False
+) -> Sequence[Document]:
+    """What a run on a line of ``owner`` learns: its documents that are chunked, oldest first.
+
+    Args:
+        lock: none of them can be deleted before this transaction ends.
+    """
+    statement = select(Document).where(is_learnable(owner)).order_by(Document.id)
+    if lock:  # in the order of ids, as everybody locks them
+        statement = statement.with_for_update(of=Document)
+    found = session.scalars(statement).all()
+    return sorted(found, key=lambda document: (document.created_at, document.id))
+
+
+def has_material(session: Session, *, owner: str | None) -> bool:
+    """Whether a run on a line of ``owner`` would have anything to learn, now or in a moment."""
+    waits = and_(
+        Document.owner.is_not_distinct_from(owner),
+        Document.state == DocumentState.RECEIVED,
+        Document.deleted_at.is_(None),
+    )
+    statement = select(Document.id).where(or_(waits, is_learnable(owner))).limit(1)
+    return session.scalar(statement) is not None
 
 
 def has_documents(session: Session, *, owner: str | None) -> bool:

@@ -114,6 +114,8 @@ def get_interaction(session: Session, principal: Principal, interaction_id: str)
 def redact_interaction(session: Session, principal: Principal, interaction_id: str) -> Interaction:
     """Blank prompt, reply and the words of its feedback; tokens, times and outcome stay.
 
+    Copies of it that a challenger has answered are deleted.
+
     Other turns of the conversation hold the same words and are redacted by themselves. Doing it
     twice changes nothing.
 
@@ -122,6 +124,7 @@ def redact_interaction(session: Session, principal: Principal, interaction_id: s
     """
     messages.lock_for_deleting(session)
     interaction = get_interaction(session, principal, interaction_id)
+    delete_rows(session, _shadows_of(session, interaction_id))
     last_message = interaction.last_message_id
     interaction.request = privacy.accounting_of(interaction.request)
     interaction.reply = ""
@@ -136,14 +139,14 @@ def redact_interaction(session: Session, principal: Principal, interaction_id: s
 
 
 def delete_interaction(session: Session, principal: Principal, interaction_id: str) -> Interaction:
-    """Delete it with its feedback, and the messages that nothing else reaches.
+    """Delete it with its feedback, its shadow copies, and the messages that nothing else reaches.
 
     Raises:
         RowNotFound: see :func:`get_interaction`.
     """
     messages.lock_for_deleting(session)
     interaction = get_interaction(session, principal, interaction_id)
-    delete_rows(session, [interaction])
+    delete_rows(session, [interaction, *_shadows_of(session, interaction_id)])
     return interaction
 
 
@@ -156,6 +159,11 @@ def delete_rows(session: Session, rows: Sequence[Interaction]) -> None:
     session.execute(delete(Feedback).where(Feedback.interaction_id.in_(ids)))
     session.execute(delete(Interaction).where(Interaction.id.in_(ids)))
     _delete_unreached(session, ends)
+
+
+def _shadows_of(session: Session, interaction_id: str) -> Sequence[Interaction]:
+    """Copies of its prompt that a challenger has answered."""
+    return session.scalars(select(Interaction).where(Interaction.shadow_of == interaction_id)).all()
 
 
 def _delete_unreached(session: Session, ends: Sequence[tuple[str | None, str | None]]) -> None:

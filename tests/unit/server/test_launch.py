@@ -32,7 +32,7 @@ def test_the_engine_listens_on_loopback_with_lora_and_priorities(settings: Setti
         "--dtype": "float32",
         "--enable-lora": None,
         "--max-loras": "4",
-        "--max-cpu-loras": "8",
+        "--max-cpu-loras": "12",
         "--max-lora-rank": "16",
         "--scheduling-policy": "priority",
         "--disable-uvicorn-access-log": None,

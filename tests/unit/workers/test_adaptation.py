@@ -12,14 +12,14 @@ from server.core.errors import AliasMoved, LeaseLost
 from server.core.settings import Settings
 from server.db import Adapter, RunStatus, VersionStatus
 from server.db.session import Database
-from server.services import promotion, registry, runs
+from server.services import deletions, promotion, registry, runs
 from tests.conftest import RecordingQueue
-from tests.support.factories import make_document, make_run, make_version
+from tests.support.factories import make_document, make_run, make_version, principal
 from workers.adaptation import Adaptation
 from workers.context import WorkerContext
 from workers.examination import Exam
 from workers.heart import Heart, RunCancelled
-from workers.material import Material, collect
+from workers.material import Material, collect, with_champion
 
 LEASE = timedelta(seconds=30)
 
@@ -119,3 +119,31 @@ def test_an_exam_against_yesterdays_champion_decides_nothing(
         ending.swap(verdict)
 
     assert ending.state() == (RunStatus.RUNNING, VersionStatus.CANDIDATE, 2)
+
+
+def test_a_version_of_what_was_deleted_meanwhile_never_serves(ending: Ending) -> None:
+    document_id = ending.material.documents[0].id
+    with ending.database.unit_of_work() as session:  # and no cancel has reached the worker
+        deletions.forget_document(session, principal(), document_id)
+
+    with pytest.raises(RunCancelled, match="was deleted meanwhile") as cancelled:
+        ending.swap()
+
+    assert ending.state() == NOTHING_CHANGED
+    ending.adaptation.close(RunStatus.CANCELLED, error=str(cancelled.value))
+    assert ending.state() == (RunStatus.CANCELLED, VersionStatus.RETIRED, None)
+
+
+def test_a_champion_that_saw_what_was_deleted_writes_no_lessons(ending: Ending) -> None:
+    ending.swap()
+    with ending.database.unit_of_work() as session:
+        material = with_champion(session, ending.material)
+    assert material.writer_engine_name == material.champion_engine_name == "smollm2@v1.00000000"
+
+    with ending.database.unit_of_work() as session:
+        deletions.forget_document(session, principal(), ending.material.documents[0].id)
+    with ending.database.unit_of_work() as session:
+        material = with_champion(session, ending.material)
+
+    assert material.writer_engine_name == "smollm2@base"
+    assert material.champion_engine_name == "smollm2@v1.00000000"  # it is still the measure

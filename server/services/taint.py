@@ -1,0 +1,95 @@
+"""What runs and versions have seen of what was deleted since: read only, asked by everybody.
+
+A run has seen a document or an interaction when it took it (``run_documents``,
+``run_interactions``) and was begun before the deletion. One that is begun later took what was sent
+anew under the same id, which is another document.
+"""
+
+from collections.abc import Sequence
+
+from sqlalchemy import ColumnElement, and_, exists, func, or_, select
+from sqlalchemy.orm import Session
+
+from server.db import (
+    AdaptationRun,
+    AdapterVersion,
+    Deletion,
+    DeletionKind,
+    Document,
+    RunDocument,
+    RunInteraction,
+)
+
+_BEGUN = func.coalesce(AdaptationRun.started_at, AdaptationRun.created_at)
+
+
+def runs_that_saw(session: Session, deletion: Deletion) -> Sequence[AdaptationRun]:
+    """Every run that has taken what was deleted, oldest first."""
+    return session.scalars(
+        select(AdaptationRun)
+        .join(Deletion, Deletion.id == deletion.id)
+        .where(_has_seen())
+        .order_by(AdaptationRun.id)
+        .execution_options(populate_existing=True)
+    ).all()
+
+
+def versions_that_saw(session: Session, deletion: Deletion) -> Sequence[AdapterVersion]:
+    """The versions of those runs, by line and number."""
+    run_ids = [run.id for run in runs_that_saw(session, deletion)]
+    return session.scalars(
+        select(AdapterVersion)
+        .where(AdapterVersion.run_id.in_(run_ids))
+        .order_by(AdapterVersion.adapter_id, AdapterVersion.number)
+        .execution_options(populate_existing=True)
+    ).all()
+
+
+def deletion_seen_by(session: Session, run_id: str) -> Deletion | None:
+    """The first deletion of what the run has taken; None when everything is still there."""
+    return session.scalar(
+        select(Deletion)
+        .join(AdaptationRun, AdaptationRun.id == run_id)
+        .where(_has_seen())
+        .order_by(Deletion.id)
+        .limit(1)
+    )
+
+
+def is_tainted(session: Session, version: AdapterVersion | None) -> bool:
+    """Whether a version was trained on something that was deleted since."""
+    if version is None or version.run_id is None:
+        return False
+    return deletion_seen_by(session, version.run_id) is not None
+
+
+def _has_seen() -> ColumnElement[bool]:
+    """The condition on a run and a deletion that the run has taken what was deleted.
+
+    A tenant's data goes batch by batch, so a run that was begun meanwhile may have taken a
+    document that was still there: its own tombstone tells.
+    """
+    is_earlier = Deletion.created_at >= _BEGUN
+    took_document = exists().where(
+        RunDocument.run_id == AdaptationRun.id, RunDocument.document_id == Deletion.target
+    )
+    took_interaction = exists().where(
+        RunInteraction.run_id == AdaptationRun.id, RunInteraction.interaction_id == Deletion.target
+    )
+    took_of_tenant = exists().where(
+        RunDocument.run_id == AdaptationRun.id,
+        Document.id == RunDocument.document_id,
+        Document.owner == Deletion.target,
+        or_(is_earlier, Document.deleted_at >= _BEGUN),
+    )
+    heard_tenant = exists().where(
+        RunInteraction.run_id == AdaptationRun.id, RunInteraction.owner == Deletion.target
+    )
+    return or_(
+        and_(Deletion.kind == DeletionKind.DOCUMENT, is_earlier, took_document),
+        and_(Deletion.kind == DeletionKind.INTERACTION, is_earlier, took_interaction),
+        and_(
+            Deletion.kind == DeletionKind.TENANT,
+            or_(took_of_tenant, and_(is_earlier, heard_tenant)),
+        ),
+    )
