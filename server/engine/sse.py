@@ -87,7 +87,10 @@ def _as_list(block: bytes) -> list[dict[str, Any]] | None:
     JSON holds no bare line break, so the borders of the events can become those of a list. None
     for any other block: then the result is no list of objects, or no JSON.
     """
-    inner = block.removesuffix(_DONE_EVENT).removeprefix(b"data: ").rstrip(b"\n")
+    events = block.removesuffix(_DONE_EVENT)
+    if len(events) < len(block) and not events.endswith(b"\n\n"):  # a second line of one event
+        return None
+    inner = events.removeprefix(b"data: ").rstrip(b"\n")
     try:
         found = decode(b"[" + inner.replace(b"\n\ndata: ", b",") + b"]")
     except (ValueError, RecursionError):

@@ -2,7 +2,7 @@
 
 import json
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from server.core.json_codec import decode_object
@@ -216,6 +216,7 @@ ENDS = st.sampled_from([b"\n\n", b"\n\n", b"\r\n\r\n", b"\n\n\n", b"\n", b""])
 
 
 @given(st.lists(st.tuples(EVENTS, ENDS), max_size=6))
+@example([(b"data: {}", b"\n"), (b"data: [DONE]", b"\n\n")])
 def test_the_quick_ways_say_what_the_careful_ones_say(pieces: list[tuple[bytes, bytes]]) -> None:
     block = b"".join(piece + end for piece, end in pieces)
     splitter = EventSplitter()
