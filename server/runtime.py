@@ -22,6 +22,7 @@ from server.core.errors import (
     EngineUnsafe,
     RowNotFound,
 )
+from server.core.metrics import Figures, Metrics, Moment, ReplicaMoment
 from server.core.queue import Queue
 from server.core.settings import Settings
 from server.db.session import Database
@@ -30,7 +31,7 @@ from server.engine.control import EngineControl
 from server.engine.probe import check_engine
 from server.engine.residency import Residency
 from server.engine.routing import Route, RoutingSnapshot, VersionRoute, resolve
-from server.services import registry
+from server.services import figures, registry
 
 log = structlog.get_logger(__name__)
 
@@ -41,6 +42,9 @@ REQUEST_LOAD_TIMEOUT_S = 10.0
 
 UNSAFE_RETRY_S = 10.0
 DATABASE_TIMEOUT_S = 5.0
+
+FIGURES_FRESH_S = 5.0
+"""How long metrics tell of the database what was counted once."""
 
 
 class Runtime:
@@ -54,13 +58,17 @@ class Runtime:
         self.queue = queue
         self.client = client
         self.control = EngineControl(client, settings.engine)
-        self.residency = Residency(self.control)
+        self.metrics = Metrics()
+        self.residency = Residency(self.control, watch=self.metrics.watch(client.url))
         self.snapshot: RoutingSnapshot | None = None
         self._has_been_ready = False
         self._needs_probe = True
         self._probe_at = 0.0
         self._engine_error: AppError | None = EngineUnavailable("it is still starting")
         self._refreshing = asyncio.Lock()
+        self._figures: Figures | None = None
+        self._figures_until = 0.0
+        self._backlog: Callable[[], tuple[int, int]] = lambda: (0, 0)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -143,6 +151,7 @@ class Runtime:
                 served=self.settings.model.name,
             )
             if fresh is not None:
+                self._tell_metrics(self.snapshot, fresh)
                 self.snapshot = fresh
                 log.info("routes_read", revision=fresh.revision, lines=len(fresh.adapters))
 
@@ -182,6 +191,52 @@ class Runtime:
             "engine": "ok" if self._engine_error is None else str(self._engine_error),
             "champion": self._champion_state(),
         }
+
+    def watch_capture(self, backlog: Callable[[], tuple[int, int]]) -> None:
+        """Have metrics tell of captured interactions: files that wait, records lost."""
+        self._backlog = backlog
+
+    async def moment(self) -> Moment:
+        """What metrics tell of now."""
+        waiting, dropped = await asyncio.to_thread(self._backlog)
+        figures_now = await self._read_figures()
+        return Moment(
+            replicas=self._replica_moments(),
+            leases=self.residency.leases(),
+            segments_waiting=waiting,
+            records_dropped=dropped,
+            figures=figures_now,
+        )
+
+    def _replica_moments(self) -> list[ReplicaMoment]:
+        lines = self.snapshot.adapters.values() if self.snapshot else ()
+        resident = sum(
+            self.residency.holds(version) for line in lines for version in line.versions.values()
+        )
+        if self._engine_error is None:
+            state = "ready"
+        else:
+            state = "unsafe" if isinstance(self._engine_error, EngineUnsafe) else "away"
+        return [ReplicaMoment(self.client.url, state, resident)]
+
+    async def _read_figures(self) -> Figures | None:
+        if monotonic() >= self._figures_until:
+            try:
+                async with asyncio.timeout(DATABASE_TIMEOUT_S):
+                    self._figures = await self.database.read(figures.read)
+            except (SQLAlchemyError, OSError) as error:  # a TimeoutError is an OSError
+                log.warning("figures_not_read", error=str(error)[:300])
+                self._figures = None
+            self._figures_until = monotonic() + FIGURES_FRESH_S
+        return self._figures
+
+    def _tell_metrics(self, before: RoutingSnapshot | None, now: RoutingSnapshot) -> None:
+        named, leases = _named(now), self.residency.leases()
+        for engine_name in named:
+            self.metrics.version_named(engine_name)
+        for engine_name in (_named(before) if before else set()) - named:
+            self.metrics.version_left(engine_name, is_busy=engine_name in leases)
+        self.metrics.keep_versions(_shown(now))
 
     async def _probe(self) -> None:
         if self.snapshot is None or monotonic() < self._probe_at:
@@ -256,6 +311,25 @@ def _read_snapshot(
     if known is not None and registry.snapshot_revision(session) == known:
         return None
     return registry.snapshot(session, resident_versions=resident_versions, served=served)
+
+
+def _named(snapshot: RoutingSnapshot) -> set[str]:
+    """Engine names of the versions that aliases point at."""
+    return {
+        routes.versions[number].engine_name
+        for routes in snapshot.adapters.values()
+        for number in routes.aliases.values()
+        if number is not None
+    }
+
+
+def _shown(snapshot: RoutingSnapshot) -> set[str]:
+    """Public names whose series metrics keep: as many as engines hold, however long a line grows."""
+    return {
+        registry.version_name(routes.name, number)
+        for routes in snapshot.adapters.values()
+        for number in (None, *(v.number for v in routes.versions.values() if v.is_resident))
+    }
 
 
 def _ping(session: Session) -> None:

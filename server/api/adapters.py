@@ -18,6 +18,7 @@ from server.api.schemas import (
 )
 from server.api.views import adapter_view, event_view
 from server.core.clock import monotonic
+from server.core.metrics import MOVE
 from server.runtime import Runtime
 from server.services import audit, bootstrap, promotion, registry
 from server.services.keys import Principal
@@ -107,7 +108,7 @@ async def _move(
     began = monotonic()
     move = await runtime.database.read(plan)
     if move.to_number is not None:
-        await runtime.ensure_servable(name, move.to_number)
+        await runtime.ensure_servable(name, move.to_number)  # which counts its failures itself
 
     def apply(session: Session) -> AliasEventView:
         adapter = registry.get_adapter(session, name)
@@ -124,13 +125,19 @@ async def _move(
         )
         return view
 
-    event = await runtime.database.run(apply)
-    await runtime.refresh()
+    try:
+        event = await runtime.database.run(apply)
+        await runtime.refresh()
+    except Exception:
+        runtime.metrics.swap_error(MOVE)
+        raise
+    seconds = monotonic() - began
+    runtime.metrics.swapped(event.kind, seconds)
     return MoveView(
         adapter=name,
         alias=event.alias,
         kind=event.kind,
         from_version=event.from_version,
         to_version=event.to_version,
-        moved_in_ms=round((monotonic() - began) * 1000, 1),
+        moved_in_ms=round(seconds * 1000, 1),
     )

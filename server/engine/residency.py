@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import Context
 from pathlib import Path
+from typing import Protocol
 
 import structlog
 
@@ -32,12 +33,42 @@ RETRY_S = 15.0
 """Pause before a load that failed is tried again by itself; a request tries at once."""
 
 
+class Watch(Protocol):
+    """Who is told of what becomes of an engine's adapters, such as metrics."""
+
+    def loaded(self, seconds: float) -> None:
+        """A version was loaded and proven."""
+
+    def failed(self, stage: str) -> None:
+        """``load``, ``prove`` or ``unload`` went wrong."""
+
+    def idle(self, engine_name: str) -> None:
+        """The last request that used a name is over."""
+
+
+class _Nobody:
+    """A watch that does not look."""
+
+    def loaded(self, seconds: float) -> None: ...
+
+    def failed(self, stage: str) -> None: ...
+
+    def idle(self, engine_name: str) -> None: ...
+
+
 class Residency:
     """The adapters of one engine, as seen and used by this process."""
 
-    def __init__(self, control: EngineControl, *, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(
+        self,
+        control: EngineControl,
+        *,
+        clock: Callable[[], float] = monotonic,
+        watch: Watch | None = None,
+    ) -> None:
         self._control = control
         self._clock = clock
+        self._watch = watch or _Nobody()
         self._listed: dict[str, str] = {}
         self._in_flight: Counter[str] = Counter()
         self._wanted_at: dict[str, float] = {}
@@ -60,7 +91,12 @@ class Residency:
             self._in_flight[engine_name] -= 1
             if not self._in_flight[engine_name]:
                 del self._in_flight[engine_name]
+                self._watch.idle(engine_name)
             self._wanted_at[engine_name] = self._clock()
+
+    def leases(self) -> dict[str, int]:
+        """Running requests by engine name; a name that nothing uses is not there."""
+        return dict(self._in_flight)
 
     async def observe(self) -> None:
         """Read the engine's list.
@@ -152,19 +188,28 @@ class Residency:
         self._unproven.discard(engine_name)
         self._listed[engine_name] = version.path
         seconds = round(self._clock() - began, 3)
+        self._watch.loaded(seconds)
         log.info("adapter_loaded", engine_name=engine_name, seconds=seconds)
 
     def _loaded(self, engine_name: str, task: asyncio.Task[None]) -> None:
         self._loading.pop(engine_name, None)
         self._failed_at.pop(engine_name, None)
-        if not task.cancelled() and isinstance(task.exception(), AppError):
+        if task.cancelled():
+            return
+        error = task.exception()
+        if isinstance(error, AppError):
             self._failed_at[engine_name] = self._clock()
+            self._watch.failed("prove" if isinstance(error, AdapterNotProven) else "load")
 
     async def _unload(self, engine_name: str) -> None:
         if self._in_flight.get(engine_name):  # begun since the plan was made
             return
         self._listed.pop(engine_name, None)
-        await self._control.unload_adapter(engine_name)
+        try:
+            await self._control.unload_adapter(engine_name)
+        except AppError:
+            self._watch.failed("unload")
+            raise
         log.info("adapter_unloaded", engine_name=engine_name)
 
 
