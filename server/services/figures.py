@@ -27,6 +27,6 @@ def read(session: Session) -> Figures:
     return Figures(
         verdicts={(line, verdict or ""): count for line, verdict, count in verdicts},
         trials={(line, mode, state): count for line, mode, state, count in trials},
-        runs={status: count for status, count in runs},
-        deletions={state: count for state, count in deletions},
+        runs=dict(runs),
+        deletions=dict(deletions),
     )
