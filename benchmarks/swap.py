@@ -17,7 +17,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from os.path import commonprefix
 from pathlib import Path
 
 import uvloop
@@ -52,8 +51,8 @@ EVERLEARN, EVERLEARN_STUB = "everlearn-vllm", "everlearn-stub"
 CASES = (USUAL, CARELESS, EVERLEARN, EVERLEARN_STUB)
 
 SEED = 0
-TOKENS = 32
-"""Of each reply of the tiny model."""
+TOKENS = (16, 21, 26, 31, 36, 41, 46)
+"""Of the tiny model's replies, question by question; replies of one length would begin all at once."""
 
 PAUSE_S = 0.004
 """Of the stub between two chunks: 64 streams are then 16,000 chunks a second, about half of what the
@@ -63,8 +62,8 @@ WARM_UP_S = 5.0
 PERIOD_S = {EVERLEARN: 0.3, EVERLEARN_STUB: 0.1, USUAL: 1.0, CARELESS: 1.0}
 """From one order to the next, where the one before is over by then."""
 
-FEWER = {USUAL: 25, CARELESS: 25}
-"""One in so many of the swaps: each takes seconds, or shows at once what it does."""
+FEWER = {USUAL: 25, CARELESS: 25, EVERLEARN_STUB: 2}
+"""One in so many of the swaps: each takes seconds, or they soon show what they do."""
 
 GAPS_OF_EVERY = {EVERLEARN_STUB: 16}
 LIVE = "live"
@@ -82,8 +81,8 @@ CONTEXT = (
     "You are a helpful assistant. You answer in short and plain sentences, and you say so when you "
     "do not know. The harbour of the town has a lighthouse with a white tower. The keeper lives in "
     "the small house beside it with two cats. On market days the people come down from the hills "
-    "with bread, salt, apples and wool, and boats bring fish. In winter the sea is grey and the "
-    "wind is loud, and the lamp burns from four in the afternoon until eight in the morning. "
+    "with bread, salt, apples and wool, and boats bring fish. The lamp burns all "
+    "night. "
 )
 """Before every question: longer than a block of the engine's cache, whose keys must not be mixed up."""
 
@@ -194,7 +193,7 @@ def main(arguments: list[str] | None = None) -> int:
     cores = rig.share_out(len(CORES) - 1)
     setup = (
         f"{options.streams} streams, {options.seconds:g} s before and after; engine (stub: gateway) "
-        f"on {len(cores.measured)} cores, the rest on another; {TOKENS} tokens a reply"
+        f"on {len(cores.measured)} cores, the rest on another"
     )
     results = Results("swap", setup=setup, seed=SEED, again=options.again)
     wanted = [case for case in CASES if case in options.only and not results.has(case)]
@@ -352,9 +351,10 @@ async def _said(way: Way, streams: int) -> list[list[str]]:
 
 
 def _saying(texts: Sequence[str]) -> Saying:
-    return Saying(
-        texts[0], len(commonprefix(list(texts))) if len(set(texts)) > 1 else len(texts[0])
-    )
+    letters = zip(*texts, strict=False)
+    shortest = min(map(len, texts))
+    sure = next((place for place, one in enumerate(letters) if len(set(one)) > 1), shortest)
+    return Saying(texts[0], sure if len(set(texts)) > 1 else len(texts[0]))
 
 
 async def _run(
@@ -470,7 +470,7 @@ def _body(model: str, question: str) -> dict[str, object]:
         "model": model,
         "messages": [{"role": "user", "content": CONTEXT + question}],
         "stream": True,
-        "max_tokens": TOKENS,
+        "max_tokens": TOKENS[QUESTIONS.index(question) % len(TOKENS)],
         "ignore_eos": True,
         "temperature": 0,
     }
@@ -497,7 +497,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--swaps", type=int, default=1000, help="through Everlearn, in each case")
     parser.add_argument("--streams", type=int, default=64)
     parser.add_argument(
-        "--seconds", type=float, default=15, help="without orders, before and after"
+        "--seconds", type=float, default=10, help="without orders, before and after"
     )
     parser.add_argument("--only", nargs="+", choices=CASES, default=CASES, metavar="CASE")
     parser.add_argument("--again", action="store_true", help="measure what is measured already")
