@@ -92,6 +92,8 @@ class Order:
     """Requests that were held up for it."""
     first_at: float = float("inf")
     """When the first byte of a reply of the version ordered was seen."""
+    next_at: float = float("inf")
+    """The same of the reply that was asked for when the order had returned."""
 
     @property
     def window(self) -> tuple[float, float]:
@@ -353,22 +355,26 @@ class Load:
             self._timeline.saw(finding.version, first_at)
         return finding
 
+    async def ask(self, caller: Caller, prompt: int) -> tuple[Answer, Finding]:
+        """One request like those of the clients, and what is to be said of its reply."""
+        asked_at = time.perf_counter()
+        if not self._gate.is_set():
+            self.waiting += 1
+            await self._gate.wait()
+            self.waiting -= 1
+        self._running += 1
+        answer = await caller.ask(self._requests[prompt], prompt, asked_at)
+        self._running -= 1
+        if not self._running:
+            self._idle.set()
+        return answer, self.take(answer)
+
     async def _client(self) -> None:
         caller = Caller(self._port)
         while not self._is_over:
-            asked_at = time.perf_counter()
-            if not self._gate.is_set():
-                self.waiting += 1
-                await self._gate.wait()
-                self.waiting -= 1
             prompt = self._next % len(self._requests)
             self._next += 1
-            self._running += 1
-            answer = await caller.ask(self._requests[prompt], prompt, asked_at)
-            self._running -= 1
-            if not self._running:
-                self._idle.set()
-            self.take(answer)
+            answer, _ = await self.ask(caller, prompt)
             if answer.status != 200:
                 await asyncio.sleep(0.01)  # a refusal is quick, and clients do not hammer
         caller.close()
