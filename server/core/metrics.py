@@ -32,9 +32,9 @@ LOAD, PROVE, UNLOAD, MOVE = "load", "prove", "unload", "move"
 class Figures:
     """What is counted in the database, since workers are processes of their own."""
 
-    verdicts: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    verdicts: Mapping[tuple[str, ...], int] = field(default_factory=dict)
     """By line and verdict."""
-    trials: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
+    trials: Mapping[tuple[str, ...], int] = field(default_factory=dict)
     """By line, mode and state."""
     runs: Mapping[str, int] = field(default_factory=dict)
     """By status."""
@@ -87,7 +87,8 @@ class Metrics:
     """The instruments of one process; built once, by its runtime."""
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
-        disable_created_metrics()  # a second series for every counter, which nobody reads
+        # Without this, every counter would have a second series, which nobody reads.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self._clock = clock
         self.registry = registry = CollectorRegistry()
         self._requests = Counter(
