@@ -119,10 +119,10 @@ class Timeline:
                 allowed.add(order.to)
         return allowed | {self._initial}
 
-    def saw(self, version: int, first_at: float) -> None:
-        """A reply of a version began at ``first_at``."""
+    def saw(self, version: int, sent_at: float, first_at: float) -> None:
+        """A reply of a version to what was asked at ``sent_at`` began at ``first_at``."""
         for order in reversed(self.orders):
-            if order.sent_at < first_at:
+            if order.sent_at <= sent_at:
                 if order.to == version:
                     order.first_at = min(order.first_at, first_at)
                 return
@@ -352,7 +352,7 @@ class Load:
             for earlier, later in zip(answer.times, answer.times[1:], strict=False):
                 self.gaps.add(earlier, later)
         if finding.version is not None:
-            self._timeline.saw(finding.version, first_at)
+            self._timeline.saw(finding.version, answer.sent_at, first_at)
         return finding
 
     async def ask(self, caller: Caller, prompt: int) -> tuple[Answer, Finding]:

@@ -151,10 +151,18 @@ def test_the_first_reply_of_a_version_is_kept_with_its_order():
     timeline = Timeline(initial=1)
     timeline.orders += [Order(2, 10, 11), Order(1, 20, 21)]
 
-    for version, first_at in ((1, 10.1), (2, 10.4), (2, 10.2), (2, 20.5), (1, 20.7)):
-        timeline.saw(version, first_at)
+    for version, sent_at, first_at in (
+        (2, 9.9, 10.0),  # asked before
+        (1, 10.0, 10.1),
+        (2, 10.1, 10.4),
+        (2, 10.1, 10.3),
+        (2, 20.1, 20.5),
+        (1, 19.9, 20.6),
+        (1, 20.3, 20.7),
+    ):
+        timeline.saw(version, sent_at, first_at)
 
-    assert [order.first_at for order in timeline.orders] == [10.2, 20.7]
+    assert [order.first_at for order in timeline.orders] == [10.3, 20.7]
 
 
 def test_times_are_told_apart_by_when_they_were():
