@@ -27,6 +27,6 @@ def read(session: Session) -> Figures:
     return Figures(
         verdicts={(line, verdict or ""): count for line, verdict, count in verdicts},
         trials={(line, mode, state): count for line, mode, state, count in trials},
-        runs=dict(runs),
-        deletions=dict(deletions),
+        runs=dict(runs.all()),  # a result has keys(), and dict() would take it for a mapping
+        deletions=dict(deletions.all()),
     )
