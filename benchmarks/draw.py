@@ -61,6 +61,7 @@ def charts(results: Path) -> Iterable[Chart]:
     yield from _gateway(newest(results / "gateway.jsonl"))
     yield from _vllm(newest(results / "vllm.jsonl"))
     yield from _store(newest(results / "store.jsonl"))
+    yield from _swap(newest(results / "swap.jsonl"))
 
 
 def newest(path: Path) -> Figures:
@@ -114,6 +115,24 @@ def _store(figures: Figures) -> Iterable[Chart]:
         rows = int(lines[0].setup.partition(" ")[0]) if lines else 0  # as benchmarks.store says it
         series = ("1,000 rows", f"{rows:,} rows") if lines else ()
         yield Chart(f"store-{kind}", f"Time of a query, {words}", "ms", series, groups)
+
+
+def _swap(figures: Figures) -> Iterable[Chart]:
+    ways = ("usual", "careless", "everlearn")
+    metrics = {
+        "order to first reply, asked next: p50": "order to first reply, p50",
+        "order to first reply, asked next: p99": "order to first reply, p99",
+        "first byte before: p99": "first byte p99, no swap",
+        "first byte during: p99": "first byte p99, during swaps",
+        "gap before: p99": "pause in a stream p99, no swap",
+        "gap during: p99": "pause in a stream p99, during swaps",
+    }
+    groups = [
+        Group(label, values)
+        for metric, label in metrics.items()
+        if any(values := [_value(figures, f"{way}-vllm", metric) for way in ways])
+    ]
+    yield Chart("swap", "Swapping versions of real vLLM under streams", "ms", ways, groups)
 
 
 def _value(figures: Figures, case: str, metric: str) -> float | None:

@@ -86,7 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-vllm-")))
-        port = _start_engine(stack, folder, cores.measured)
+        port = start_engine(stack, folder, cores.measured)
         contenders = [
             Contender(DIRECT, port, "none", BASE),
             stack.enter_context(rig.everlearn(folder, f"http://127.0.0.1:{port}", cores.others)),
@@ -99,8 +99,8 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _start_engine(stack: ExitStack, folder: Path, cores: Sequence[int]) -> int:
-    """Its port."""
+def start_engine(stack: ExitStack, folder: Path, cores: Sequence[int]) -> int:
+    """vLLM over the tests' tiny model on these cores, until the stack closes; its port."""
     settings = Settings(_env_file=None, home=folder, model=ModelSettings(name=MODEL))
     model = prepare_model(str(TINY_MODEL), folder)
     port = free_port()

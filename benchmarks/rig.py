@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import IO
 
 import httpx2
 import psutil
+from sqlalchemy.orm import Session
 
 from benchmarks.results import FOLDER, ROOT
 from benchmarks.stub import BASE
@@ -129,13 +130,18 @@ def _tail(log: IO[bytes]) -> str:
 
 @contextmanager
 def everlearn(
-    folder: Path, engine_url: str, cores: Sequence[int], database_url: str | None = None
+    folder: Path,
+    engine_url: str,
+    cores: Sequence[int],
+    database_url: str | None = None,
+    fill: Callable[[Session, Settings], str] | None = None,
 ) -> Iterator[Contender]:
     """The gateway as in production: a database, Valkey, capture, a key whose limits are counted.
 
     Args:
         folder: an empty one, for its home and Valkey's.
         database_url: empty or filled; None starts a PostgreSQL of its own.
+        fill: what to put beside the line into the database; gives the secret of a key.
     """
     with ExitStack() as stack:
         url = database_url or stack.enter_context(running_postgres())
@@ -148,7 +154,7 @@ def everlearn(
             model=ModelSettings(name=MODEL),
             engine=EngineSettings(url=engine_url),
         )
-        key, port = prepare(settings), free_port()
+        key, port = prepare(settings, fill), free_port()
         environment = {
             "EVERLEARN_HOME": str(settings.home),
             "EVERLEARN_DATABASE_URL": url,
@@ -163,15 +169,19 @@ def everlearn(
             yield Contender(EVERLEARN, port, key, MODEL, process, settings.segments_path)
 
 
-def prepare(settings: Settings) -> str:
-    """Schema, line and a key in the database; the key's secret."""
+def prepare(settings: Settings, fill: Callable[[Session, Settings], str] | None = None) -> str:
+    """Schema, line, and a key or what ``fill`` adds in the database; the key's secret."""
     database = Database(settings.sqlalchemy_url)
     migrate(database)
     with database.unit_of_work() as session:
         ensure_line(session, settings, base_path=settings.home / "base", base_hash="0" * 64)
-        _, secret = keys.create_key(session, "bench", ["chat"], limits=NEVER_REACHED)
+        secret = (fill or _chat_key)(session, settings)
     database.close_sync()
     return secret
+
+
+def _chat_key(session: Session, _: Settings) -> str:
+    return keys.create_key(session, "bench", ["chat"], limits=NEVER_REACHED)[1]
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import Depends, FastAPI
 
 from server import api
-from server.api import health
+from server.api import health, metrics
 from server.core.errors import SetupError
 from server.core.logging import configure_logging
 from server.core.queue import CeleryQueue, Queue
@@ -70,6 +70,7 @@ def create_app(
         app.state.key_ring = key_ring = KeyRing(database, valkey)
         app.state.limiter = limiter = Limiter(database, valkey)
         app.state.capture = capture
+        runtime.watch_capture(capture.backlog)
         await capture.start()
         await runtime.start()
         await key_ring.start()
@@ -92,6 +93,7 @@ def create_app(
     install_error_handlers(app)
     app.include_router(routes.router)  # first: routes are tried in turn, and these are asked most
     app.include_router(health.router)
+    app.include_router(metrics.router)
     app.include_router(api.router)
     _serve_schema(app)
     return app

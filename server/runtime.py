@@ -17,13 +17,14 @@ from sqlalchemy.orm import Session
 
 from server.core.clock import monotonic, new_id, utc_now
 from server.core.errors import AppError, EngineUnavailable, RowNotFound
+from server.core.metrics import Figures, Metrics, Moment, ReplicaMoment
 from server.core.queue import Queue
 from server.core.settings import Settings
 from server.db.session import Database
 from server.engine.fleet import Fleet, Lease, Probe, Replica
 from server.engine.routing import Route, RoutingSnapshot, resolve
+from server.services import figures, registry
 from server.services import fleet as fleet_rows
-from server.services import registry
 
 log = structlog.get_logger(__name__)
 
@@ -36,6 +37,9 @@ SIGN_OF_LIFE_S = 2.0
 
 CLOSING_TIMEOUT_S = 2.0
 
+FIGURES_FRESH_S = 5.0
+"""How long metrics tell of the database what was counted once."""
+
 
 class Runtime:
     """One process's view of database and engines; built by ``create_app``."""
@@ -44,6 +48,7 @@ class Runtime:
         self.settings = settings
         self.database = database
         self.queue = queue
+        self.metrics = Metrics()
         self.snapshot: RoutingSnapshot | None = None
         probe = Probe(
             settings.engine,
@@ -56,6 +61,8 @@ class Runtime:
             self,
             refresh_s=settings.swap.refresh_s,
             quorum=settings.swap.quorum,
+            watch_of=self.metrics.watch,
+            on_idle=self.metrics.version_idle,
         )
         self.gateway_id = new_id("gwy")
         self._name = f"{socket.gethostname()}:{os.getpid()}"
@@ -63,6 +70,9 @@ class Runtime:
         self._told: tuple[Any, ...] = ()
         self._told_at = 0.0
         self._refreshing = asyncio.Lock()
+        self._figures: Figures | None = None
+        self._figures_until = 0.0
+        self._backlog: Callable[[], tuple[int, int]] = lambda: (0, 0)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -155,6 +165,7 @@ class Runtime:
                 served=self.settings.model.name,
             )
             if fresh is not None:
+                self._tell_metrics(self.snapshot, fresh)
                 self.snapshot = fresh
                 log.info("routes_read", revision=fresh.revision, lines=len(fresh.adapters))
             self.fleet.sync(wanted)
@@ -210,6 +221,49 @@ class Runtime:
     def _base_of(self, adapter: str) -> str:
         return self.routes().adapters[adapter].base_engine_name
 
+    def watch_capture(self, backlog: Callable[[], tuple[int, int]]) -> None:
+        """Have metrics tell of captured interactions: files that wait, records lost."""
+        self._backlog = backlog
+
+    async def moment(self) -> Moment:
+        """What metrics tell of now."""
+        waiting, dropped = await asyncio.to_thread(self._backlog)
+        figures_now = await self._read_figures()
+        return Moment(
+            replicas=self._replica_moments(),
+            leases=dict(self.fleet.in_flight),
+            segments_waiting=waiting,
+            records_dropped=dropped,
+            figures=figures_now,
+        )
+
+    def _replica_moments(self) -> list[ReplicaMoment]:
+        lines = self.snapshot.adapters.values() if self.snapshot else ()
+        versions = [version for line in lines for version in line.versions.values()]
+        return [
+            ReplicaMoment(replica.url, str(replica.state), sum(map(replica.holds, versions)))
+            for replica in self.fleet.replicas.values()
+        ]
+
+    async def _read_figures(self) -> Figures | None:
+        if monotonic() >= self._figures_until:
+            try:
+                async with asyncio.timeout(DATABASE_TIMEOUT_S):
+                    self._figures = await self.database.read(figures.read)
+            except (SQLAlchemyError, OSError) as error:  # a TimeoutError is an OSError
+                log.warning("figures_not_read", error=str(error)[:300])
+                self._figures = None
+            self._figures_until = monotonic() + FIGURES_FRESH_S
+        return self._figures
+
+    def _tell_metrics(self, before: RoutingSnapshot | None, now: RoutingSnapshot) -> None:
+        named, leases = _named(now), self.fleet.in_flight
+        for engine_name in named:
+            self.metrics.version_named(engine_name)
+        for engine_name in (_named(before) if before else set()) - named:
+            self.metrics.version_left(engine_name, is_busy=engine_name in leases)
+        self.metrics.keep_versions(_shown(now))
+
     async def _say_goodbye(self) -> None:
         try:
             async with asyncio.timeout(CLOSING_TIMEOUT_S):
@@ -260,6 +314,25 @@ def _read_wanted(
         return None, wanted
     snapshot = registry.snapshot(session, resident_versions=resident_versions, served=served)
     return snapshot, wanted
+
+
+def _named(snapshot: RoutingSnapshot) -> set[str]:
+    """Engine names of the versions that aliases point at."""
+    return {
+        routes.versions[number].engine_name
+        for routes in snapshot.adapters.values()
+        for number in routes.aliases.values()
+        if number is not None
+    }
+
+
+def _shown(snapshot: RoutingSnapshot) -> set[str]:
+    """Public names whose series metrics keep: as many as engines hold, however long a line grows."""
+    return {
+        registry.version_name(routes.name, number)
+        for routes in snapshot.adapters.values()
+        for number in (None, *(v.number for v in routes.versions.values() if v.is_resident))
+    }
 
 
 def _ping(session: Session) -> None:

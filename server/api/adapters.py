@@ -22,6 +22,7 @@ from server.api.schemas import (
 from server.api.views import adapter_view, event_view, version_view
 from server.core.clock import monotonic
 from server.core.errors import InvalidRequest
+from server.core.metrics import MOVE
 from server.runtime import Runtime
 from server.services import audit, bootstrap, evaluations, promotion, registry
 from server.services.keys import Principal
@@ -149,7 +150,7 @@ async def _move(
     began = monotonic()
     move = await runtime.database.read(plan)
     if move.to_number is not None:
-        await runtime.ensure_servable(name, move.to_number)
+        await runtime.ensure_servable(name, move.to_number)  # which counts its failures itself
 
     def apply(session: Session) -> AliasEventView:
         adapter = registry.get_adapter(session, name)
@@ -173,8 +174,14 @@ async def _move(
         )
         return view
 
-    event = await runtime.database.run(apply)
-    await runtime.refresh()
+    try:
+        event = await runtime.database.run(apply)
+        await runtime.refresh()
+    except Exception:
+        runtime.metrics.swap_error(MOVE)
+        raise
+    seconds = monotonic() - began
+    runtime.metrics.swapped(event.kind, seconds)
     return MoveView(
         adapter=name,
         alias=event.alias,
@@ -184,7 +191,7 @@ async def _move(
         revision=event.revision,
         is_forced=event.is_forced,
         skipped=[registry.version_name(name, number) for number in move.skipped],
-        moved_in_ms=round((monotonic() - began) * 1000, 1),
+        moved_in_ms=round(seconds * 1000, 1),
     )
 
 

@@ -32,7 +32,7 @@ from server.engine.client import EngineClient
 from server.engine.control import EngineControl
 from server.engine.probe import check_engine
 from server.engine.reconcile import aliased_versions
-from server.engine.residency import Residency
+from server.engine.residency import Residency, Watch
 from server.engine.routing import Route, RoutingSnapshot, VersionRoute
 
 log = structlog.get_logger(__name__)
@@ -103,11 +103,14 @@ class Replica:
         probe: Probe,
         *,
         clock: Callable[[], float] = monotonic,
+        watch: Watch | None = None,
     ) -> None:
         self.client = EngineClient(settings, url)
         self.url = self.client.url
         self.control = EngineControl(self.client, settings)
-        self.residency = Residency(self.control, capacity=settings.max_cpu_loras, clock=clock)
+        self.residency = Residency(
+            self.control, capacity=settings.max_cpu_loras, clock=clock, watch=watch
+        )
         self.is_draining = False
         self.outstanding = 0
         """Requests of this process that run on it."""
@@ -256,6 +259,7 @@ class Lease:
         in_flight[self._engine_name] -= 1
         if not in_flight[self._engine_name]:
             del in_flight[self._engine_name]
+            self._fleet.on_idle(self._engine_name)
 
     def move_to(self, replica: Replica) -> None:
         """Run on this replica from now on."""
@@ -282,7 +286,12 @@ class Fleet:
         *,
         refresh_s: float,
         quorum: float = 1.0,
+        watch_of: Callable[[str], Watch] | None = None,
+        on_idle: Callable[[str], None] = lambda _: None,
     ) -> None:
+        self.on_idle = on_idle
+        """Told of an engine name when its last lease has ended."""
+        self._watch_of = watch_of
         self.replicas: dict[str, Replica] = {}
         self.in_flight: Counter[str] = Counter()
         """Leases by engine name, those too whose request waits for its weights."""
@@ -331,12 +340,16 @@ class Fleet:
                 loop.cancel()
         for url, is_draining in wanted.items():
             if url not in self.replicas:
-                self.replicas[url] = Replica(url, self._settings, self._probe)
+                self.replicas[url] = self._replica(url)
                 if self._is_started:
                     self._tend(self.replicas[url])
             self.replicas[url].is_draining = is_draining
         alone = list(self.replicas.values())
         self._only = alone[0] if len(alone) == 1 else None
+
+    def _replica(self, url: str) -> Replica:
+        watch = self._watch_of(url) if self._watch_of else None
+        return Replica(url, self._settings, self._probe, watch=watch)
 
     async def let_go(self) -> None:
         """Close the connections of removed replicas that have nothing in flight any more."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import Context
 from pathlib import Path
+from typing import Protocol
 
 import structlog
 
@@ -39,6 +40,24 @@ RETRY_S = 15.0
 """Pause before a load that failed is tried again by itself; a request tries at once."""
 
 
+class Watch(Protocol):
+    """Who is told of what becomes of an engine's adapters, such as metrics."""
+
+    def loaded(self, seconds: float) -> None:
+        """A version was loaded and proven."""
+
+    def failed(self, stage: str) -> None:
+        """``load``, ``prove`` or ``unload`` went wrong."""
+
+
+class _Nobody:
+    """A watch that does not look."""
+
+    def loaded(self, seconds: float) -> None: ...
+
+    def failed(self, stage: str) -> None: ...
+
+
 class Residency:
     """The adapters of one engine, as seen and used by this process."""
 
@@ -48,10 +67,12 @@ class Residency:
         *,
         capacity: int | None = None,
         clock: Callable[[], float] = monotonic,
+        watch: Watch | None = None,
     ) -> None:
         self._control = control
         self._capacity = capacity
         self._clock = clock
+        self._watch = watch or _Nobody()
         self._listed: dict[str, str] = {}
         self._bases: set[str] = set()
         self._in_flight: Counter[str] = Counter()
@@ -224,6 +245,7 @@ class Residency:
         self._unproven.discard(engine_name)
         self._listed[engine_name] = version.path
         seconds = round(self._clock() - began, 3)
+        self._watch.loaded(seconds)
         url = self._control.client.url
         log.info("adapter_loaded", engine_name=engine_name, seconds=seconds, url=url)
 
@@ -232,12 +254,17 @@ class Residency:
         self._failures.pop(engine_name, None)
         if not task.cancelled() and isinstance(error := task.exception(), AppError):
             self._failures[engine_name] = (self._clock(), str(error))
+            self._watch.failed("prove" if isinstance(error, AdapterNotProven) else "load")
 
     async def _unload(self, engine_name: str) -> None:
         if self._in_flight.get(engine_name):  # begun since the plan was made
             return
         self._listed.pop(engine_name, None)
-        await self._control.unload_adapter(engine_name)
+        try:
+            await self._control.unload_adapter(engine_name)
+        except AppError:
+            self._watch.failed("unload")
+            raise
         log.info("adapter_unloaded", engine_name=engine_name, url=self._control.client.url)
 
 

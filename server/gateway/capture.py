@@ -97,6 +97,10 @@ class Capture:
             self.dropped += 1
             log.error("interaction_dropped", error=str(error), dropped=self.dropped)
 
+    def backlog(self) -> tuple[int, int]:
+        """Files that wait for the database, the one being written among them; records lost."""
+        return sum(1 for _ in self._folder.glob("*.jsonl")), self.dropped
+
     async def ship(self) -> int:
         """Move everything to the database from here, now; how many records were new."""
         self._rotate()

@@ -224,6 +224,17 @@ class EngineExchange:
             read.prompt_tokens, read.completion_tokens, read.reply, self._request.body
         )
         self._limiter.spend(self._principal, used)
+        self._runtime.metrics.request_done(
+            self._route.adapter,
+            self._route.version_name,
+            self._route.arm,
+            self._endpoint.path,
+            outcome,
+            seconds=duration_ms / 1000,
+            first_byte_s=None if self._first_byte_ms is None else self._first_byte_ms / 1000,
+            prompt_tokens=read.prompt_tokens,
+            completion_tokens=read.completion_tokens,
+        )
         if self._endpoint.kind is not None:
             self._capture.record(self._interaction(read, outcome, status, error, duration_ms))
         if outcome is not Outcome.COMPLETE:  # a complete one has its row, which tells more

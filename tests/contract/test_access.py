@@ -93,6 +93,7 @@ ROUTES = {
     ("DELETE", "/api/v1/keys/{key_id}"): ADMIN,
     ("GET", "/api/v1/audit"): ADMIN,
     ("GET", "/api/openapi.json"): READ_OR_INGEST,
+    ("GET", "/metrics"): READ,
 }
 """Every other route, and the scopes any of which opens it."""
 

@@ -9,6 +9,7 @@ import typer
 from server.app import create_app
 from server.cli.main import app as command_line
 from server.core import errors
+from server.core.metrics import Metrics
 from server.core.settings import EngineSettings, Settings
 from server.db import DeletionState, DocumentState, RunStatus, VersionStatus
 from tests.conftest import RecordingQueue
@@ -70,6 +71,12 @@ def test_every_command_is_documented() -> None:
     missing = [name for name in sorted(commands) if f"everlearn {name}" not in EVERYTHING]
 
     assert missing == []
+
+
+def test_every_metric_is_documented() -> None:
+    documented = re.findall(r"^\| `(everlearn_\w+)` \|", (DOCS / "operations.md").read_text(), re.M)
+
+    assert sorted(documented) == Metrics().names()
 
 
 def test_links_lead_somewhere() -> None:

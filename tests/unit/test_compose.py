@@ -12,7 +12,8 @@ from server.core.settings import Settings
 from server.engine.launch import engine_command
 
 FILE = Path(__file__).parents[2] / "docker-compose.yml"
-SERVICES: dict[str, Any] = yaml.safe_load(FILE.read_text())["services"]
+COMPOSE: dict[str, Any] = yaml.safe_load(FILE.read_text())
+SERVICES: dict[str, Any] = COMPOSE["services"]
 
 
 def test_file_is_valid_compose():
@@ -64,3 +65,15 @@ def test_engine_is_started_as_the_embedded_server_starts_it(name, is_cpu):
 def test_every_service_shares_the_home_folder_at_one_path():
     for name in ("gateway", "worker-train", "worker-light", "beat", "migrate", "engine"):
         assert SERVICES[name]["volumes"][0].removesuffix(":ro") == "data:/data"
+
+
+def test_prometheus_reads_engine_and_gateway_and_shows_the_gateway_a_key():
+    config = yaml.safe_load(COMPOSE["configs"]["prometheus"]["content"])
+    jobs = {job["job_name"]: job for job in config["scrape_configs"]}
+
+    targets = {name: job["static_configs"][0]["targets"] for name, job in jobs.items()}
+    assert targets == {"engine": ["engine:8000"], "gateway": ["gateway:8000"]}
+    key = Path(jobs["gateway"]["authorization"]["credentials_file"])
+    assert key.parent == Path("/run/secrets")
+    assert SERVICES["prometheus"]["secrets"] == [key.name]
+    assert key.name in COMPOSE["secrets"]

@@ -71,7 +71,7 @@ def test_a_chart_without_figures_says_so(tmp_path):
     main(tmp_path, tmp_path / "images")
 
     drawn = {path.name: path.read_text() for path in (tmp_path / "images").iterdir()}
-    assert len(drawn) == 6
+    assert len(drawn) == 7
     assert [name for name, text in drawn.items() if "no figures yet" not in text] == [
         "bench-vllm.svg"
     ]
