@@ -22,11 +22,15 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
+_CAUTION = 0.7
+"""Part of the bet that grows wealth fastest on average; less of it makes bad luck cost less time."""
 _CLIP = 0.9
 """Largest part of a bet's limit, so that no single difference can take all wealth."""
 _CONFIDENCE_CLIP = 0.5
 _PRIOR_VARIANCE = 0.25
 """Counts as one observation, so that the first bets are small."""
+_HOPED = 20
+"""Observations that the expectation to see no difference counts as, for those who bet on safety."""
 _MOST_LOG_WEALTH = 700.0
 """Beyond, the number no longer fits; nothing hinges on it by then."""
 
@@ -44,6 +48,8 @@ class _Gambler:
     """Wealth of one who bets that the mean of g is above 0, where g lies in [-low, high]."""
 
     low: float
+    hope: float = 0.0
+    """What g is expected to be before anything is seen, where something is expected."""
     log_wealth: float = 0.0
     count: int = 0
     total: float = 0.0
@@ -65,10 +71,12 @@ class _Gambler:
         if mean <= 0:
             return 0.0
         variance = self.spread / (self.count + 1)
-        return min(mean / (variance + mean * mean), _CLIP / self.low)
+        return min(_CAUTION * mean / (variance + mean * mean), _CLIP / self.low)
 
     def _mean(self) -> float:
-        return self.total / (self.count + 1)
+        if not self.hope:
+            return self.total / (self.count + 1)
+        return (self.total + _HOPED * self.hope) / (self.count + _HOPED)
 
 
 @dataclass(slots=True)
@@ -127,7 +135,7 @@ class Comparison:
 
     def __post_init__(self) -> None:
         self._harm = _Gambler(low=1 + self.margin)
-        self._safe = _Gambler(low=1 - self.margin)
+        self._safe = _Gambler(low=1 - self.margin, hope=self.margin)
         self._interval = _Interval(self.alpha)
 
     def take(self, pair: Pair) -> None:

@@ -190,7 +190,8 @@ def test_wealth_stays_positive_and_finite_whatever_comes(pairs: list[Pair], marg
     assert 0 < comparison.harm_e < float("inf")
     assert 0 < comparison.safe_e < float("inf")
     report = comparison.report()
-    assert -1 <= report["difference_low"] and report["difference_high"] <= 1
+    assert report["difference_low"] >= -1
+    assert report["difference_high"] <= 1
 
 
 @given(PAIRS, PAIRS)
