@@ -348,6 +348,10 @@ class InteractionView(View):
     adapter: str
     version: str
     """Who answered; usable as `model`."""
+    arm: str | None
+    """champion, challenger, pinned or shadow; null in rows of before there were trials."""
+    shadow_of: str | None
+    """The interaction that this is a copy of."""
     is_stream: bool
     conversation_id: str | None
     """Shared by all turns of a conversation."""

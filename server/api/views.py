@@ -65,6 +65,8 @@ def interaction_view(row: Interaction) -> InteractionView:
         requested_model=row.requested_model,
         adapter=row.adapter,
         version=row.version,
+        arm=row.arm,
+        shadow_of=row.shadow_of,
         is_stream=row.is_stream,
         conversation_id=row.conversation_id,
         reply=row.reply,

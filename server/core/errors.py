@@ -18,6 +18,7 @@ AppError
 │   ├── VersionNotServable
 │   ├── AliasMoved
 │   ├── AlreadyChampion
+│   ├── TrialOpen · NoTrialWaits
 │   └── RunNotCancellable
 ├── PayloadTooLarge 413
 ├── RateLimited 429
@@ -203,6 +204,23 @@ class AlreadyChampion(Conflict):
 class AliasMoved(Conflict):
     code = "alias_moved"
     template = "{}@{} was moved by somebody else meanwhile; read it again and repeat the order."
+
+
+class TrialOpen(Conflict):
+    """Facts: the line; the version on trial; its mode."""
+
+    code = "trial_open"
+    template = (
+        "{0} has {1} on trial already ({2}); one at a time. "
+        "End that one first: `everlearn trial abort {0}`."
+    )
+
+
+class NoTrialWaits(Conflict):
+    """Facts: the line; what there is instead."""
+
+    code = "no_trial_waits"
+    template = "No trial of {0} waits for a yes: {1}. See `everlearn trial show {0}`."
 
 
 class RunNotCancellable(Conflict):

@@ -10,8 +10,18 @@ from sqlalchemy.orm import Session
 
 from server.core.clock import new_id
 from server.core.errors import ForeignTenant, InvalidRequest, RowNotFound
-from server.db import Adapter, AdapterVersion, Alias, AliasEvent, RunDocument, VersionStatus
-from server.engine.routing import BASE, AdapterRoutes, RoutingSnapshot, VersionRoute
+from server.db import (
+    Adapter,
+    AdapterVersion,
+    Alias,
+    AliasEvent,
+    RunDocument,
+    Trial,
+    TrialMode,
+    TrialState,
+    VersionStatus,
+)
+from server.engine.routing import BASE, AdapterRoutes, RoutingSnapshot, TrialRoute, VersionRoute
 from server.services.tenants import only, sees
 
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
@@ -249,4 +259,23 @@ def _routes(
             )
             for version in versions
         },
+        trial=_trial(session, adapter),
     )
+
+
+def _trial(session: Session, adapter: Adapter) -> TrialRoute | None:
+    """The trial that meets live traffic now."""
+    row = session.execute(
+        select(Trial, AdapterVersion.number)
+        .join(AdapterVersion, AdapterVersion.id == Trial.version_id)
+        .where(
+            Trial.adapter_id == adapter.id,
+            Trial.state == TrialState.RUNNING,
+            Trial.mode != TrialMode.HOLD,
+            AdapterVersion.status != VersionStatus.RETIRED,
+        )
+    ).one_or_none()
+    if row is None:
+        return None
+    trial, number = row
+    return TrialRoute(trial.mode, number, trial.share, trial.salt)
