@@ -77,14 +77,17 @@ class Runtime:
         await self.residency.close()
         await self.client.close()
 
-    def route(self, model: str, tenant: str | None = None) -> Route:
+    def route(self, model: str, tenant: str | None = None, draw: str | None = None) -> Route:
         """The weights that must answer ``tenant``'s request for ``model``, chosen once, now.
+
+        Args:
+            draw: what a trial draws by; see :func:`server.engine.routing.resolve`.
 
         Raises:
             ModelNotFound, VersionNotServable: see :func:`server.engine.routing.resolve`.
             EngineUnavailable: the routes have not been read yet.
         """
-        return resolve(self.routes(), model, tenant)
+        return resolve(self.routes(), model, tenant, draw)
 
     def routes(self) -> RoutingSnapshot:
         """The routes of this moment.
@@ -100,6 +103,10 @@ class Runtime:
         """Hold this while a request runs: what is in use is never unloaded."""
         return self.residency.lease(route.engine_name)
 
+    def holds(self, route: Route) -> bool:
+        """Whether the engine can answer with these weights now, without a load."""
+        return route.weights is None or self.residency.holds(route.weights)
+
     async def ensure_route(self, route: Route) -> None:
         """Return when the engine can answer with exactly these weights.
 
@@ -114,7 +121,7 @@ class Runtime:
             not self._has_been_ready or isinstance(self._engine_error, EngineUnsafe)
         ):
             raise self._engine_error
-        if route.weights is None or self.residency.holds(route.weights):
+        if route.weights is None or self.holds(route):
             return
         await self._load(route.adapter, route.weights, REQUEST_LOAD_TIMEOUT_S)
 

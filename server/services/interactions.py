@@ -77,7 +77,7 @@ def record_all(session: Session, records: Sequence[Mapping[str, Any]]) -> int:
     known = set(session.scalars(select(Interaction.id).where(Interaction.id.in_(by_id))))
     rows: list[dict[str, Any]] = []
     said: list[dict[str, Any]] = []
-    for key in sorted(by_id.keys() - known):
+    for key in sorted(by_id.keys() - known - _orphans(session, by_id)):
         row, chain = _rows_of(by_id[key])
         rows.append(row)
         said += chain
@@ -169,11 +169,24 @@ def delete_rows(session: Session, rows: Sequence[Interaction]) -> None:
     _delete_unreached(session, ends)
 
 
+def _orphans(session: Session, by_id: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    """Copies whose original was deleted or blanked before they came: they hold its words."""
+    originals = {key: of for key, record in by_id.items() if (of := record.get("shadow_of"))}
+    if not originals:
+        return set()
+    kept = set(
+        session.scalars(
+            select(Interaction.id).where(
+                Interaction.id.in_(originals.values()), Interaction.redacted_at.is_(None)
+            )
+        )
+    )
+    return {key for key, of in originals.items() if of not in kept and of not in by_id}
+
+
 def _copies_of(session: Session, interaction: Interaction) -> Sequence[Interaction]:
     """What a shadow trial said to the same prompt."""
-    return session.scalars(
-        select(Interaction).where(Interaction.shadow_of == interaction.id)
-    ).all()
+    return session.scalars(select(Interaction).where(Interaction.shadow_of == interaction.id)).all()
 
 
 def _delete_unreached(session: Session, ends: Sequence[tuple[str | None, str | None]]) -> None:
