@@ -7,6 +7,7 @@ from celery import shared_task
 from server.core.queue import TICK
 from server.services import policies, retention, runs
 from workers.context import WorkerContext, worker_context
+from workers.trials import judge_trials, watch_promotions
 
 RETENTION_BATCHES = 4
 """Bounded transactions of clean-up in one tick, so that a backlog does not hold up the rest."""
@@ -21,6 +22,8 @@ def tick_task() -> None:
 def tick(context: WorkerContext) -> None:
     """One look at everything that is due; what is too old goes last."""
     start_what_is_due(context)
+    judge_trials(context)
+    watch_promotions(context)
     clean_up(context)
 
 

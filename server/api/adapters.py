@@ -7,6 +7,7 @@ from sqlalchemy.orm import Session
 
 from server.api.deps import Admin, Read, RequestId, RuntimeDep
 from server.api.schemas import (
+    AdapterChangesBody,
     AdapterView,
     AliasEventView,
     LineBody,
@@ -19,7 +20,7 @@ from server.api.schemas import (
 from server.api.views import adapter_view, event_view
 from server.core.clock import monotonic
 from server.runtime import Runtime
-from server.services import audit, bootstrap, promotion, registry
+from server.services import audit, bootstrap, promotion, registry, trials
 from server.services.keys import Principal
 from server.services.promotion import Move
 from server.services.tenants import owner_for
@@ -66,6 +67,27 @@ async def get_adapter(name: Text, runtime: RuntimeDep, actor: Read) -> AdapterVi
         return adapter_view(session, line, tenant=actor.owner)
 
     return await runtime.read(read)
+
+
+@router.patch("/{name}", responses={400: {}, 403: {}, 404: {}})
+async def change_adapter(
+    name: Text,
+    body: AdapterChangesBody,
+    runtime: RuntimeDep,
+    actor: Admin,
+    request_id: RequestId,
+) -> AdapterView:
+    """Say how this line's versions come to serve, from the next exam or trial on."""
+
+    def change(session: Session) -> AdapterView:
+        line = registry.own_adapter(session, name, tenant=actor.owner)
+        trials.set_rollout(session, line, body.rollout, runtime.settings.rollout)
+        detail = body.model_dump()
+        audit.record(session, actor, "adapter.change", name, detail, request_id, owner=line.owner)
+        session.flush()
+        return adapter_view(session, line, tenant=actor.owner)
+
+    return await runtime.database.run(change)
 
 
 @router.post("/{name}/promote", responses={400: {}, 403: {}, 404: {}, 409: {}})

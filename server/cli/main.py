@@ -2,7 +2,7 @@
 
 import typer
 
-from server.cli import adapters, audit, chat, doctor, documents, keys, runs, up
+from server.cli import adapters, audit, chat, doctor, documents, keys, runs, trials, up
 from server.cli.console import CommandGroup
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.command("adapters")(adapters.show)
 app.command()(adapters.promote)
 app.command()(adapters.rollback)
 app.command()(audit.audit)
+app.add_typer(trials.app, name="trial")
 app.add_typer(keys.app, name="key")
 
 if __name__ == "__main__":
