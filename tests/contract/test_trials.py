@@ -12,13 +12,13 @@ from sqlalchemy import select, update
 
 from server.core.settings import EngineSettings, RolloutSettings, Settings
 from server.db import Feedback, Interaction, Trial
-from server.services import experience, registry
+from server.services import experience, registry, retention
 from tests.conftest import RecordingQueue
 from tests.support.world import CHAT_KEY, KEY, World, wait_for
 from workers import trials as judging
 from workers.context import WorkerContext
 
-V1, V2, V3 = (f"smollm2@v{n}.0000000{n}" for n in (1, 2, 3))
+V1, V2 = "smollm2@v1.00000000", "smollm2@v2.00000000"
 
 
 class Line:
@@ -189,9 +189,11 @@ def test_nobody_judges_a_copy(line: Line) -> None:
         answer = line.client.post(
             "/api/v1/feedback", json={"completion_id": target, "thumb": "down"}
         )
-        assert answer.status_code in (202, 404)
+        assert answer.status_code in (200, 202)  # as for a reply that is on its way
     with line.world.database.unit_of_work() as session:
-        assert [row.interaction_id for row in session.scalars(select(Feedback))] in ([], [None] * 2)
+        retention.tend_feedback(session)
+    with line.world.database.unit_of_work() as session:
+        assert [row.interaction_id for row in session.scalars(select(Feedback))] == [None]
 
 
 def test_a_stream_is_copied_whole_after_its_end(line: Line) -> None:
@@ -257,9 +259,8 @@ def test_a_stopping_gateway_lets_its_copies_go(line: Line) -> None:
     wait_for(lambda: engine.bodies[-1]["model"] == V2)
 
     with at_most(8):
-        line.world.gateway.stop()
-
-    wait_for(lambda: engine.cancelled == 1)
+        line.world.gateway.server.should_exit = True
+        wait_for(lambda: engine.cancelled == 1)
 
 
 def test_a_copy_costs_its_key_nothing(line: Line) -> None:
