@@ -10,7 +10,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from sqlalchemy import Select, select
@@ -48,6 +48,25 @@ _COLUMNS = (
 
 
 @dataclass(frozen=True, slots=True)
+class Pace:
+    """How long a version's replies take: a start and so much for each token, least squares.
+
+    Milliseconds for each token alone would call a version slow for answering in fewer words.
+    """
+
+    start_ms: float
+    token_ms: float
+    slow_from: float
+    """A reply is slow when it takes more than so many times what its length lets expect."""
+
+    def is_slow(self, duration_ms: float, tokens: int) -> bool:
+        return self.ratio(duration_ms, tokens) > self.slow_from
+
+    def ratio(self, duration_ms: float, tokens: int) -> float:
+        return duration_ms / max(self.start_ms + self.token_ms * tokens, 1e-3)
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
     """One reply, as far as a judge may see it."""
 
@@ -57,22 +76,22 @@ class Reply:
     version: str
     shadow_of: str | None
     failed: float | None
-    token_ms: float | None
-    """Milliseconds for each token of the reply, whole requests taken."""
+    took: tuple[float, int] | None
+    """Milliseconds from request to end, and tokens, of a whole reply."""
     malformed: float | None
     feedback: float | None
 
-    def value(self, signal: str, slow_from_ms: float | None) -> float | None:
-        """What it says of a signal; of slowness nothing while there is no threshold."""
+    def value(self, signal: str, pace: Pace | None) -> float | None:
+        """What it says of a signal; of slowness nothing while no pace is known."""
         if signal == FAILED:
             return self.failed
         if signal == MALFORMED:
             return self.malformed
         if signal == FEEDBACK:
             return self.feedback
-        if self.token_ms is None or slow_from_ms is None:
+        if self.took is None or pace is None:
             return None
-        return float(self.token_ms > slow_from_ms)
+        return float(pace.is_slow(*self.took))
 
 
 def read(session: Session, statement: Select[Interaction]) -> list[Reply]:
@@ -91,12 +110,29 @@ def interactions_of(line: str) -> Select[Interaction]:
     )
 
 
-def slow_from(replies: Iterable[Reply]) -> float | None:
-    """The time for a token that nine in ten of these replies keep; None when none tells."""
-    times = sorted(reply.token_ms for reply in replies if reply.token_ms is not None)
+def pace_of(replies: Iterable[Reply]) -> Pace | None:
+    """The pace that nine in ten of these replies keep; None when none tells."""
+    times = [reply.took for reply in replies if reply.took is not None]
     if not times:
         return None
-    return times[math.ceil((1 - SLOWEST_SHARE) * len(times)) - 1]
+    start_ms, token_ms = _fit(times)
+    pace = Pace(start_ms, token_ms, 0.0)
+    ratios = sorted(pace.ratio(*took) for took in times)
+    return replace(pace, slow_from=ratios[math.ceil((1 - SLOWEST_SHARE) * len(ratios)) - 1])
+
+
+def _fit(times: Sequence[tuple[float, int]]) -> tuple[float, float]:
+    """Start and time for each token, neither below 0."""
+    count = len(times)
+    mean_ms = sum(duration for duration, _ in times) / count
+    mean_tokens = sum(tokens for _, tokens in times) / count
+    spread = sum((tokens - mean_tokens) ** 2 for _, tokens in times)
+    if not spread:
+        return 0.0, mean_ms / mean_tokens
+    together = sum((ms - mean_ms) * (tokens - mean_tokens) for ms, tokens in times)
+    token_ms = max(0.0, together / spread)
+    start_ms = mean_ms - token_ms * mean_tokens
+    return (start_ms, token_ms) if start_ms >= 0 else (0.0, mean_ms / mean_tokens)
 
 
 def _reply(row: Interaction, judgements: Sequence[Feedback]) -> Reply:
@@ -108,7 +144,7 @@ def _reply(row: Interaction, judgements: Sequence[Feedback]) -> Reply:
         version=row.version,
         shadow_of=row.shadow_of,
         failed=_failed(row),
-        token_ms=row.duration_ms / row.completion_tokens
+        took=(row.duration_ms, row.completion_tokens)
         if is_whole and row.completion_tokens
         else None,
         malformed=_malformed(row) if is_whole else None,

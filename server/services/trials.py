@@ -10,7 +10,7 @@ evidence is folded up (see :data:`STRETCH`).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -42,7 +42,7 @@ from server.engine.routing import CHALLENGER, WHY_NOT
 from server.services import judge, promotion, registry, signals
 from server.services.judge import Comparison, Pair, Rules, Verdict
 from server.services.messages import insert_missing
-from server.services.signals import FAILED, FEEDBACK, MALFORMED, SIGNALS, SLOW, Reply
+from server.services.signals import FAILED, FEEDBACK, MALFORMED, SIGNALS, SLOW, Pace, Reply
 
 JUDGE = "judge"
 """The actor of what the judge does."""
@@ -346,7 +346,8 @@ class _Evidence:
         self._session, self._adapter, self._trial, self._config = session, adapter, trial, config
         self._names = SIGNALS if trial.mode == TrialMode.CANARY else _SHADOW_SIGNALS
         self._kept: dict[str, Any] = dict(trial.evidence.get("kept") or {})
-        self._slow_from: float | None = trial.evidence.get("slow_from_ms")
+        pace = trial.evidence.get("pace")
+        self._pace: Pace | None = Pace(*pace) if pace else None
         self._slow_after: str = trial.evidence.get("slow_after") or ""
         self._challenger = _version_name(session, adapter, trial.version_id)
         self._champion = _version_name(session, adapter, trial.champion_version_id)
@@ -371,7 +372,7 @@ class _Evidence:
         return {
             "config": self._trial.evidence["config"],
             "replies": replies,
-            "slow_from_ms": self._slow_from,
+            "pace": self._pace and astuple(self._pace),
             "slow_after": self._slow_after,
             "signals": {name: found.report() for name, found in comparisons.items()},
             "kept": self._kept,
@@ -456,25 +457,25 @@ class _Evidence:
         return found
 
     def _beside_baseline(self, challengers: Sequence[Reply]) -> dict[str, list[Pair]]:
-        return paired_in_turn(challengers, self._before(), self._names, self._slow_from)
+        return paired_in_turn(challengers, self._before(), self._names, self._pace)
 
     def _value(self, row: Reply, name: str) -> float | None:
         if name == SLOW and row.id <= self._slow_after:
-            return None  # the threshold was made from these
-        return row.value(name, self._slow_from)
+            return None  # the pace was made from these
+        return row.value(name, self._pace)
 
     def _learn_what_is_slow(self, rows: Sequence[Reply]) -> None:
         """From the champion's replies of before; where they are few, from its first ones since."""
-        if self._slow_from is not None:
+        if self._pace is not None:
             return
-        before = [row for row in self._before() if row.token_ms is not None]
+        before = [row for row in self._before() if row.took is not None]
         if len(before) >= self._config.min_requests:
-            self._slow_from = signals.slow_from(before)
+            self._pace = signals.pace_of(before)
             return
-        since = [row for row in rows if row.arm == Arm.CHAMPION and row.token_ms is not None]
+        since = [row for row in rows if row.arm == Arm.CHAMPION and row.took is not None]
         if len(since) >= self._config.min_requests:
             first = since[: self._config.min_requests]
-            self._slow_from = signals.slow_from(first)
+            self._pace = signals.pace_of(first)
             self._slow_after = first[-1].id
 
     def _before(self) -> list[Reply]:
@@ -507,12 +508,12 @@ def paired_in_turn(
     challengers: Sequence[Reply],
     champions: Sequence[Reply],
     names: Sequence[str],
-    slow_from_ms: float | None,
+    pace: Pace | None,
 ) -> dict[str, list[Pair]]:
     """Each reply with one of before, signal by signal; those that say nothing of it are left out."""
 
     def values(replies: Sequence[Reply], name: str) -> list[float]:
-        said = (reply.value(name, slow_from_ms) for reply in replies)
+        said = (reply.value(name, pace) for reply in replies)
         return [value for value in said if value is not None]
 
     return {

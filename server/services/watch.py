@@ -108,7 +108,7 @@ def _harm(
     comparisons = {
         signal: Comparison(trials.margin_of(config, signal), config.alpha) for signal in SIGNALS
     }
-    pairs = trials.paired_in_turn(since, old, SIGNALS, signals.slow_from(old))
+    pairs = trials.paired_in_turn(since, old, SIGNALS, signals.pace_of(old))
     for signal, found in pairs.items():
         for pair in found:
             comparisons[signal].take(pair)

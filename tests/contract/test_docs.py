@@ -10,7 +10,7 @@ from server.app import create_app
 from server.cli.main import app as command_line
 from server.core import errors
 from server.core.settings import EngineSettings, Settings
-from server.db import DocumentState, RunStatus
+from server.db import Arm, DocumentState, RunStatus, TrialMode, TrialState
 from tests.conftest import RecordingQueue
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -59,7 +59,10 @@ def test_the_error_tree_in_the_docstring_names_every_class() -> None:
     assert missing == []
 
 
-@pytest.mark.parametrize("state", [*DocumentState, *RunStatus])
+STATES = (DocumentState, RunStatus, TrialState, TrialMode, Arm)
+
+
+@pytest.mark.parametrize("state", sorted({str(one) for states in STATES for one in states}))
 def test_every_state_is_documented(state: str) -> None:
     assert f"`{state}`" in API
 

@@ -101,7 +101,7 @@ def test_a_canary_answers_its_share_and_sticks_to_the_conversation(line: Line) -
     second = line.ask_many(400, more=turns)
 
     drawn = versions(first)
-    assert 70 <= drawn.count("smollm2@v2") <= 130
+    assert 60 <= drawn.count("smollm2@v2") <= 140
     assert set(drawn) == {"smollm2@v1", "smollm2@v2"}
     assert versions(second) == drawn
     for answer, version in zip(first, drawn, strict=True):

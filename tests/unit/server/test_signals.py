@@ -1,15 +1,19 @@
 """From an interaction to what it says of its version, and what it does not say."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sqlalchemy import select
 
+from server.core.clock import utc_now
 from server.db import Adapter, Interaction
 from server.db.session import Database
 from server.services import feedback, interactions, signals
 from server.services.feedback import Judgement
-from server.services.signals import Reply
+from server.services.signals import Pace, Reply
 from tests.support.factories import captured, principal
 
 JSON_FORM = {"response_format": {"type": "json_object"}}
@@ -93,15 +97,40 @@ def test_one_against_it_is_enough(database: Database, adapter: Adapter) -> None:
     assert read(database, *said).feedback == 1.0
 
 
-def test_slow_is_what_nine_in_ten_are_not(database: Database, adapter: Adapter) -> None:
-    replies = [read(database, duration_ms=10.0 * n, completion_tokens=10) for n in range(1, 21)]
+def took(*times: tuple[float, int]) -> list[Reply]:
+    at = utc_now()
+    return [Reply("int_1", at, None, "v1", None, 0.0, time, 0.0, None) for time in times]
 
-    threshold = signals.slow_from(replies)
 
-    assert threshold == 18.0
-    assert sum(reply.value("slow", threshold) or 0 for reply in replies) == 2
-    assert signals.slow_from([]) is None
+def test_slow_is_what_nine_in_ten_are_not() -> None:
+    replies = took(*[(10.0 * n, 10) for n in range(1, 21)])
+
+    pace = signals.pace_of(replies)
+
+    assert [reply.value("slow", pace) for reply in replies] == [0.0] * 18 + [1.0] * 2
     assert replies[0].value("slow", None) is None
+    assert signals.pace_of([]) is None
+
+
+@pytest.mark.parametrize("tokens", [1, 5, 400])
+def test_a_short_reply_is_not_slow_for_its_start_nor_a_long_one_for_its_length(tokens: int) -> None:
+    pace = signals.pace_of(took(*[(100.0 + 10 * n, n) for n in range(20, 120)]))
+
+    usual, slow = took((101.0 + 10 * tokens, tokens), (1.3 * (100 + 10 * tokens), tokens))
+
+    assert pace is not None
+    assert (pace.start_ms, pace.token_ms) == (pytest.approx(100), pytest.approx(10))
+    pace = replace(pace, slow_from=1.2)
+    assert (usual.value("slow", pace), slow.value("slow", pace)) == (0.0, 1.0)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1e6), st.integers(1, 10_000)), min_size=1))
+def test_whatever_the_times_one_in_ten_is_slow_at_most(times: list[tuple[float, int]]) -> None:
+    replies = took(*times)
+
+    slow = sum(reply.value("slow", signals.pace_of(replies)) or 0 for reply in replies)
+
+    assert slow <= len(times) / 10
 
 
 @pytest.mark.parametrize(
@@ -116,4 +145,4 @@ def test_slow_is_what_nine_in_ten_are_not(database: Database, adapter: Adapter) 
 def test_what_has_no_whole_reply_is_neither_slow_nor_quick(
     database: Database, adapter: Adapter, fields: dict[str, Any]
 ) -> None:
-    assert read(database, **fields).value("slow", 1.0) is None
+    assert read(database, **fields).value("slow", Pace(0.0, 1.0, 1.0)) is None
