@@ -260,7 +260,7 @@ class TrialBody(Body):
     """Which one to try: v2, 2 or smollm2@v2."""
     mode: Literal["shadow", "canary"] = "canary"
     """`canary` lets it answer a share of the requests; `shadow` sends it copies of them."""
-    share: float | None = Field(default=None, allow_inf_nan=False)
+    share: float | None = Field(default=None, gt=0, le=100)
     """Percent of the requests, above 0 and at most 100; the line's own when left out."""
     reason: Reason = ""
     force: bool = False

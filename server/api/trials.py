@@ -18,11 +18,20 @@ router = APIRouter(prefix="/adapters/{name}", tags=["trials"])
 async def start_trial(
     name: Text, body: TrialBody, runtime: RuntimeDep, actor: Admin, request_id: RequestId
 ) -> TrialView:
-    """Try a version on live traffic; the judge ends it, or an admin."""
+    """Try a version on live traffic, once the engine holds it; the judge ends it, or an admin."""
+
+    def choose(session: Session) -> int:
+        adapter = registry.own_adapter(session, name, tenant=actor.owner)
+        version = trials.challenger_of(session, adapter, body.version, force=body.force)
+        trials.assert_none_open(session, adapter)
+        return version.number
+
+    number = await runtime.database.read(choose)
+    await runtime.ensure_servable(name, number)
 
     def start(session: Session) -> TrialView:
         adapter = registry.own_adapter(session, name, tenant=actor.owner)
-        version = trials.challenger_of(session, adapter, body.version, force=body.force)
+        version = trials.challenger_of(session, adapter, number, force=body.force)
         config = trials.config_of(adapter, runtime.settings.rollout)
         trial = trials.start(
             session,

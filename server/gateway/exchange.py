@@ -126,7 +126,7 @@ class EngineExchange:
         champion = self._route.fallback
         if champion is None or self._runtime.holds(self._route):
             return
-        log.warning("challenger_not_served", version=self._route.version_name, interaction=self._id)
+        log.info("challenger_not_served", version=self._route.version_name, interaction=self._id)
         self._route = champion
 
     async def _is_lost(self, reply: EngineReply) -> bool:

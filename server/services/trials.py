@@ -109,6 +109,16 @@ def open_trial_of(session: Session, adapter: Adapter) -> Trial | None:
     ).one_or_none()
 
 
+def assert_none_open(session: Session, adapter: Adapter) -> None:
+    """For those who have work to do before they start one.
+
+    Raises:
+        TrialOpen: the line has a trial already.
+    """
+    if (trial := open_trial_of(session, adapter)) is not None:
+        raise _trial_open(session, adapter, trial)
+
+
 def trials_of(session: Session, adapter: Adapter, *, limit: int = 50) -> Sequence[Trial]:
     """Newest first."""
     return session.scalars(

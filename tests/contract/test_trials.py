@@ -11,9 +11,10 @@ import pytest
 from sqlalchemy import select, update
 
 from server.core.settings import EngineSettings, RolloutSettings, Settings
-from server.db import Feedback, Interaction, Trial
+from server.db import Feedback, Interaction, Trial, VersionStatus
 from server.services import experience, registry, retention
 from tests.conftest import RecordingQueue
+from tests.support.factories import make_version
 from tests.support.world import CHAT_KEY, KEY, World, wait_for
 from workers import trials as judging
 from workers.context import WorkerContext
@@ -149,6 +150,38 @@ def test_a_challenger_that_is_not_there_costs_no_user_anything(line: Line, loses
     assert {(row.arm, row.version, row.outcome) for row in rows} == {
         ("champion", "smollm2@v1", "complete")
     }
+
+
+def imported_version(line: Line) -> None:
+    """v4, which sat no exam."""
+    with line.world.database.unit_of_work() as session:
+        adapter = registry.get_adapter(session, "smollm2")
+        make_version(session, adapter, status=VersionStatus.UNPROVEN)
+
+
+def test_a_version_without_an_exam_serves_while_it_is_on_trial(line: Line) -> None:
+    imported_version(line)
+    wait_for(lambda: line.ask(model="smollm2@v4").status_code == 409)
+
+    started = line.order("POST", "/trial", {"version": "v4", "share": 100})
+
+    assert started.status_code == 201, started.text
+    for name in ("smollm2", "smollm2@challenger", "smollm2@v4"):
+        assert line.ask(model=name).headers["x-everlearn-version"] == "smollm2@v4"
+    line.order("DELETE", "/trial")
+    assert line.ask(model="smollm2@v4").status_code == 409
+    assert line.ask(model="smollm2@challenger").status_code == 404
+
+
+def test_a_version_that_the_engine_refuses_comes_on_no_trial(line: Line) -> None:
+    imported_version(line)
+    line.world.engine.refuses_load = 400
+
+    refused = line.order("POST", "/trial", {"version": "v4"})
+
+    assert (refused.status_code, refused.json()["error"]["code"]) == (502, "adapter_refused")
+    shown = line.order("GET", "").json()
+    assert (shown["trial"], shown["aliases"]) == (None, {"champion": "smollm2@v1"})
 
 
 # Shadow
