@@ -28,6 +28,8 @@ def judge_trials(context: WorkerContext) -> None:
             _judge(context, trial_id)
         except AppError as disturbance:
             log.warning("trial_not_judged", trial=trial_id, reason=str(disturbance))
+        except Exception:  # a defect of ours; the other trials must not wait for its cure
+            log.exception("judge_crashed", trial=trial_id)
 
 
 def watch_promotions(context: WorkerContext) -> None:

@@ -127,3 +127,26 @@ def test_a_judge_without_an_engine_promotes_nobody_and_holds_up_no_tick(
         assert open_trial is not None
         assert trials.look(session, open_trial, utc_now()).verdict == "promote"
         assert promotion.champion(session, line) is None
+
+
+def test_a_trial_that_nobody_can_read_holds_up_no_tick(
+    database: Database, settings: Settings, adapter: Adapter
+) -> None:
+    with database.unit_of_work() as session:
+        line = session.get_one(Adapter, adapter.id)
+        trial = trials.start(
+            session,
+            line,
+            make_version(session, line),
+            mode="canary",
+            share=10,
+            actor="test",
+            reason="",
+            config=settings.rollout,
+        )
+        trial.evidence = {}
+    store(database, 9)
+
+    schedule.tick(context(database, settings, days=7))
+
+    assert left(database) == []
