@@ -19,6 +19,7 @@ from server.gateway import routes
 from server.gateway.capture import Capture
 from server.gateway.endpoints import ENDPOINTS
 from server.gateway.lane import Gateway
+from server.gateway.shadow import Shadows
 from server.http import (
     BodyLimitMiddleware,
     KeyRing,
@@ -71,6 +72,7 @@ def create_app(
         app.state.limiter = limiter = Limiter(database, valkey)
         app.state.capture = capture
         runtime.watch_capture(capture.backlog)
+        app.state.shadows = shadows = Shadows(runtime, capture)
         await capture.start()
         await runtime.start()
         await key_ring.start()
@@ -78,6 +80,7 @@ def create_app(
         try:
             yield
         finally:
+            await shadows.close()
             await runtime.close()
             await limiter.close()
             await key_ring.close()

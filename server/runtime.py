@@ -92,14 +92,17 @@ class Runtime:
         if was_started:
             await self._say_goodbye()
 
-    def route(self, model: str, tenant: str | None = None) -> Route:
+    def route(self, model: str, tenant: str | None = None, draw: str | None = None) -> Route:
         """The weights that must answer ``tenant``'s request for ``model``, chosen once, now.
+
+        Args:
+            draw: what a trial draws by; see :func:`server.engine.routing.resolve`.
 
         Raises:
             ModelNotFound, VersionNotServable: see :func:`server.engine.routing.resolve`.
             EngineUnavailable: the routes have not been read yet.
         """
-        return resolve(self.routes(), model, tenant)
+        return resolve(self.routes(), model, tenant, draw)
 
     def routes(self) -> RoutingSnapshot:
         """The routes of this moment.
@@ -114,6 +117,10 @@ class Runtime:
     def lease(self, route: Route) -> Lease:
         """Hold this while a request runs: what is in use is never unloaded."""
         return self.fleet.lease(route.engine_name)
+
+    def holds(self, route: Route) -> bool:
+        """Whether a replica can answer with these weights now, without a load."""
+        return self.fleet.pick(route) is not None
 
     async def ensure_route(
         self, route: Route, affinity: bytes = b"", avoid: Collection[Replica] = ()

@@ -25,7 +25,16 @@ from server.core.clock import monotonic
 from server.core.errors import AliasMoved, AppError, LeaseLost
 from server.core.queue import RUN_ADAPTATION
 from server.db import Adapter, RunKind, RunStatus, VersionStatus
-from server.services import evaluations, ingestion, promotion, rebuilds, registry, runs, taint
+from server.services import (
+    evaluations,
+    ingestion,
+    promotion,
+    rebuilds,
+    registry,
+    runs,
+    taint,
+    trials,
+)
 from server.services.rebuilds import LESSON
 from server.services.runs import Claim
 from workers import examination, quizzes, rebuild, replicas, versions
@@ -229,7 +238,7 @@ class Adaptation:
             return exam
 
     def _swap(self, material: Material, version_id: str, exam: examination.Exam) -> None:
-        """Verdict, exam, alias and end of the run in one transaction: all of it or none."""
+        """Verdict, exam, alias or trial, and end of the run in one transaction: all of it or none."""
         with self._stage("swap"):
             verdict = str(exam.decision.verdict)
             with self._database.unit_of_work() as session:
@@ -257,10 +266,13 @@ class Adaptation:
                     results=exam.rows(),
                 )
                 if is_promoted:
-                    move = promotion.plan_promotion(session, adapter, version.number)
-                    reason = "; ".join(exam.decision.reasons)
-                    promotion.apply_move(
-                        session, adapter, move, actor=f"run:{self._owned.run_id}", reason=reason
+                    trials.roll_out(
+                        session,
+                        adapter,
+                        version,
+                        config=trials.config_of(adapter, self._context.settings.rollout),
+                        actor=f"run:{self._owned.run_id}",
+                        reason="; ".join(exam.decision.reasons),
                     )
                 runs.finish(
                     session,

@@ -8,6 +8,7 @@ from server.core.queue import TICK
 from server.services import policies, retention, runs
 from workers import cleaning
 from workers.context import WorkerContext, worker_context
+from workers.trials import judge_trials, watch_promotions
 
 RETENTION_BATCHES = 4
 """Bounded transactions of clean-up in one tick, so that a backlog does not hold up the rest."""
@@ -23,6 +24,8 @@ def tick(context: WorkerContext) -> None:
     """One look at everything that is due; what is too old goes last."""
     cleaning.forget(context)
     start_what_is_due(context)
+    judge_trials(context)
+    watch_promotions(context)
     cleaning.remove_files(context)
     clean_up(context)
 

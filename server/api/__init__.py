@@ -12,6 +12,7 @@ from server.api import (
     keys,
     replicas,
     runs,
+    trials,
     versions,
 )
 
@@ -20,6 +21,7 @@ PARTS = (
     interactions,
     feedback,
     runs,
+    trials,
     adapters,
     versions,
     replicas,

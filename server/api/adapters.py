@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from server.api.deps import Admin, Read, RequestId, RuntimeDep
 from server.api.schemas import (
+    AdapterChangesBody,
     AdapterView,
     AliasEventView,
     LineBody,
@@ -24,7 +25,7 @@ from server.core.clock import monotonic
 from server.core.errors import InvalidRequest
 from server.core.metrics import MOVE
 from server.runtime import Runtime
-from server.services import audit, bootstrap, evaluations, promotion, registry
+from server.services import audit, bootstrap, evaluations, promotion, registry, trials
 from server.services.keys import Principal
 from server.services.promotion import Move
 from server.services.tenants import owner_for
@@ -71,6 +72,27 @@ async def get_adapter(name: Text, runtime: RuntimeDep, actor: Read) -> AdapterVi
         return adapter_view(session, line, tenant=actor.owner)
 
     return await runtime.read(read)
+
+
+@router.patch("/{name}", responses={400: {}, 403: {}, 404: {}})
+async def change_adapter(
+    name: Text,
+    body: AdapterChangesBody,
+    runtime: RuntimeDep,
+    actor: Admin,
+    request_id: RequestId,
+) -> AdapterView:
+    """Say how this line's versions come to serve, from the next exam or trial on."""
+
+    def change(session: Session) -> AdapterView:
+        line = registry.own_adapter(session, name, tenant=actor.owner)
+        trials.set_rollout(session, line, body.rollout, runtime.settings.rollout)
+        detail = body.model_dump()
+        audit.record(session, actor, "adapter.change", name, detail, request_id, owner=line.owner)
+        session.flush()
+        return adapter_view(session, line, tenant=actor.owner)
+
+    return await runtime.database.run(change)
 
 
 @router.post("/{name}/promote", responses={400: {}, 403: {}, 404: {}, 409: {}})

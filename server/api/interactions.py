@@ -21,7 +21,7 @@ from server.api.schemas import (
     Text,
 )
 from server.api.views import interaction_detail, interaction_view
-from server.db import Endpoint, Outcome
+from server.db import Arm, Endpoint, Outcome
 from server.services import audit, deletions, experience, interactions
 from server.services.interactions import Filters
 
@@ -39,6 +39,7 @@ def _filters(
     since: Moment | None = None,
     until: Moment | None = None,
     has_feedback: bool | None = None,
+    arm: Arm | None = None,
     q: Annotated[Text | None, Query(min_length=2, max_length=200)] = None,
 ) -> Filters:
     return Filters(
@@ -52,6 +53,7 @@ def _filters(
         since=since,
         until=until,
         has_feedback=has_feedback,
+        arm=arm,
         text=q,
     )
 

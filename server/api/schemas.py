@@ -245,6 +245,51 @@ class AliasEventView(View):
     created_at: datetime
 
 
+class SignalView(View):
+    pairs: int
+    """Comparisons of challenger and champion so far."""
+    challenger: float | None
+    """Share of its replies that failed, were slow, malformed or judged badly."""
+    champion: float | None
+    margin: float
+    """Rise of that share that is still accepted."""
+    harm_e: float
+    """Evidence that the rise is above the margin; 1 says nothing."""
+    safe_e: float
+    """Evidence that it is below."""
+    difference_low: float
+    """The rise lies between these, at every look."""
+    difference_high: float
+
+
+class TrialView(View):
+    id: str
+    version: str
+    champion: str
+    """Who it is compared with."""
+    mode: str
+    """hold, shadow or canary."""
+    state: str
+    """running, waiting, promoted or aborted."""
+    share: float
+    """Percent of the requests."""
+    started_by: str
+    reason: str
+    created_at: datetime
+    judged_at: datetime | None
+    """The judge's last look."""
+    replies: int
+    """Of the challenger, at that look."""
+    verdict: str | None
+    """promote, abort or continue, at that look."""
+    evidence: dict[str, SignalView]
+    """By signal: failed, slow, malformed, feedback."""
+    ended_at: datetime | None
+    ended_by: str | None
+    outcome: str | None
+    """Why it waits, or why it ended."""
+
+
 class AdapterView(View):
     name: str
     owner: str | None
@@ -257,6 +302,31 @@ class AdapterView(View):
     aliases: dict[str, str]
     versions: list[VersionView]
     events: list[AliasEventView]
+    trial: TrialView | None
+    """The trial that runs or waits."""
+    rollout: dict[str, Any] | None
+    """What the line has of its own in place of the settings `EVERLEARN_ROLLOUT__…`."""
+
+
+class AdapterChangesBody(Body):
+    rollout: dict[str, Any] | None
+    """The line's own values of the settings `EVERLEARN_ROLLOUT__…`, all of them; null: the settings'."""
+
+
+class TrialBody(Body):
+    version: Text | StrictInt
+    """Which one to try: v2, 2 or smollm2@v2."""
+    mode: Literal["shadow", "canary"] = "canary"
+    """`canary` lets it answer a share of the requests; `shadow` sends it copies of them."""
+    share: float | None = Field(default=None, gt=0, le=100)
+    """Percent of the requests, above 0 and at most 100; the line's own when left out."""
+    reason: Reason = ""
+    force: bool = False
+    """Try a version that failed its exam, too."""
+
+
+class ApprovalBody(Body):
+    reason: Reason = ""
 
 
 class LineBody(Body):
@@ -467,6 +537,10 @@ class InteractionView(View):
     adapter: str
     version: str
     """Who answered; usable as `model`."""
+    arm: str | None
+    """champion, challenger, pinned or shadow; null in rows of before there were trials."""
+    shadow_of: str | None
+    """The interaction that this is a copy of."""
     is_stream: bool
     conversation_id: str | None
     """Shared by all turns of a conversation."""

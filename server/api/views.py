@@ -15,6 +15,8 @@ from server.api.schemas import (
     KeyView,
     LineageView,
     RunView,
+    SignalView,
+    TrialView,
     VersionDetail,
     VersionView,
 )
@@ -29,6 +31,7 @@ from server.db import (
     Document,
     Feedback,
     Interaction,
+    Trial,
 )
 from server.engine.routing import CHAMPION
 from server.services import (
@@ -41,6 +44,7 @@ from server.services import (
     promotion,
     registry,
     runs,
+    trials,
 )
 from server.services.tenants import sees
 
@@ -110,6 +114,8 @@ def interaction_view(row: Interaction) -> InteractionView:
         requested_model=row.requested_model,
         adapter=row.adapter,
         version=row.version,
+        arm=row.arm,
+        shadow_of=row.shadow_of,
         is_stream=row.is_stream,
         conversation_id=row.conversation_id,
         reply=row.reply,
@@ -182,6 +188,7 @@ def run_view(session: Session, run: AdaptationRun) -> RunView:
 
 def adapter_view(session: Session, adapter: Adapter, *, tenant: str | None = None) -> AdapterView:
     """A line as ``tenant`` may see it: of a line that is not its own, only who serves and may."""
+    trial = trials.open_trial_of(session, adapter)
     names = {
         name: registry.version_name(adapter.name, version.number if version else None)
         for name, version in registry.aliases_of(session, adapter).items()
@@ -204,6 +211,33 @@ def adapter_view(session: Session, adapter: Adapter, *, tenant: str | None = Non
             event_view(session, adapter, event)
             for event in (registry.events_of(session, adapter) if is_own else ())
         ],
+        trial=trial_view(session, adapter, trial) if trial is not None and is_own else None,
+        rollout=adapter.rollout if is_own else None,
+    )
+
+
+def trial_view(session: Session, adapter: Adapter, trial: Trial) -> TrialView:
+    evidence = trial.evidence
+    return TrialView(
+        id=trial.id,
+        version=version_id_name(session, adapter, trial.version_id),
+        champion=version_id_name(session, adapter, trial.champion_version_id),
+        mode=trial.mode,
+        state=trial.state,
+        share=trial.share,
+        started_by=trial.started_by,
+        reason=trial.reason,
+        created_at=trial.created_at,
+        judged_at=trial.judged_at,
+        replies=evidence.get("replies", 0),
+        verdict=evidence.get("verdict"),
+        evidence={
+            name: SignalView.model_validate(found)
+            for name, found in evidence.get("signals", {}).items()
+        },
+        ended_at=trial.ended_at,
+        ended_by=trial.ended_by,
+        outcome=trial.outcome,
     )
 
 

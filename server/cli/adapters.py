@@ -38,7 +38,7 @@ def promote(
     if not to:
         raise Failure("Say where to: `everlearn promote --to v2`. `everlearn adapters` lists them.")
     with connect() as api:
-        line = name or _only_line(api)
+        line = name or only_line(api)
         body = {"version": to, **_order(reason, expect), **({"force": True} if force else {})}
         _print_move(api.post(f"/api/v1/adapters/{line}/promote", body))
 
@@ -51,7 +51,7 @@ def rollback(
 ) -> None:
     """Go back to what answered before."""
     with connect() as api:
-        line = name or _only_line(api)
+        line = name or only_line(api)
         body = _order(reason, expect) | ({"to": to} if to else {})
         _print_move(api.post(f"/api/v1/adapters/{line}/rollback", body))
 
@@ -65,7 +65,12 @@ def _lines(api: Api) -> list[dict[str, Any]]:
     return rows
 
 
-def _only_line(api: Api) -> str:
+def only_line(api: Api) -> str:
+    """The line that is meant where none is named.
+
+    Raises:
+        Failure: there are several, or none.
+    """
     names = [line["name"] for line in _lines(api)]
     if len(names) != 1:
         raise Failure(f"Name the adapter: {', '.join(names) or 'there is none yet'}.")

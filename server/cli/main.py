@@ -12,6 +12,7 @@ from server.cli import (
     fleet,
     keys,
     runs,
+    trials,
     up,
     versions,
 )
@@ -42,6 +43,7 @@ app.command("deletions")(deletions.show)
 app.command()(audit.audit)
 app.add_typer(versions.app, name="adapters")
 app.add_typer(fleet.app, name="fleet")
+app.add_typer(trials.app, name="trial")
 app.add_typer(keys.app, name="key")
 
 if __name__ == "__main__":

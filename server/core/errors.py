@@ -21,6 +21,7 @@ AppError
 │   ├── AlreadyChampion
 │   ├── FilesGone · NotRebuildable
 │   ├── VersionInUse
+│   ├── TrialOpen · NoTrialWaits
 │   └── RunNotCancellable
 ├── PayloadTooLarge 413
 ├── RateLimited 429
@@ -243,6 +244,23 @@ class NotRebuildable(Conflict):
 
     code = "not_rebuildable"
     template = "{} cannot be trained again: {}"
+
+
+class TrialOpen(Conflict):
+    """Facts: the line; the version on trial; its mode."""
+
+    code = "trial_open"
+    template = (
+        "{0} has {1} on trial already ({2}); one at a time. "
+        "End that one first: `everlearn trial abort {0}`."
+    )
+
+
+class NoTrialWaits(Conflict):
+    """Facts: the line; what there is instead."""
+
+    code = "no_trial_waits"
+    template = "No trial of {0} waits for a yes: {1}. See `everlearn trial show {0}`."
 
 
 class RunNotCancellable(Conflict):

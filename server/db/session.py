@@ -70,6 +70,13 @@ class Database:
                 yield session
             _run_hooks(session)
 
+    @contextmanager
+    def look(self) -> Iterator[Session]:
+        """A sync session that only reads: it takes no write lock, so it waits for no writer."""
+        engine = self.engine.execution_options(**{_BEGIN: "DEFERRED"})
+        with Session(engine, expire_on_commit=False) as session:
+            yield session
+
     @asynccontextmanager
     async def async_unit_of_work(self) -> AsyncIterator[AsyncSession]:
         """The async twin; call services through ``await session.run_sync(service, …)``."""

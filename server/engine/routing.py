@@ -4,21 +4,30 @@ The public names of a line ``smollm2``: ``smollm2`` (its champion), ``smollm2@ba
 ``smollm2@v7``, ``smollm2@champion`` or any other alias, and an engine name that a reply carried,
 ``smollm2@v7.3fa94c1b``, which pins those very weights.
 
+While a line has a trial, its plain name and ``@champion`` may lead to the challenger instead
+(canary), or bring it a copy (shadow): a stable draw decides. Every other name pins what it names.
+
 Not covered: whether the engine has the weights loaded. A route is what *must* answer; the runtime
 makes sure that it does, and nothing ever answers in its place.
 """
 
+import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from server.core.errors import ModelNotFound, VersionNotServable
 
 BASE = "base"
 CHAMPION = "champion"
 CHALLENGER = "challenger"
+PINNED = "pinned"
+SHADOW = "shadow"
 SERVABLE = "servable"
 CANDIDATE = "candidate"
+
+_LOTS = 10_000
+"""Lots of the draw of a trial: shares are told apart to a hundredth of a percent."""
 
 _VERSION = re.compile(r"v([1-9][0-9]{0,8})(?:\.([0-9a-f]{8}))?")
 WHY_NOT = {
@@ -103,10 +112,22 @@ class Route:
     """By which way: a value of :class:`server.db.Arm`."""
     shadow: "Route | None" = None
     """The challenger that gets a copy of the request."""
+    fallback: "Route | None" = None
+    """Of a request drawn for the challenger: the champion, where the challenger cannot serve."""
+    is_on_trial: bool = False
+    """Whether the line has a challenger on live traffic."""
 
 
-def resolve(snapshot: RoutingSnapshot, requested: str, tenant: str | None = None) -> Route:
+def resolve(
+    snapshot: RoutingSnapshot,
+    requested: str,
+    tenant: str | None = None,
+    draw: str | None = None,
+) -> Route:
     """The weights that ``requested`` names, for a caller of ``tenant``; None is the operator.
+
+    Args:
+        draw: what a trial draws by, the same for all turns of a conversation; None joins no trial.
 
     Raises:
         ModelNotFound: no such line, alias or version, or another tenant's; the message says what
@@ -120,12 +141,26 @@ def resolve(snapshot: RoutingSnapshot, requested: str, tenant: str | None = None
     if selector == BASE:
         return _base(routes)
     if match := _VERSION.fullmatch(selector):
-        return _pinned(routes, requested, int(match[1]), match[2])
+        return _version(routes, requested, int(match[1]), match[2])
     alias = selector or CHAMPION
     if alias not in routes.aliases:
         raise ModelNotFound(requested, _line_remedy(routes))
-    number = routes.aliases[alias]
-    return _base(routes) if number is None else _pinned(routes, requested, number, None)
+    route = _aliased(routes, requested, alias)
+    if alias != CHAMPION:
+        return route
+    champion = replace(route, arm=CHAMPION)
+    if routes.trial is None or draw is None or not is_drawn(routes.trial, draw):
+        return champion
+    challenger = _version(routes, requested, routes.trial.number, None)
+    if routes.trial.mode == SHADOW:
+        return replace(champion, shadow=replace(challenger, arm=SHADOW))
+    return replace(challenger, arm=CHALLENGER, fallback=champion)
+
+
+def is_drawn(trial: TrialRoute, draw: str) -> bool:
+    """Whether a draw lies in a trial's share: always the same answer, independent from trial to trial."""
+    digest = hashlib.sha256(f"{trial.salt}:{draw}".encode()).hexdigest()
+    return int(digest[:8], 16) % _LOTS < trial.share * _LOTS / 100
 
 
 def public_models(snapshot: RoutingSnapshot, tenant: str | None = None) -> dict[str, Route]:
@@ -151,10 +186,18 @@ def _is_open(routes: AdapterRoutes, tenant: str | None) -> bool:
 
 def _base(routes: AdapterRoutes) -> Route:
     name = routes.base_engine_name
-    return Route(routes.name, f"{routes.name}@{BASE}", name, weights=None)
+    on_trial = routes.trial is not None
+    return Route(
+        routes.name, f"{routes.name}@{BASE}", name, weights=None, arm=PINNED, is_on_trial=on_trial
+    )
 
 
-def _pinned(routes: AdapterRoutes, requested: str, number: int, digest: str | None) -> Route:
+def _aliased(routes: AdapterRoutes, requested: str, alias: str) -> Route:
+    number = routes.aliases[alias]
+    return _base(routes) if number is None else _version(routes, requested, number, None)
+
+
+def _version(routes: AdapterRoutes, requested: str, number: int, digest: str | None) -> Route:
     version = routes.versions.get(number)
     if version is None:
         raise ModelNotFound(requested, _line_remedy(routes))
@@ -162,10 +205,18 @@ def _pinned(routes: AdapterRoutes, requested: str, number: int, digest: str | No
         raise ModelNotFound(
             requested, f"The weights of {routes.name}@v{number} have another digest."
         )
-    if version.status != SERVABLE:
+    is_challenger = routes.trial is not None and routes.trial.number == number
+    if version.status != SERVABLE and not is_challenger:
         why = why_not(version.status, version.retire_reason)
         raise VersionNotServable(routes.name, number, why)
-    return Route(routes.name, f"{routes.name}@v{number}", version.engine_name, version)
+    return Route(
+        routes.name,
+        f"{routes.name}@v{number}",
+        version.engine_name,
+        version,
+        arm=PINNED,
+        is_on_trial=routes.trial is not None,
+    )
 
 
 def _models_remedy(snapshot: RoutingSnapshot, tenant: str | None) -> str:

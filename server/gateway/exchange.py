@@ -8,7 +8,6 @@ or not, ends the engine's work at once.
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
 
 import structlog
 from starlette.types import Receive, Scope, Send
@@ -16,7 +15,6 @@ from starlette.types import Receive, Scope, Send
 from server.core.clock import monotonic, new_id, utc_now
 from server.core.errors import AppError, EngineUnavailable
 from server.db import Outcome
-from server.engine.fleet import Lease
 from server.engine.proxy import EngineReply, open_reply
 from server.engine.reading import Assembled
 from server.engine.routing import Route
@@ -29,7 +27,9 @@ from server.gateway.errors import (
     is_lost_model,
     stream_error,
 )
+from server.gateway.records import interaction_record
 from server.gateway.retries import Retries, conversation_beginning
+from server.gateway.shadow import Shadows
 from server.gateway.usage import tokens_used
 from server.http import REQUEST_ID, Limiter
 from server.runtime import Runtime
@@ -56,8 +56,10 @@ class EngineExchange:
         request: EngineRequest,
         route: Route,
         request_id: str,
+        shadows: Shadows,
     ) -> None:
         self._request_id = request_id
+        self._shadows = shadows
         self._runtime = runtime
         self._capture = capture
         self._limiter = limiter
@@ -72,6 +74,7 @@ class EngineExchange:
         self._status = 200
         self._has_started = False
         self._is_recorded = False
+        self._is_complete = False
         self._reply: EngineReply | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -86,21 +89,22 @@ class EngineExchange:
             watch.stop()
             # Here without a record comes only a server that is told to stop, or one that failed.
             self._record(Outcome.ENGINE_ERROR, self._status, "the server broke the reply off")
+        if self._is_complete and self._route.shadow is not None:
+            self._shadows.copy(self._id, self._principal, self._request, self._route.shadow)
 
     async def _answer(self, send: Send) -> None:
         try:
-            with self._runtime.lease(self._route) as lease:
-                async with self._open(lease) as reply:
-                    self._reply = reply
-                    if reply.status == 200 and reply.is_stream:
-                        await self._relay_stream(reply, send)
-                    else:
-                        await self._relay_body(reply, send)
+            async with self._open() as reply:
+                self._reply = reply
+                if reply.status == 200 and reply.is_stream:
+                    await self._relay_stream(reply, send)
+                else:
+                    await self._relay_body(reply, send)
         except AppError as error:
             await self._fail(error, send)
 
     @asynccontextmanager
-    async def _open(self, lease: Lease) -> AsyncIterator[EngineReply]:
+    async def _open(self) -> AsyncIterator[EngineReply]:
         """A replica's reply.
 
         Another one is asked when it breaks off before the head of its reply; it is asked again, or
@@ -109,33 +113,44 @@ class EngineExchange:
         retries = Retries()
         affinity = b"" if self._runtime.fleet.is_single else self._affinity()
         while True:
-            replica = await self._runtime.ensure_route(self._route, affinity, retries.failed)
-            lease.move_to(replica)
-            has_head = False
-            try:
-                async with open_reply(
-                    replica.client,
-                    self._endpoint.door,
-                    self._route.engine_name,
-                    self._request.body,
-                    self._id,
-                ) as reply:
-                    has_head = True
-                    if not (retries.may_reload(replica) and await self._is_lost(reply)):
-                        yield reply
-                        return
-            except EngineUnavailable as error:
-                if has_head or not retries.may_go_on(replica, error):
-                    raise
-                log.info("replica_failed", url=replica.url, interaction=self._id, error=str(error))
-                continue
-            retries.lost.add(replica)
-            replica.has_lost(self._route.engine_name)
+            self._leave_to_champion()
+            with self._runtime.lease(self._route) as lease:
+                replica = await self._runtime.ensure_route(self._route, affinity, retries.failed)
+                lease.move_to(replica)
+                has_head = False
+                try:
+                    async with open_reply(
+                        replica.client,
+                        self._endpoint.door,
+                        self._route.engine_name,
+                        self._request.body,
+                        self._id,
+                    ) as reply:
+                        has_head = True
+                        if not (retries.may_reload(replica) and await self._is_lost(reply)):
+                            yield reply
+                            return
+                except EngineUnavailable as error:
+                    if has_head or not retries.may_go_on(replica, error):
+                        raise
+                    url = replica.url
+                    log.info("replica_failed", url=url, interaction=self._id, error=str(error))
+                    continue
+                retries.lost.add(replica)
+                replica.has_lost(self._route.engine_name)
 
     def _affinity(self) -> bytes:
         """What the requests of one conversation have in common, whose prefix a replica keeps."""
         beginning = conversation_beginning(self._request.body.get(self._endpoint.prompt_field))
         return (beginning or self._id).encode(errors="replace")
+
+    def _leave_to_champion(self) -> None:
+        """Where the challenger's weights are not there, a canary's user does not wait for them."""
+        champion = self._route.fallback
+        if champion is None or self._runtime.holds(self._route):
+            return
+        log.info("challenger_not_served", version=self._route.version_name, interaction=self._id)
+        self._route = champion
 
     async def _is_lost(self, reply: EngineReply) -> bool:
         if reply.status != 404 or self._route.weights is None:
@@ -195,6 +210,7 @@ class EngineExchange:
             "x-everlearn-version": self._route.version_name,
             "x-everlearn-interaction": self._id,
             REQUEST_ID: self._request_id,
+            **({"x-everlearn-arm": self._route.arm} if self._route.is_on_trial else {}),
             **self._limiter.headers(self._principal),
             **(more or {}),
         }
@@ -218,6 +234,7 @@ class EngineExchange:
         if self._is_recorded:
             return
         self._is_recorded = True
+        self._is_complete = outcome is Outcome.COMPLETE
         duration_ms = self._elapsed_ms()
         read = self._reply.assembled() if self._reply else Assembled()
         used = tokens_used(
@@ -236,7 +253,22 @@ class EngineExchange:
             completion_tokens=read.completion_tokens,
         )
         if self._endpoint.kind is not None:
-            self._capture.record(self._interaction(read, outcome, status, error, duration_ms))
+            self._capture.record(
+                interaction_record(
+                    interaction_id=self._id,
+                    created_at=self._created_at,
+                    principal=self._principal,
+                    request=self._request,
+                    route=self._route,
+                    read=read,
+                    outcome=outcome,
+                    status=status,
+                    error=error,
+                    first_byte_ms=self._first_byte_ms,
+                    duration_ms=duration_ms,
+                    may_learn=self._principal.allows_learning and self._request.may_store,
+                )
+            )
         if outcome is not Outcome.COMPLETE:  # a complete one has its row, which tells more
             log.info(
                 "request_not_complete",
@@ -247,37 +279,6 @@ class EngineExchange:
                 status=status,
                 duration_ms=duration_ms,
             )
-
-    def _interaction(
-        self, read: Assembled, outcome: Outcome, status: int, error: str | None, duration_ms: float
-    ) -> Mapping[str, Any]:
-        """The columns of :class:`server.db.Interaction` that the gateway knows."""
-        return {
-            "id": self._id,
-            "created_at": self._created_at.isoformat(),
-            "completion_id": read.completion_id,
-            "key_id": self._principal.id,
-            "owner": self._principal.owner,
-            "endpoint": self._endpoint.kind,
-            "requested_model": self._request.model,
-            "adapter": self._route.adapter,
-            "version": self._route.version_name,
-            "engine_name": self._route.engine_name,
-            "is_stream": self._request.is_stream,
-            "request": self._request.body,
-            "reply": _storable(read.reply),
-            "choices": read.choices,
-            "tokens": read.tokens,
-            "finish_reason": read.finish_reason,
-            "outcome": outcome,
-            "status": status,
-            "error": error and _storable(error),
-            "prompt_tokens": read.prompt_tokens,
-            "completion_tokens": read.completion_tokens,
-            "first_byte_ms": self._first_byte_ms,
-            "duration_ms": duration_ms,
-            "may_learn": self._principal.allows_learning and self._request.may_store,
-        }
 
 
 class _ClientWatch:
@@ -320,11 +321,6 @@ def _verdict(read: Assembled) -> tuple[Outcome, int, str | None]:
     if read.error is not None:
         return Outcome.ENGINE_ERROR, 200, read.error
     return Outcome.COMPLETE, 200, None
-
-
-def _storable(text: str) -> str:
-    """Without NUL and lone surrogates, which PostgreSQL has no place for."""
-    return text.replace("\x00", "\ufffd").encode(errors="replace").decode()
 
 
 async def _send_body(send: Send, body: bytes, *, is_last: bool = False) -> None:

@@ -11,9 +11,11 @@ from server.core.errors import RowNotFound
 from server.core.security import Scope
 from server.engine.routing import BASE, Route, public_models
 from server.gateway.capture import Capture
+from server.gateway.draw import draw_of
 from server.gateway.endpoints import ENDPOINTS, EndpointSpec, parse_request
 from server.gateway.exchange import EngineExchange
 from server.gateway.lane import Handler
+from server.gateway.shadow import Shadows
 from server.http import admitted, get_limiter, get_runtime, read_body, require
 from server.runtime import Runtime
 from server.services.keys import Principal
@@ -61,9 +63,12 @@ def _handler(endpoint: EndpointSpec) -> Handler:
         asked = parse_request(endpoint, body)
         capture: Capture = request.app.state.capture
         route = runtime.route(asked.model, actor.owner)
+        if route.is_on_trial:
+            route = runtime.route(asked.model, actor.owner, draw_of(asked, actor.id))
         request_id = request.state.request_id
+        shadows: Shadows = request.app.state.shadows
         return EngineExchange(
-            runtime, capture, get_limiter(request), actor, asked, route, request_id
+            runtime, capture, get_limiter(request), actor, asked, route, request_id, shadows
         )
 
     return handle

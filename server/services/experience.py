@@ -136,6 +136,7 @@ def training_lines(page: Sequence[Captured], redactor: Redactor = redact) -> str
 def _taught(statement: Select[Interaction]) -> Select[Interaction]:
     return statement.where(
         Interaction.may_learn,
+        Interaction.shadow_of.is_(None),
         Interaction.redacted_at.is_(None),
         Interaction.outcome == Outcome.COMPLETE,
         Interaction.endpoint.in_(_CONVERSATIONS),

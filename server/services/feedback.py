@@ -124,8 +124,9 @@ def link(session: Session, interactions: Sequence[Mapping[str, Any]]) -> None:
     Args:
         interactions: with at least ``id``, ``completion_id`` and ``owner``.
     """
-    by_name = {row["id"]: row for row in interactions}
-    by_name |= {row["completion_id"]: row for row in interactions if row["completion_id"]}
+    seen = [row for row in interactions if not row.get("shadow_of")]
+    by_name = {row["id"]: row for row in seen}
+    by_name |= {row["completion_id"]: row for row in seen if row["completion_id"]}
     if not by_name:
         return
     waiting = select(Feedback).where(
@@ -155,7 +156,7 @@ def tend_waiting(session: Session, *, now: datetime, limit: int) -> int:
                 Interaction.id == Feedback.completion_id,
             ),
         )
-        .where(Feedback.interaction_id.is_(None))
+        .where(Feedback.interaction_id.is_(None), Interaction.shadow_of.is_(None))
         .limit(limit)
     ).all()
     link(
@@ -192,7 +193,7 @@ def _find(session: Session, principal: Principal, target: str) -> Interaction | 
     # Locked, so that it cannot be deleted before the feedback on it is stored.
     found = session.scalars(
         select(Interaction)
-        .where(named)
+        .where(named, Interaction.shadow_of.is_(None))  # no user saw a copy's reply
         .order_by(Interaction.created_at.desc())
         .with_for_update(read=True, key_share=True)
     ).all()

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from server.core.clock import utc_now
 from server.core.errors import RowNotFound
-from server.db import Endpoint, Feedback, Interaction, Message, Outcome
+from server.db import Arm, Endpoint, Feedback, Interaction, Message, Outcome
 from server.services import feedback, messages, privacy
 from server.services.keys import Principal
 from server.services.paging import Page, page_of
@@ -38,6 +38,8 @@ _FROM_RECORD = (
     "completion_tokens",
     "first_byte_ms",
     "duration_ms",
+    "arm",
+    "shadow_of",
 )
 _GATE_SHARE = 10
 """One conversation in so many is kept from training and asked in exams."""
@@ -57,6 +59,8 @@ class Filters:
     since: datetime | None = None
     until: datetime | None = None
     has_feedback: bool | None = None
+    arm: str | None = None
+    """Copies of a shadow trial are listed only where they are asked for."""
     text: str | None = None
     """In the reply or the last message of the prompt, upper and lower case alike."""
 
@@ -73,7 +77,7 @@ def record_all(session: Session, records: Sequence[Mapping[str, Any]]) -> int:
     known = set(session.scalars(select(Interaction.id).where(Interaction.id.in_(by_id))))
     rows: list[dict[str, Any]] = []
     said: list[dict[str, Any]] = []
-    for key in sorted(by_id.keys() - known):
+    for key in sorted(by_id.keys() - known - _orphans(session, by_id)):
         row, chain = _rows_of(by_id[key])
         rows.append(row)
         said += chain
@@ -114,7 +118,7 @@ def get_interaction(session: Session, principal: Principal, interaction_id: str)
 def redact_interaction(session: Session, principal: Principal, interaction_id: str) -> Interaction:
     """Blank prompt, reply and the words of its feedback; tokens, times and outcome stay.
 
-    Copies of it that a challenger has answered are deleted.
+    So it goes with the copies that a shadow trial made of it.
 
     Other turns of the conversation hold the same words and are redacted by themselves. Doing it
     twice changes nothing.
@@ -124,7 +128,12 @@ def redact_interaction(session: Session, principal: Principal, interaction_id: s
     """
     messages.lock_for_deleting(session)
     interaction = get_interaction(session, principal, interaction_id)
-    delete_rows(session, _shadows_of(session, interaction_id))
+    for row in [interaction, *_copies_of(session, interaction)]:
+        _blank(session, row)
+    return interaction
+
+
+def _blank(session: Session, interaction: Interaction) -> None:
     last_message = interaction.last_message_id
     interaction.request = privacy.accounting_of(interaction.request)
     interaction.reply = ""
@@ -135,7 +144,6 @@ def redact_interaction(session: Session, principal: Principal, interaction_id: s
     feedback.blank(session, interaction.id)
     session.flush()
     _delete_unreached(session, [(last_message, interaction.conversation_id)])
-    return interaction
 
 
 def delete_interaction(session: Session, principal: Principal, interaction_id: str) -> Interaction:
@@ -146,7 +154,7 @@ def delete_interaction(session: Session, principal: Principal, interaction_id: s
     """
     messages.lock_for_deleting(session)
     interaction = get_interaction(session, principal, interaction_id)
-    delete_rows(session, [interaction, *_shadows_of(session, interaction_id)])
+    delete_rows(session, [interaction, *_copies_of(session, interaction)])
     return interaction
 
 
@@ -161,9 +169,24 @@ def delete_rows(session: Session, rows: Sequence[Interaction]) -> None:
     _delete_unreached(session, ends)
 
 
-def _shadows_of(session: Session, interaction_id: str) -> Sequence[Interaction]:
-    """Copies of its prompt that a challenger has answered."""
-    return session.scalars(select(Interaction).where(Interaction.shadow_of == interaction_id)).all()
+def _orphans(session: Session, by_id: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    """Copies whose original was deleted or blanked before they came: they hold its words."""
+    originals = {key: of for key, record in by_id.items() if (of := record.get("shadow_of"))}
+    if not originals:
+        return set()
+    kept = set(
+        session.scalars(
+            select(Interaction.id).where(
+                Interaction.id.in_(originals.values()), Interaction.redacted_at.is_(None)
+            )
+        )
+    )
+    return {key for key, of in originals.items() if of not in kept and of not in by_id}
+
+
+def _copies_of(session: Session, interaction: Interaction) -> Sequence[Interaction]:
+    """What a shadow trial said to the same prompt."""
+    return session.scalars(select(Interaction).where(Interaction.shadow_of == interaction.id)).all()
 
 
 def _delete_unreached(session: Session, ends: Sequence[tuple[str | None, str | None]]) -> None:
@@ -255,6 +278,7 @@ def _filtered(statement: Select[Interaction], filters: Filters) -> Select[Intera
         (Interaction.task_tag, filters.task),
         (Interaction.key_id, filters.key),
         (Interaction.conversation_id, filters.conversation),
+        (Interaction.arm, filters.arm),
     ):
         if wanted is not None:
             statement = statement.where(column == wanted)
@@ -265,6 +289,8 @@ def _filtered(statement: Select[Interaction], filters: Filters) -> Select[Intera
         if wanted not in (None, usual):
             # Only where its very condition stands is a partial index seen to fit.
             statement = statement.where(column != literal_column(f"'{usual}'"))
+    is_copy = Interaction.shadow_of.is_not(None)
+    statement = statement.where(is_copy if filters.arm == Arm.SHADOW else ~is_copy)
     if filters.since is not None:
         statement = statement.where(Interaction.created_at >= filters.since)
     if filters.until is not None:

@@ -87,6 +87,11 @@ def conversation_of(rows: Sequence[JsonObject]) -> str | None:
     return next(iter(said), rows[-1]["id"])
 
 
+def is_preface(message: JsonObject) -> bool:
+    """Whether a message instructs, before anybody says anything."""
+    return _role(message) in _PREFACES
+
+
 def prompt_messages(session: Session, interaction: Interaction) -> list[JsonObject]:
     """The messages of an interaction's prompt, in order."""
     return prompts_of(session, [interaction])[interaction.id]

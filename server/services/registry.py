@@ -16,10 +16,20 @@ from server.db import (
     Alias,
     AliasEvent,
     RunDocument,
+    Trial,
+    TrialMode,
+    TrialState,
     VersionOrigin,
     VersionStatus,
 )
-from server.engine.routing import BASE, CHAMPION, AdapterRoutes, RoutingSnapshot, VersionRoute
+from server.engine.routing import (
+    BASE,
+    CHAMPION,
+    AdapterRoutes,
+    RoutingSnapshot,
+    TrialRoute,
+    VersionRoute,
+)
 from server.services.history import path_back
 from server.services.tenants import only, sees
 
@@ -293,6 +303,7 @@ def _routes(
             )
             for version in versions
         },
+        trial=_trial(session, adapter),
     )
 
 
@@ -322,3 +333,21 @@ def _resident(
     }
     pointed_at = {number for number in (*aliases.values(), previous) if number is not None}
     return {*servable[-newest:], *pointed_at} - closed
+
+
+def _trial(session: Session, adapter: Adapter) -> TrialRoute | None:
+    """The trial that meets live traffic now."""
+    row = session.execute(
+        select(Trial, AdapterVersion.number)
+        .join(AdapterVersion, AdapterVersion.id == Trial.version_id)
+        .where(
+            Trial.adapter_id == adapter.id,
+            Trial.state == TrialState.RUNNING,
+            Trial.mode != TrialMode.HOLD,
+            AdapterVersion.status != VersionStatus.RETIRED,
+        )
+    ).one_or_none()
+    if row is None:
+        return None
+    trial, number = row
+    return TrialRoute(trial.mode, number, trial.share, trial.salt)

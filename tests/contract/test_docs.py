@@ -11,7 +11,15 @@ from server.cli.main import app as command_line
 from server.core import errors
 from server.core.metrics import Metrics
 from server.core.settings import EngineSettings, Settings
-from server.db import DeletionState, DocumentState, RunStatus, VersionStatus
+from server.db import (
+    Arm,
+    DeletionState,
+    DocumentState,
+    RunStatus,
+    TrialMode,
+    TrialState,
+    VersionStatus,
+)
 from tests.conftest import RecordingQueue
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -60,7 +68,10 @@ def test_the_error_tree_in_the_docstring_names_every_class() -> None:
     assert missing == []
 
 
-@pytest.mark.parametrize("state", [*DocumentState, *RunStatus, *VersionStatus, *DeletionState])
+STATES = (DocumentState, RunStatus, VersionStatus, DeletionState, TrialState, TrialMode, Arm)
+
+
+@pytest.mark.parametrize("state", sorted({str(one) for states in STATES for one in states}))
 def test_every_state_is_documented(state: str) -> None:
     assert f"`{state}`" in API
 

@@ -42,6 +42,12 @@ class FakeEngine:
     """Status with which loads are refused."""
     refuses_chat: int | None = None
     """Status with which chats are refused."""
+    failing_model: str | None = None
+    """The one model whose chats are refused, with 500."""
+    hanging_model: str | None = None
+    """The one model that never answers."""
+    silent_model: str | None = None
+    """The one model that answers nothing but the empty text."""
     breaks_after: int | None = None
     """Tokens after which a stream's connection is cut."""
     errors_after: int | None = None
@@ -171,15 +177,25 @@ class FakeEngine:
                 error = {"type": kind, "message": message}
                 return JSONResponse({"type": "error", "error": error}, status)
             return _error(status, message, kind, param)
+        if body["model"] == self.failing_model:
+            return _error(500, "CUDA error: device-side assert", "InternalServerError")
         self.has_served = True
         self.bodies.append(body)
         request_id = request.headers.get("x-request-id", f"{len(self.bodies):08d}")
         self.request_ids.append(request_id)
         self.peers.append(request.client.port if request.client else 0)
+        if body["model"] == self.hanging_model:
+            return await self._hang(request)
         reply = form(self, body, request_id)
         if body.get("stream"):
             return StreamingResponse(self._stream(reply, body), media_type="text/event-stream")
         return await self._whole(request, reply)
+
+    async def _hang(self, request: Request) -> Response:
+        while (await request.receive())["type"] != "http.disconnect":
+            continue
+        self.cancelled += 1
+        return Response(status_code=499)
 
     def _refusal(self, body: dict[str, Any]) -> tuple[int, str, str, str | None] | None:
         model = body.get("model", self.base)
@@ -240,6 +256,8 @@ class FakeEngine:
         return "".join([*events, *reply.tail()]).encode()
 
     def tokens(self, body: dict[str, Any]) -> list[str]:
+        if body["model"] == self.silent_model:
+            return [""] * self.words
         return [body["model"], *(f" {number}" for number in range(1, self.words))]
 
     def usage(self, body: dict[str, Any]) -> dict[str, int]:

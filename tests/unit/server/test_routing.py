@@ -1,6 +1,7 @@
 """Names to weights: every public name, and that nothing ever answers for something else."""
 
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,9 @@ from server.core.errors import ModelNotFound, VersionNotServable
 from server.engine.routing import (
     AdapterRoutes,
     RoutingSnapshot,
+    TrialRoute,
     VersionRoute,
+    is_drawn,
     public_models,
     resolve,
 )
@@ -150,3 +153,87 @@ def test_a_route_is_always_servable_weights_of_the_line_that_was_named(
         assert route.engine_name == route.weights.engine_name
     if "." in requested.partition("@")[2]:
         assert route.engine_name == requested
+
+
+# Trials
+
+
+def on_trial(mode: str, share: float = 100, status: str = "servable") -> RoutingSnapshot:
+    trial = TrialRoute(mode, 2, share, "salt_1")
+    routes = line(version(1), version(2, status), champion=1, challenger=2)
+    return snapshot(replace(routes, trial=trial))
+
+
+@pytest.mark.parametrize("name", ["smollm2", "smollm2@champion"])
+def test_a_canary_answers_for_the_champion_and_names_whom_to_fall_back_to(name: str) -> None:
+    route = resolve(on_trial("canary"), name, draw="a")
+
+    assert (route.version_name, route.arm, route.is_on_trial) == ("smollm2@v2", "challenger", True)
+    assert route.fallback is not None
+    assert (route.fallback.version_name, route.fallback.arm) == ("smollm2@v1", "champion")
+
+
+def test_a_shadow_leaves_the_answer_to_the_champion() -> None:
+    route = resolve(on_trial("shadow"), "smollm2", draw="a")
+
+    assert (route.version_name, route.arm, route.fallback) == ("smollm2@v1", "champion", None)
+    assert route.shadow is not None
+    assert (route.shadow.version_name, route.shadow.arm) == ("smollm2@v2", "shadow")
+
+
+@pytest.mark.parametrize("mode", ["shadow", "canary"])
+@pytest.mark.parametrize(
+    ("name", "answers"),
+    [
+        ("smollm2@v1", "smollm2@v1"),
+        ("smollm2@v2", "smollm2@v2"),
+        ("smollm2@challenger", "smollm2@v2"),
+        ("smollm2@base", "smollm2@base"),
+        ("smollm2@v1.00000001", "smollm2@v1"),
+    ],
+)
+def test_who_names_a_version_joins_no_trial(mode: str, name: str, answers: str) -> None:
+    route = resolve(on_trial(mode), name, draw="a")
+
+    assert (route.version_name, route.arm, route.shadow) == (answers, "pinned", None)
+
+
+@pytest.mark.parametrize("mode", ["shadow", "canary"])
+def test_without_a_draw_nobody_joins_a_trial(mode: str) -> None:
+    route = resolve(on_trial(mode), "smollm2")
+
+    assert (route.arm, route.shadow, route.is_on_trial) == ("champion", None, True)
+
+
+@pytest.mark.parametrize("status", ["unproven", "rejected"])
+def test_a_challenger_is_served_whatever_its_exam_said(status: str) -> None:
+    routes = on_trial("canary", status=status)
+
+    for name in ("smollm2", "smollm2@challenger", "smollm2@v2"):
+        assert resolve(routes, name, draw="a").version_name == "smollm2@v2"
+
+
+def test_an_unproven_version_without_a_trial_is_refused() -> None:
+    with pytest.raises(VersionNotServable, match="put it on trial"):
+        resolve(snapshot(line(version(2, "unproven"))), "smollm2@v2")
+
+
+@given(st.text(), st.floats(0.01, 100))
+def test_the_draw_never_changes_its_mind(draw: str, share: float) -> None:
+    small, large = TrialRoute("canary", 2, share, "s"), TrialRoute("canary", 2, 100, "s")
+
+    assert is_drawn(small, draw) == is_drawn(small, draw)
+    assert is_drawn(large, draw)
+    if is_drawn(small, draw):  # who is in a share is in every larger one
+        assert is_drawn(TrialRoute("canary", 2, min(100, share * 1.5), "s"), draw)
+
+
+def test_the_share_is_kept_and_another_trial_draws_anew() -> None:
+    first, second = TrialRoute("canary", 2, 10, "salt_1"), TrialRoute("canary", 2, 10, "salt_2")
+    draws = [f"conversation {n}" for n in range(4000)]
+
+    drawn = {draw for draw in draws if is_drawn(first, draw)}
+    again = {draw for draw in draws if is_drawn(second, draw)}
+
+    assert 320 <= len(drawn) <= 480
+    assert len(drawn & again) < len(drawn) / 3

@@ -9,10 +9,10 @@ from adapters.evaluation.gate import Decision, Verdict
 from adapters.spec import SealConfig
 from server.core.clock import utc_now
 from server.core.errors import AliasMoved, LeaseLost
-from server.core.settings import Settings
+from server.core.settings import RolloutSettings, Settings
 from server.db import Adapter, RunStatus, VersionStatus
 from server.db.session import Database
-from server.services import deletions, promotion, registry, runs
+from server.services import deletions, promotion, registry, runs, trials
 from tests.conftest import RecordingQueue
 from tests.support.factories import make_document, make_run, make_version, principal
 from workers.adaptation import Adaptation
@@ -147,3 +147,52 @@ def test_a_champion_that_saw_what_was_deleted_writes_no_lessons(ending: Ending) 
 
     assert material.writer_engine_name == "smollm2@base"
     assert material.champion_engine_name == "smollm2@v1.00000000"  # it is still the measure
+
+
+def trial_after(ending: Ending) -> tuple[str, str, str] | None:
+    ending.swap()
+    with ending.database.unit_of_work() as session:
+        trial = trials.open_trial_of(session, session.get_one(Adapter, ending.adapter.id))
+        return trial and (trial.mode, trial.state, trial.started_by)
+
+
+@pytest.mark.parametrize(
+    ("rollout", "trial"),
+    [
+        ({"mode": "canary"}, ("canary", "running")),
+        ({"mode": "shadow", "needs_approval": True}, ("shadow", "running")),
+        ({"needs_approval": True}, ("hold", "waiting")),
+    ],
+    ids=["canary", "shadow", "approval"],
+)
+def test_a_passed_exam_leads_where_the_rollout_says(
+    database: Database,
+    adapter: Adapter,
+    settings: Settings,
+    queue: RecordingQueue,
+    rollout: dict[str, Any],
+    trial: tuple[str, str],
+) -> None:
+    settings = settings.model_copy(update={"rollout": RolloutSettings(**rollout)})
+    ending = Ending(database, adapter, settings, queue)
+
+    assert trial_after(ending) == (*trial, f"run:{ending.owned.run_id}")
+    assert ending.state() == (RunStatus.SUCCEEDED, VersionStatus.SERVABLE, None)
+
+
+def test_a_lines_own_rollout_goes_before_the_settings(ending: Ending) -> None:
+    with ending.database.unit_of_work() as session:
+        line = session.get_one(Adapter, ending.adapter.id)
+        trials.set_rollout(session, line, {"mode": "canary"}, RolloutSettings())
+
+    assert trial_after(ending) == ("canary", "running", f"run:{ending.owned.run_id}")
+
+
+def test_a_failed_exam_begins_no_trial(ending: Ending) -> None:
+    with ending.database.unit_of_work() as session:
+        line = session.get_one(Adapter, ending.adapter.id)
+        trials.set_rollout(session, line, {"mode": "canary"}, RolloutSettings())
+    ending.swap(Verdict.REJECT)
+
+    with ending.database.unit_of_work() as session:
+        assert trials.trials_of(session, ending.adapter) == []

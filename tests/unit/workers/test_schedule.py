@@ -1,4 +1,4 @@
-"""The tick's clean-up: what the settings do not keep goes, in bounded steps."""
+"""The tick: trials are looked at; what the settings do not keep goes, in bounded steps."""
 
 from datetime import timedelta
 
@@ -6,12 +6,12 @@ import pytest
 from sqlalchemy import select
 
 from server.core.clock import utc_now
-from server.core.settings import CaptureSettings, Settings
+from server.core.settings import CaptureSettings, EngineSettings, RolloutSettings, Settings
 from server.db import Adapter, Interaction, Message
 from server.db.session import Database
-from server.services import interactions, retention
+from server.services import interactions, promotion, retention, trials
 from tests.conftest import RecordingQueue
-from tests.support.factories import captured
+from tests.support.factories import captured, make_version
 from workers import schedule
 from workers.context import WorkerContext
 
@@ -70,4 +70,83 @@ def test_a_tick_is_bounded_and_the_next_goes_on(
     schedule.tick(worker)
     assert len(left(database)) == 1
     schedule.tick(worker)
+    assert left(database) == []
+
+
+def test_a_tick_looks_at_trials(database: Database, settings: Settings, adapter: Adapter) -> None:
+    with database.unit_of_work() as session:
+        line = session.get_one(Adapter, adapter.id)
+        trial = trials.start(
+            session,
+            line,
+            make_version(session, line),
+            mode="canary",
+            share=10,
+            actor="test",
+            reason="",
+            config=settings.rollout,
+        )
+        trial.created_at = utc_now() - timedelta(hours=settings.rollout.max_hours, seconds=1)
+
+    schedule.tick(context(database, settings, days=None))
+
+    with database.unit_of_work() as session:
+        [ended] = trials.trials_of(session, adapter)
+        assert (ended.state, ended.ended_by) == ("aborted", "judge")
+
+
+def test_a_judge_without_an_engine_promotes_nobody_and_holds_up_no_tick(
+    database: Database, settings: Settings, adapter: Adapter
+) -> None:
+    """A move is asked of the engine first; here there is none."""
+    wide = {"error_margin": 0.9, "format_margin": 0.9, "latency_margin": 0.9, "min_requests": 5}
+    with database.unit_of_work() as session:
+        line = session.get_one(Adapter, adapter.id)
+        trials.start(
+            session,
+            line,
+            make_version(session, line),
+            mode="canary",
+            share=50,
+            actor="test",
+            reason="",
+            config=RolloutSettings(**wide),
+        )
+        arms = [("smollm2@base", "champion"), ("smollm2@v1", "challenger")] * 30
+        records = [captured("Hi", version=version, arm=arm) for version, arm in arms]
+        interactions.record_all(session, records)
+    settings = settings.model_copy(
+        update={"engine": EngineSettings(url="http://127.0.0.1:9", connect_timeout_s=1)}
+    )
+
+    schedule.tick(context(database, settings, days=None))
+
+    with database.unit_of_work() as session:
+        line = session.get_one(Adapter, adapter.id)
+        open_trial = trials.open_trial_of(session, line)
+        assert open_trial is not None
+        assert trials.look(session, open_trial, utc_now()).verdict == "promote"
+        assert promotion.champion(session, line) is None
+
+
+def test_a_trial_that_nobody_can_read_holds_up_no_tick(
+    database: Database, settings: Settings, adapter: Adapter
+) -> None:
+    with database.unit_of_work() as session:
+        line = session.get_one(Adapter, adapter.id)
+        trial = trials.start(
+            session,
+            line,
+            make_version(session, line),
+            mode="canary",
+            share=10,
+            actor="test",
+            reason="",
+            config=settings.rollout,
+        )
+        trial.evidence = {}
+    store(database, 9)
+
+    schedule.tick(context(database, settings, days=7))
+
     assert left(database) == []
