@@ -8,7 +8,6 @@ Not covered: starting and stopping engines, and what other gateways have in flig
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from enum import StrEnum
@@ -247,14 +246,16 @@ class Lease:
         self._replica: Replica | None = None
 
     def __enter__(self) -> Self:
-        self._fleet.in_flight[self._engine_name] += 1
+        in_flight = self._fleet.in_flight
+        in_flight[self._engine_name] = in_flight.get(self._engine_name, 0) + 1
         return self
 
     def __exit__(self, *_: object) -> None:
         self._leave()
         in_flight = self._fleet.in_flight
-        in_flight[self._engine_name] -= 1
-        if not in_flight[self._engine_name]:
+        if (left := in_flight[self._engine_name] - 1) > 0:
+            in_flight[self._engine_name] = left
+        else:
             del in_flight[self._engine_name]
 
     def move_to(self, replica: Replica) -> None:
@@ -284,7 +285,7 @@ class Fleet:
         quorum: float = 1.0,
     ) -> None:
         self.replicas: dict[str, Replica] = {}
-        self.in_flight: Counter[str] = Counter()
+        self.in_flight: dict[str, int] = {}
         """Leases by engine name, those too whose request waits for its weights."""
         self._settings = settings
         self._probe = probe

@@ -19,7 +19,7 @@ class Retries:
     def __init__(self) -> None:
         self.failed: tuple[Replica, ...] = ()
         """Replicas that refused the connection or broke it off: not asked again."""
-        self.lost: set[Replica] = set()
+        self.lost: tuple[Replica, ...] = ()
         """Replicas that did not know the weights; once each, they are loaded again."""
         self._broken = 0
 
