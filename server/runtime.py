@@ -21,7 +21,8 @@ from server.core.metrics import Figures, Metrics, Moment, ReplicaMoment
 from server.core.queue import Queue
 from server.core.settings import Settings
 from server.db.session import Database
-from server.engine.fleet import Fleet, Lease, Probe, Replica
+from server.engine.fleet import Fleet, Lease
+from server.engine.replica import Probe, Replica
 from server.engine.routing import Route, RoutingSnapshot, resolve
 from server.services import figures, registry
 from server.services import fleet as fleet_rows

@@ -25,7 +25,7 @@ from server.core.clock import monotonic
 from server.core.errors import InvalidRequest
 from server.core.metrics import MOVE
 from server.runtime import Runtime
-from server.services import audit, bootstrap, evaluations, promotion, registry, trials
+from server.services import audit, bootstrap, evaluations, promotion, registry, retirement, trials
 from server.services.keys import Principal
 from server.services.promotion import Move
 from server.services.tenants import owner_for
@@ -145,7 +145,7 @@ async def retire_version(
         found = registry.get_version(session, adapter, version)
         if found is None:
             raise InvalidRequest("The base model cannot be retired; name a version.", "version")
-        if promotion.retire(session, adapter, found, actor=actor.label, reason=body.reason):
+        if retirement.retire(session, adapter, found, actor=actor.label, reason=body.reason):
             target = registry.version_name(name, found.number)
             detail = {"reason": body.reason}
             audit.record(

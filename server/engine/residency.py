@@ -7,7 +7,6 @@ registered for them.
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import Context
@@ -75,7 +74,7 @@ class Residency:
         self._watch = watch or _Nobody()
         self._listed: dict[str, str] = {}
         self._bases: set[str] = set()
-        self._in_flight: Counter[str] = Counter()
+        self._in_flight: dict[str, int] = {}
         self._wanted_at: dict[str, float] = {}
         self._asked_at: dict[str, float] = {}
         self._failures: dict[str, tuple[float, str]] = {}
@@ -108,12 +107,13 @@ class Residency:
 
     def take(self, engine_name: str) -> None:
         """Begin to use a name; :meth:`give` it back."""
-        self._in_flight[engine_name] += 1
+        self._in_flight[engine_name] = self._in_flight.get(engine_name, 0) + 1
 
     def give(self, engine_name: str) -> None:
         """End one use of a name."""
-        self._in_flight[engine_name] -= 1
-        if not self._in_flight[engine_name]:
+        if (left := self._in_flight[engine_name] - 1) > 0:
+            self._in_flight[engine_name] = left
+        else:
             del self._in_flight[engine_name]
         self._wanted_at[engine_name] = self._clock()
 

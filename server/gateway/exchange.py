@@ -136,7 +136,7 @@ class EngineExchange:
                     url = replica.url
                     log.info("replica_failed", url=url, interaction=self._id, error=str(error))
                     continue
-                retries.lost.add(replica)
+                retries.lost = (*retries.lost, replica)
                 replica.has_lost(self._route.engine_name)
 
     def _affinity(self) -> bytes:

@@ -1,7 +1,7 @@
 """Where a request goes, and where it goes next when a replica fails it. Decides; sends nothing."""
 
 from server.core.errors import EngineUnavailable, EngineUnreachable
-from server.engine.fleet import Replica
+from server.engine.replica import Replica
 
 MAX_BROKEN = 2
 """Replicas that may break off on one request before it is given up: it may be what kills them.
@@ -19,7 +19,7 @@ class Retries:
     def __init__(self) -> None:
         self.failed: tuple[Replica, ...] = ()
         """Replicas that refused the connection or broke it off: not asked again."""
-        self.lost: set[Replica] = set()
+        self.lost: tuple[Replica, ...] = ()
         """Replicas that did not know the weights; once each, they are loaded again."""
         self._broken = 0
 

@@ -50,6 +50,7 @@ from server.services import (
     policies,
     promotion,
     registry,
+    retirement,
     runs,
     taint,
 )
@@ -642,7 +643,7 @@ class _Line:
         # Whoever asks for the version reads this, so it names nothing of what was deleted.
         reason = f"It was trained on something that was deleted since ({self._deletion.id})."
         for version in versions:
-            if promotion.retire(
+            if retirement.retire(
                 self._session,
                 self._adapter,
                 version,

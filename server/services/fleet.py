@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -35,8 +35,12 @@ def list_replicas(session: Session) -> Sequence[Replica]:
 
 
 def get_replica(session: Session, replica_id: str) -> Replica:
-    """Raises RowNotFound where there is none of this id."""
-    replica = session.get(Replica, replica_id)
+    """The row, held against others until the transaction ends.
+
+    Raises:
+        RowNotFound: there is none of this id.
+    """
+    replica = session.get(Replica, replica_id, with_for_update=True)
     if replica is None:
         raise RowNotFound("replica", replica_id, "List them: `everlearn fleet`.")
     return replica
@@ -94,8 +98,9 @@ def remove_replica(session: Session, replica_id: str) -> Replica:
         RowNotFound: no such replica.
         Conflict: it is the only one.
     """
+    there = session.scalars(select(Replica.id).order_by(Replica.id).with_for_update()).all()
     replica = get_replica(session, replica_id)
-    if session.scalar(select(func.count(Replica.id))) == 1:
+    if len(there) == 1:
         raise Conflict(
             f"{replica.url} is the only replica; add another one first: `everlearn fleet add URL`."
         )
@@ -106,10 +111,10 @@ def remove_replica(session: Session, replica_id: str) -> Replica:
 
 def sync_from_settings(session: Session, configured: Sequence[str]) -> None:
     """Have the rows that come from settings be exactly these addresses; others stay as they are."""
+    session.execute(
+        delete(Replica).where(Replica.origin == SETTINGS, Replica.url.not_in(configured))
+    )
     rows = {replica.url: replica for replica in list_replicas(session)}
-    for url, replica in rows.items():
-        if replica.origin == SETTINGS and url not in configured:
-            session.delete(replica)
     for url in configured:
         if url not in rows:
             row = Replica(id=new_id("rep"), url=url, origin=SETTINGS)

@@ -7,15 +7,14 @@ meanwhile. What a version may do is looked at in both, because it may be retired
 
 from dataclasses import dataclass
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from server.core.clock import new_id, utc_now
+from server.core.clock import new_id
 from server.core.errors import (
     AliasMoved,
     AlreadyChampion,
     NothingToRollBack,
-    VersionInUse,
     VersionNotServable,
 )
 from server.db import (
@@ -25,11 +24,9 @@ from server.db import (
     Alias,
     AliasEvent,
     RunStatus,
-    Trial,
-    TrialState,
     VersionStatus,
 )
-from server.engine.routing import CHALLENGER, CHAMPION, why_not
+from server.engine.routing import CHAMPION, why_not
 from server.services import registry
 from server.services.history import PROMOTE, ROLLBACK, path_back
 
@@ -159,7 +156,7 @@ def assert_unmoved(session: Session, adapter: Adapter, revision: int) -> None:
     Raises:
         AliasMoved: somebody has moved it.
     """
-    _lock_champion(session, adapter)
+    lock_champion(session, adapter)
     session.expire(_champion_alias(session, adapter))
     if champion_revision(session, adapter) != revision:
         raise alias_moved(session, adapter)
@@ -181,26 +178,6 @@ def alias_moved(session: Session, adapter: Adapter) -> AliasMoved:
     return AliasMoved(
         adapter.name, CHAMPION, f"{serving} serves now{by} (revision {alias.revision})"
     )
-
-
-def retire(
-    session: Session, adapter: Adapter, version: AdapterVersion, *, actor: str, reason: str
-) -> bool:
-    """Take a version out of service for good, and off its trial; False when it was out already.
-
-    Raises:
-        VersionInUse: it serves, or its run is still open.
-    """
-    _lock_champion(session, adapter)
-    session.refresh(version)
-    if version.status == VersionStatus.RETIRED:
-        return False
-    if (run := _open_run(session, version)) is not None:
-        why = f"its run {run.id} is still open; cancel that first: `everlearn runs {run.id} --cancel`."
-        raise VersionInUse(adapter.name, version.number, why)
-    _end_trial(session, adapter, version, actor=actor, reason=reason)
-    registry.retire(session, version, reason=reason)
-    return True
 
 
 def champion(session: Session, adapter: Adapter) -> AdapterVersion | None:
@@ -231,7 +208,9 @@ def _step_back(session: Session, adapter: Adapter) -> tuple[AdapterVersion | Non
         raise NothingToRollBack(adapter.name)
     skipped: list[int] = []
     for version_id in path_back(session, adapter.id):
-        if version_id is None or version_id == serving.id:
+        if version_id is None:  # the base served, and always may
+            break
+        if version_id == serving.id:
             continue
         version = session.get_one(AdapterVersion, version_id)
         if version.status == VersionStatus.SERVABLE:
@@ -287,38 +266,19 @@ def _check_may_serve(
     if not force or version.status not in _FORCEABLE:
         why = why_not(version.status, version.retire_reason)
         raise VersionNotServable(adapter.name, version.number, why)
-    if (run := _open_run(session, version)) is not None:
+    if (run := open_run(session, version)) is not None:
         why = f"its run {run.id} is still open; cancel that first: `everlearn runs {run.id} --cancel`."
         raise VersionNotServable(adapter.name, version.number, why)
 
 
-def _open_run(session: Session, version: AdapterVersion) -> AdaptationRun | None:
+def open_run(session: Session, version: AdapterVersion) -> AdaptationRun | None:
+    """The run that still works on a candidate."""
     run = session.get(AdaptationRun, version.run_id) if version.run_id else None
     is_open = version.status == VersionStatus.CANDIDATE and run and run.status in _OPEN_RUN
     return run if is_open else None
 
 
-def _end_trial(
-    session: Session, adapter: Adapter, version: AdapterVersion, *, actor: str, reason: str
-) -> None:
-    """Abort the open trial of this version, if it is on one."""
-    trial = session.scalar(
-        select(Trial).where(
-            Trial.adapter_id == adapter.id,
-            Trial.version_id == version.id,
-            Trial.state.in_((TrialState.RUNNING, TrialState.WAITING)),
-        )
-    )
-    if trial is None:
-        return
-    trial.state = TrialState.ABORTED
-    trial.ended_at = utc_now()
-    trial.ended_by = actor
-    trial.outcome = f"The version was retired: {reason}"
-    session.execute(delete(Alias).where(Alias.adapter_id == adapter.id, Alias.name == CHALLENGER))
-
-
-def _lock_champion(session: Session, adapter: Adapter) -> None:
+def lock_champion(session: Session, adapter: Adapter) -> None:
     """Nobody moves the champion before this transaction ends."""
     statement = select(Alias.id).where(Alias.adapter_id == adapter.id, Alias.name == CHAMPION)
     session.execute(statement.with_for_update())

@@ -315,8 +315,13 @@ def _previous(
 ) -> int | None:
     """Number of the version that a rollback would go to; None is the base model."""
     servable = {v.id: v.number for v in versions if v.status == VersionStatus.SERVABLE}
-    before = (servable[one] for one in path_back(session, adapter.id) if one in servable)
-    return next((number for number in before if number != aliases.get(CHAMPION)), None)
+    serving = aliases.get(CHAMPION)
+    for version_id in path_back(session, adapter.id):
+        if version_id is None:
+            return None
+        if (number := servable.get(version_id)) not in (None, serving):
+            return number
+    return None
 
 
 def _resident(

@@ -20,6 +20,7 @@ from server.services import (
     interactions,
     promotion,
     registry,
+    retirement,
     runs,
     taint,
 )
@@ -70,7 +71,7 @@ def retire(line: Adapter, number: int) -> Act:
     def act(session: Session) -> bool:
         version = registry.get_version(session, line, number)
         assert version is not None
-        return promotion.retire(session, line, version, actor="admin", reason="a test")
+        return retirement.retire(session, line, version, actor="admin", reason="a test")
 
     return act
 

@@ -11,7 +11,8 @@ import pytest
 
 from server.core.errors import AdapterRefused, EngineUnavailable, ReplicasNotReady
 from server.core.settings import EngineSettings
-from server.engine.fleet import Fleet, Probe, Replica, State, needed_for
+from server.engine.fleet import Fleet, needed_for
+from server.engine.replica import Probe, Replica, State
 from server.engine.routing import AdapterRoutes, Route, RoutingSnapshot, VersionRoute
 from tests.support.chaos import Mode, Proxy, to_tcp
 from tests.support.fake_engine import FakeEngine, serve

@@ -17,7 +17,7 @@ from server.core.errors import (
 from server.db import Adapter, VersionStatus
 from server.db.session import Database
 from server.engine.routing import public_models, resolve
-from server.services import history, promotion, registry, runs
+from server.services import history, promotion, registry, retirement, runs
 from tests.support.factories import make_document, make_run, make_version
 
 
@@ -195,7 +195,7 @@ class Line:
         with self.database.unit_of_work() as session:
             version = registry.get_version(session, self.adapter, number)
             assert version is not None
-            return promotion.retire(session, self.adapter, version, actor="admin", reason=reason)
+            return retirement.retire(session, self.adapter, version, actor="admin", reason=reason)
 
     def status(self, number: int) -> str:
         with self.database.unit_of_work() as session:

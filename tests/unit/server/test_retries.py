@@ -6,7 +6,7 @@ import pytest
 
 from server.core.errors import EngineUnavailable, EngineUnreachable
 from server.core.settings import EngineSettings
-from server.engine.fleet import Probe, Replica, State
+from server.engine.replica import Probe, Replica, State
 from server.gateway.retries import MAX_BROKEN, Retries, conversation_beginning
 
 

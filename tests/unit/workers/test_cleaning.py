@@ -12,7 +12,7 @@ from server.core.clock import new_id, utc_now
 from server.core.settings import EngineSettings, Settings, SwapSettings
 from server.db import Adapter, AdapterVersion, Gateway, Replica, RunStatus, VersionStatus
 from server.db.session import Database
-from server.services import deletions, promotion, registry, runs
+from server.services import deletions, promotion, registry, retirement, runs
 from tests.conftest import RecordingQueue
 from tests.support.factories import make_document, make_run, make_version, principal
 from tests.support.fake_engine import FakeEngine, Served, serve
@@ -49,7 +49,7 @@ class House:
         with self.database.unit_of_work() as session:
             version = registry.get_version(session, self.adapter, number)
             assert version is not None
-            promotion.retire(session, self.adapter, version, actor="admin", reason="a test")
+            retirement.retire(session, self.adapter, version, actor="admin", reason="a test")
 
     def names(self) -> list[str]:
         return sorted(entry.name for entry in self.line.iterdir())

@@ -3,18 +3,22 @@
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from adapters.sampling import SamplingError
 from adapters.types import SamplingParams
 from server.core.errors import AdapterRefused, EngineUnavailable, ReplicasNotReady
 from server.core.settings import EngineSettings, Settings, SwapSettings
+from server.db import Adapter, VersionStatus
 from server.db.session import Database
 from server.services import fleet
 from tests.conftest import RecordingQueue
+from tests.support.factories import make_version
 from tests.support.fake_engine import FakeEngine, serve
-from workers import replicas
+from workers import replicas, versions
 from workers.context import WorkerContext
 from workers.sampler import EngineSampler
 
@@ -118,6 +122,34 @@ def test_before_the_swap_the_quorum_must_still_hold_it(rig: Rig) -> None:
     with pytest.raises(ReplicasNotReady, match="does not hold it any more"):
         replicas.check_held(rig.context, NAME)
     replicas.check_held(rig.at_quorum(0.5).context, NAME)
+
+
+@pytest.fixture
+def candidate(rig: Rig, adapter: Adapter) -> tuple[Any, str]:
+    """What a run knows of its line, and the id of its version."""
+    with rig.context.database.unit_of_work() as session:
+        version = make_version(session, adapter, status=VersionStatus.CANDIDATE)
+    return SimpleNamespace(adapter=adapter, base_engine_name=BASE), version.id
+
+
+def test_the_report_of_a_run_tells_of_every_replica(rig: Rig, candidate: tuple[Any, str]) -> None:
+    report = versions.load_and_prove(rig.context, *candidate, cast(Any, None))
+
+    assert report["name"] == "smollm2@v1.00000000"
+    assert report["logprob_difference"] == pytest.approx(0.2)
+    assert report["load_seconds"] >= 0
+    assert list(report["replicas"]) == rig.urls
+
+
+def test_an_exam_is_repeated_when_an_engine_has_lost_the_version_since(
+    rig: Rig, candidate: tuple[Any, str]
+) -> None:
+    versions.load_and_prove(rig.context, *candidate, cast(Any, None))
+    versions.check_held(rig.context, *candidate)
+    rig.engines[0].lose_adapters()
+
+    with pytest.raises(SamplingError, match="does not hold it any more"):
+        versions.check_held(rig.context, *candidate)
 
 
 def sampled(rig: Rig, engine_name: str, urls: list[str]) -> list[str]:
