@@ -215,9 +215,6 @@ class VersionDetail(VersionView):
     """Where it comes from and what it takes to make it again; null for another's eyes."""
     lineage: list[LineageView]
     """From this version to the base model, with the runs between."""
-    retired_at: datetime | None
-    retire_reason: str | None
-    files_removed_at: datetime | None
 
 
 class ImportForm(Body):

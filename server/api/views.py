@@ -1,5 +1,7 @@
 """From rows to the response models: reads only, sync, inside the caller's transaction."""
 
+from typing import Any
+
 from sqlalchemy.orm import Session
 
 from server.api.schemas import (
@@ -275,9 +277,6 @@ def version_detail(
         digest=version.digest,
         manifest=version.manifest if is_own else None,
         lineage=steps if is_own else [_step_without_material(step) for step in steps],
-        retired_at=version.retired_at,
-        retire_reason=version.retire_reason if is_own else None,
-        files_removed_at=version.files_removed_at,
     )
 
 
@@ -334,7 +333,8 @@ def version_id_name(session: Session, adapter: Adapter, version_id: str | None) 
 
 def _without_material(view: VersionView) -> VersionView:
     """What every tenant may know of a version: its names and whether it serves."""
-    return view.model_copy(update={"documents": [], "exam": None, "run_id": None})
+    hidden: dict[str, Any] = {"documents": [], "exam": None, "run_id": None, "retire_reason": None}
+    return view.model_copy(update=hidden)
 
 
 def _adapter_name(session: Session, version: AdapterVersion) -> str:

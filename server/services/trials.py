@@ -261,6 +261,7 @@ def approve(session: Session, trial: Trial, *, actor: str, reason: str) -> None:
         VersionNotServable, AliasMoved: see :mod:`server.services.promotion`.
     """
     adapter = session.get_one(Adapter, trial.adapter_id)
+    promotion.lock_champion(session, adapter)  # before the trial, as whoever retires does
     session.refresh(trial, with_for_update=True)
     if trial.state != TrialState.WAITING:
         raise NoTrialWaits(adapter.name, _what_there_is(session, adapter, trial))
@@ -317,6 +318,7 @@ def settle(session: Session, trial: Trial, finding: Finding, now: datetime) -> T
         AliasMoved: somebody moved the champion meanwhile; look again.
     """
     adapter = session.get_one(Adapter, trial.adapter_id)
+    promotion.lock_champion(session, adapter)  # before the trial, as whoever retires does
     session.refresh(trial, with_for_update=True)
     if trial.state not in _OPEN:
         return TrialState(trial.state)

@@ -206,7 +206,7 @@ def test_the_lineage_is_drawn(api: Api, adapter_folder: Path) -> None:
     raw = json.loads(run("adapters", "show", "smollm2", "v2", "--json").stdout)
 
     assert tree[0].startswith("smollm2@base champion")
-    assert "smollm2@v1  servable, run_of_v1, 0 documents, promote" in tree[1]
+    assert "smollm2@v1  servable, run_of_smollm2_v1, 0 documents, promote" in tree[1]
     assert "smollm2@v2  unproven, import, 0 documents, no exam" in tree[2]
     assert "6 gained, 0 lost" in first.stdout
     assert "hub/ada" in second.stdout
@@ -270,7 +270,7 @@ def test_a_rebuild_is_queued_once(api: Api) -> None:
             version=1,
             base_model="x",
             base_hash=line.base_hash,
-            run_id="run_of_v1",
+            run_id="run_of_smollm2_v1",
             method="seal",
             config={"type": "seal"},
             documents=(),

@@ -100,7 +100,7 @@ def test_loads_and_residents_are_told_by_replica(world: World, client: httpx2.Cl
     seen = Metrics(client)
 
     assert seen("everlearn_adapter_load_seconds_count") == 2
-    assert seen("everlearn_replica_state", state="ready") == 1
+    assert seen("everlearn_replica_state", state="healthy") == 1
 
 
 def test_a_swap_is_timed_and_its_drain_ends_with_the_last_stream(

@@ -65,7 +65,8 @@ class Line:
         with self.world.database.unit_of_work() as session:
             session.execute(update(Trial).values(judged_at=None))
         settings = Settings(
-            _env_file=None, engine=EngineSettings(url=self.world.app.state.runtime.client.url)
+            _env_file=None,
+            engine=EngineSettings(url=next(iter(self.world.app.state.runtime.fleet.replicas))),
         )
         context = WorkerContext(settings, self.world.database, RecordingQueue(), "test")
         judging.judge_trials(context)
