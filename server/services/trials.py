@@ -38,7 +38,7 @@ from server.db import (
     TrialState,
     VersionStatus,
 )
-from server.engine.routing import CHALLENGER, WHY_NOT
+from server.engine.routing import CHALLENGER, why_not
 from server.services import judge, promotion, registry, signals
 from server.services.judge import Comparison, Pair, Rules, Verdict
 from server.services.messages import insert_missing
@@ -153,7 +153,7 @@ def challenger_of(
     if force:
         may_try.add(VersionStatus.REJECTED)
     if version.status not in may_try:
-        raise VersionNotServable(adapter.name, version.number, WHY_NOT[version.status])
+        raise VersionNotServable(adapter.name, version.number, why_not(version.status, version.retire_reason))
     champion = promotion.champion(session, adapter)
     if champion is not None and champion.id == version.id:
         raise AlreadyChampion(registry.version_name(adapter.name, version.number))

@@ -254,7 +254,6 @@ def test_every_reply_is_its_versions_own(pair: Pair) -> None:
             assert pair.chat(name, is_stream=turn % 2 == 0) == (200, name, pair.words[name])
 
 
-@pytest.mark.skip(reason="needs several replicas behind one gateway (EVERLEARN_ENGINE__MORE_URLS)")
 def test_a_promotion_under_traffic_fails_nothing(pair: Pair) -> None:
     before = [replica.replies() for replica in pair.replicas]
     pair.order("promote", version="v1")
@@ -275,7 +274,6 @@ def test_a_promotion_under_traffic_fails_nothing(pair: Pair) -> None:
     assert all(now > then for now, then in zip(after, before, strict=True))
 
 
-@pytest.mark.skip(reason="needs several replicas behind one gateway (EVERLEARN_ENGINE__MORE_URLS)")
 def test_a_killed_replica_costs_no_whole_reply_and_is_healed_before_it_serves(pair: Pair) -> None:
     pair.order("promote", version="v2") if pair.champion() != f"{LINE}@v2" else None
     lost, kept = pair.replicas
@@ -295,7 +293,6 @@ def test_a_killed_replica_costs_no_whole_reply_and_is_healed_before_it_serves(pa
     assert set(seen.versions) == {f"{LINE}@v2", f"{LINE}@v3"}
 
 
-@pytest.mark.skip(reason="needs trials: POST /api/v1/adapters/NAME/trial")
 def test_a_canary_of_half_the_traffic_is_attributed_by_version(pair: Pair) -> None:
     if pair.champion() != f"{LINE}@v1":
         pair.order("promote", version="v1")
@@ -319,7 +316,6 @@ def test_a_canary_of_half_the_traffic_is_attributed_by_version(pair: Pair) -> No
     assert pair.chat()[1] == f"{LINE}@v1"
 
 
-@pytest.mark.skip(reason="needs retirement and removal: POST …/versions/VERSION/retire")
 def test_files_go_only_after_both_replicas_let_the_version_go(pair: Pair) -> None:
     if pair.champion() == f"{LINE}@v3":
         pair.order("rollback", to="v1")

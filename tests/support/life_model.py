@@ -214,6 +214,8 @@ class Life:
 
     def start_trial(self, wanted: str, mode: str, share: float, *, force: bool = False) -> Verdict:
         """Put a version beside the champion."""
+        if not 0 < share <= 100:
+            return Verdict(400, "invalid_request")
         verdict, number = self._version(wanted)
         if not verdict.is_accepted:
             return verdict
@@ -224,10 +226,10 @@ class Life:
             return Verdict(409, "version_not_servable")
         if number == self.champion:
             return Verdict(409, "already_champion")
-        if not 0 < share <= 100:
-            return Verdict(400, "invalid_request")
         if self.trial is not None:
             return Verdict(409, "trial_open")
+        if not self.has_engine:
+            return ENGINE_AWAY
         self.trial = Trial(mode, number, share)
         return ACCEPTED
 
