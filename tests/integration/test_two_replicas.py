@@ -4,6 +4,7 @@ The tiny model serves on both, with versions of random weights, so that each say
 and every reply can be checked against the version that its header names.
 """
 
+import itertools
 import json
 import os
 import signal
@@ -47,7 +48,10 @@ ADMIN_KEY = "el_admin_key_of_the_two_replicas"
 HEADERS = {"authorization": f"Bearer {ADMIN_KEY}"}
 LINE = "tiny"
 START_TIMEOUT_S = 400
-PROMPT = [{"role": "user", "content": "Tell me of the sea."}]
+PROMPTS = tuple(
+    f"Tell me of the {thing}." for thing in ("sea", "hill", "mill", "bell", "boat", "fox")
+)
+"""One conversation stays on one replica while it is there; several spread over both."""
 MODELS = (f"{LINE}@base", f"{LINE}@v1", f"{LINE}@v2", f"{LINE}@v3")
 
 ONE_CORE = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
@@ -119,14 +123,16 @@ class Pair:
     client: httpx2.Client
     settings: Settings
     database: Database
-    words: dict[str, str] = field(default_factory=dict)
-    """Version to its reply, greedily."""
+    words: dict[tuple[str, str], str] = field(default_factory=dict)
+    """What a version replies to a prompt, greedily."""
 
-    def chat(self, model: str = LINE, *, is_stream: bool = False) -> tuple[int, str, str]:
+    def chat(
+        self, model: str = LINE, prompt: str = PROMPTS[0], *, is_stream: bool = False
+    ) -> tuple[int, str, str]:
         """Status, version of the header and text of a reply; an error's body as the text."""
         body = {
             "model": model,
-            "messages": PROMPT,
+            "messages": [{"role": "user", "content": prompt}],
             "max_tokens": 8,
             "temperature": 0,
             "stream": is_stream,
@@ -173,14 +179,16 @@ def traffic(pair: Pair, *, clients: int = 3, streams: bool = True) -> Iterator[T
     seen, over, lock = Traffic(), threading.Event(), threading.Lock()
 
     def keep_asking(is_stream: bool) -> None:
-        while not over.is_set():
+        for prompt in itertools.cycle(PROMPTS):
+            if over.is_set():
+                return
             try:
-                status, version, text = pair.chat(is_stream=is_stream)
+                status, version, text = pair.chat(prompt=prompt, is_stream=is_stream)
             except httpx2.TransportError as error:
                 status, version, text = 0, "", repr(error)
             with lock:
                 seen.versions[version] += 1
-                if status != 200 or text != pair.words[version]:
+                if status != 200 or text != pair.words[version, prompt]:
                     seen.failures.append(f"{status} {version}: {text[:300]}")
             time.sleep(0.05)
 
@@ -239,20 +247,22 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
         )
         wait_for(lambda: client.get("/readyz").status_code == 200, "a gateway", timeout_s=120)
         made = Pair(replicas, client, settings, database)
-        for name in MODELS:
-            status, version, text = made.chat(name)
+        for name, prompt in itertools.product(MODELS, PROMPTS):
+            status, version, text = made.chat(name, prompt)
             assert (status, version) == (200, name), text
-            made.words[name] = text
+            made.words[name, prompt] = text
         yield made
 
 
 def test_every_reply_is_its_versions_own(pair: Pair) -> None:
-    """Caches and batches mix nothing up: one prompt, four versions, their own words each time."""
-    assert len(set(pair.words.values())) == len(MODELS)
+    """Caches and batches mix nothing up: four versions, the same prompts, their own words."""
+    for prompt in PROMPTS:
+        assert len({pair.words[name, prompt] for name in MODELS}) == len(MODELS)
 
-    for turn in range(12):
-        for name in MODELS:
-            assert pair.chat(name, is_stream=turn % 2 == 0) == (200, name, pair.words[name])
+    for is_stream in (True, False, True):
+        for prompt, name in itertools.product(PROMPTS, MODELS):
+            said = pair.chat(name, prompt, is_stream=is_stream)
+            assert said == (200, name, pair.words[name, prompt])
 
 
 @pytest.mark.skip(reason="needs several replicas behind one gateway (EVERLEARN_ENGINE__MORE_URLS)")
