@@ -387,7 +387,7 @@ def test_the_engine_gets_no_order_but_load_and_unload(world: World, engine: Watc
         ask(world.client())
         wait_for(lambda: not engine.unproven)
         engine.lose_adapters()
-    assert order(world, "rollback").status_code == 200
+    assert order(world, "rollback", to="base").status_code == 200
     assert order(world, "promote", version="v2").status_code == 200
 
     assert {frozenset(given) for given in engine.orders if given} == {
@@ -450,6 +450,15 @@ def test_a_rollback_loads_nothing(world: World) -> None:
 
     assert (len(world.engine.loads), len(world.engine.bodies)) == (loads, asked)
     assert ask(world.client()).model == V1
+
+
+def test_a_rollback_goes_to_what_served_before_also_when_that_was_the_base(world: World) -> None:
+    all_loaded(world)
+    for version in ("base", "v2"):
+        assert order(world, "promote", version=version).status_code == 200
+
+    assert order(world, "rollback").json()["to_version"] == "smollm2@base"
+    assert ask(world.client()).model == "smollm2@base"
 
 
 # 2.5 and rule 8: what strangers send
