@@ -40,6 +40,7 @@ from tests.conftest import RecordingQueue
 from tests.support.fake_engine import serve
 from tests.support.lora_artifacts import add_random_version
 from tests.support.stack import TINY_MODEL, wait_for
+from workers import cleaning
 from workers.context import WorkerContext
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
@@ -166,6 +167,11 @@ class Pair:
         moved: dict[str, Any] = answer.json()
         return moved
 
+    def serve(self, version: str) -> None:
+        """Have this version be the champion, whatever other tests have left."""
+        if self.champion() != f"{LINE}@{version}":
+            self.order("promote", version=version)
+
     def champion(self) -> str:
         return str(self.client.get(f"/api/v1/adapters/{LINE}").json()["champion"])
 
@@ -247,7 +253,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
         with database.unit_of_work() as session:
             keys.ensure_admin_key(session, ADMIN_KEY)
             line = ensure_line(session, settings, base_path=model.path, base_hash=model.hash)
-            for seed in (1, 2, 3):
+            for seed in (1, 2, 3, 4):
                 add_random_version(session, line, settings.artifacts_path, seed=seed)
         for replica in replicas:
             replica.wait_until_ready()
@@ -277,7 +283,7 @@ def test_every_reply_is_its_versions_own(pair: Pair) -> None:
 
 def test_a_promotion_under_traffic_fails_nothing(pair: Pair) -> None:
     before = [replica.replies() for replica in pair.replicas]
-    pair.order("promote", version="v1")
+    pair.serve("v1")
     with traffic(pair) as seen:
         for _ in range(3):
             pair.order("promote", version="v2")
@@ -296,8 +302,7 @@ def test_a_promotion_under_traffic_fails_nothing(pair: Pair) -> None:
 
 
 def test_a_killed_replica_costs_no_whole_reply_and_is_healed_before_it_serves(pair: Pair) -> None:
-    if pair.champion() != f"{LINE}@v2":
-        pair.order("promote", version="v2")
+    pair.serve("v2")
     lost, kept = pair.replicas
     with traffic(pair, streams=False) as seen:
         time.sleep(1)
@@ -316,8 +321,7 @@ def test_a_killed_replica_costs_no_whole_reply_and_is_healed_before_it_serves(pa
 
 
 def test_a_canary_of_half_the_traffic_is_attributed_by_version(pair: Pair) -> None:
-    if pair.champion() != f"{LINE}@v1":
-        pair.order("promote", version="v1")
+    pair.serve("v1")
     trial = {"version": "v3", "mode": "canary", "share": 50}
     answer = pair.client.post(f"/api/v1/adapters/{LINE}/trial", json=trial)
     assert answer.status_code == 201, answer.text
@@ -339,15 +343,13 @@ def test_a_canary_of_half_the_traffic_is_attributed_by_version(pair: Pair) -> No
 
 
 def test_files_go_only_after_both_replicas_let_the_version_go(pair: Pair) -> None:
-    cleaning = pytest.importorskip("workers.cleaning")
-    if pair.champion() == f"{LINE}@v3":
-        pair.order("rollback", to="v1")
-    folder = pair.settings.artifacts_path / LINE / "v0003"
-    name = pair.engine_name(3)
+    pair.serve("v1")
+    folder = pair.settings.artifacts_path / LINE / "v0004"
+    name = pair.engine_name(4)
     assert folder.is_dir()
 
     answer = pair.client.post(
-        f"/api/v1/adapters/{LINE}/versions/v3/retire", json={"reason": "the test's end"}
+        f"/api/v1/adapters/{LINE}/versions/v4/retire", json={"reason": "the test's end"}
     )
 
     assert answer.status_code == 200, answer.text
@@ -362,4 +364,4 @@ def test_files_go_only_after_both_replicas_let_the_version_go(pair: Pair) -> Non
         cleaning.remove_files(context)
         time.sleep(0.5)
     assert all(name not in replica.adapters() for replica in pair.replicas)
-    assert pair.chat(f"{LINE}@v3")[0] == 409
+    assert pair.chat(f"{LINE}@v4")[0] == 409
