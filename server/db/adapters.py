@@ -67,7 +67,8 @@ class AdapterVersion(Row):
     status: Mapped[str] = mapped_column(String(20), default=VersionStatus.CANDIDATE)
     path: Mapped[str] = mapped_column(Text)
     digest: Mapped[str] = mapped_column(String(64))
-    manifest: Mapped[dict[str, Any]]
+    manifest: Mapped[dict[str, Any]] = mapped_column(deferred=True)
+    """Kilobytes that routing and moves never look at, so they are read when asked for."""
     origin: Mapped[str] = mapped_column(String(20), default=VersionOrigin.RUN)
     retired_at: Mapped[datetime | None]
     retire_reason: Mapped[str | None] = mapped_column(Text)
