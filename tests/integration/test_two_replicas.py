@@ -21,6 +21,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from benchmarks.versions import register, write_lora
 from server.app import create_app
 from server.core.settings import (
     CaptureSettings,
@@ -38,7 +39,6 @@ from server.services import keys
 from server.services.bootstrap import ensure_line
 from tests.conftest import RecordingQueue
 from tests.support.fake_engine import serve
-from tests.support.lora_artifacts import add_random_version
 from tests.support.stack import TINY_MODEL, wait_for
 from workers import cleaning
 from workers.context import WorkerContext
@@ -254,7 +254,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
             keys.ensure_admin_key(session, ADMIN_KEY)
             line = ensure_line(session, settings, base_path=model.path, base_hash=model.hash)
             for seed in (1, 2, 3, 4):
-                add_random_version(session, line, settings.artifacts_path, seed=seed)
+                trained = write_lora(home / f"trained-{seed}", TINY_MODEL, seed)
+                register(session, settings, line, trained)
         for replica in replicas:
             replica.wait_until_ready()
         served = stack.enter_context(serve(create_app(settings, queue=RecordingQueue())))

@@ -82,9 +82,9 @@ def test_the_owner_registers_a_candidate_under_its_own_path(
 
     with database.unit_of_work() as session:
         version = registry.by_id(session, version_id)
+        manifest = Manifest.model_validate(version.manifest)
     assert (version.number, version.status) == (1, VersionStatus.CANDIDATE)
     assert version.path == str(attempts.line / "v0001")
-    manifest = Manifest.model_validate(version.manifest)
     assert manifest.documents[0].id == attempts.material.documents[0].id
     assert (manifest.run_id, manifest.origin) == (attempts.second.run_id, "run")
     assert manifest.interactions == ("int_1",)
@@ -148,9 +148,10 @@ def test_a_version_that_came_between_does_not_take_its_number(
 
     with database.unit_of_work() as session:
         version = registry.by_id(session, version_id)
-    assert (version.number, version.manifest["version"]) == (2, 2)
+        manifest = version.manifest
+    assert (version.number, manifest["version"]) == (2, 2)
     written = json.loads((attempts.line / "v0002" / "manifest.json").read_text())
-    assert written == version.manifest
+    assert written == manifest
 
 
 def test_one_that_does_not_fit_the_base_model_is_refused(
