@@ -8,17 +8,17 @@ import asyncio
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
 import structlog
 from sqlalchemy import select
 
+from server.core.clock import utc_now
 from server.core.errors import AppError
 from server.db import Adapter, Replica
 from server.engine.control import open_control
-from server.services import deletions, registry
-from server.services.deletions import Orders
+from server.services import deletions, fleet, registry, removal
+from server.services.relearning import Orders
 from workers.context import WorkerContext
 
 log = structlog.get_logger(__name__)
@@ -34,7 +34,6 @@ class Removable:
     id: str
     engine_name: str
     path: Path
-    retired_at: datetime
 
 
 def forget(context: WorkerContext) -> None:
@@ -53,7 +52,7 @@ def remove_files(context: WorkerContext) -> None:
     for version in _let_go(context, _removable(context)):
         if _remove(context, version):
             with context.database.unit_of_work() as session:
-                deletions.note_removal(session, version.id)
+                removal.note_removal(session, version.id)
             log.info("version_files_removed", engine_name=version.engine_name)
     with context.database.unit_of_work() as session:
         waiting = deletions.unfinished(session)
@@ -71,9 +70,7 @@ def _erase(context: WorkerContext, deletion_id: str) -> None:
 
 def _removable(context: WorkerContext) -> list[Removable]:
     with context.database.unit_of_work() as session:
-        versions = deletions.removable_versions(
-            session, after_s=context.settings.swap.remove_after_s
-        )
+        versions = removal.removable_versions(session, after_s=context.settings.swap.remove_after_s)
         return [
             Removable(
                 id=version.id,
@@ -81,20 +78,19 @@ def _removable(context: WorkerContext) -> list[Removable]:
                     session.get_one(Adapter, version.adapter_id).name, version
                 ),
                 path=Path(version.path),
-                retired_at=version.retired_at,
             )
             for version in versions
-            if version.retired_at is not None
         ]
 
 
 def _let_go(context: WorkerContext, versions: Sequence[Removable]) -> list[Removable]:
     """Those that no gateway uses and no engine holds; an engine that does is asked to let go."""
     with context.database.unit_of_work() as session:
+        now, revision = utc_now(), registry.snapshot_revision(session)
         unused = [
             version
             for version in versions
-            if deletions.is_let_go(session, version.engine_name, version.retired_at)
+            if fleet.is_let_go(session, version.engine_name, revision, now=now)
         ]
         urls = session.scalars(select(Replica.url).order_by(Replica.url)).all()
     if not unused:

@@ -11,7 +11,7 @@ from server.api.views import deletion_detail, deletion_view
 from server.db import DeletionState
 from server.runtime import Runtime
 from server.services import deletions
-from server.services.deletions import Orders
+from server.services.relearning import Orders
 
 router = APIRouter(tags=["deletions"])
 

@@ -9,8 +9,7 @@ Steps of one transaction each: whoever deletes a document holds its lock, and wh
 holds the run's and then wants its documents'.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from itertools import groupby
 
@@ -18,45 +17,31 @@ from sqlalchemy import Select, delete, func, select
 from sqlalchemy.orm import Session
 
 from server.core.clock import new_id, utc_now
-from server.core.errors import NothingToRollBack, RowNotFound, RunNotCancellable
-from server.core.queue import Queue
-from server.core.settings import LearningSettings
+from server.core.errors import RowNotFound, RunNotCancellable
 from server.db import (
-    AdaptationPolicy,
     AdaptationRun,
     Adapter,
     AdapterVersion,
-    AliasEvent,
     ApiKey,
     Deletion,
     DeletionKind,
     DeletionState,
     Document,
     Feedback,
-    Gateway,
     Interaction,
-    RunKind,
-    RunStatus,
-    Trial,
-    TrialState,
-    VersionStatus,
 )
-from server.engine.routing import CHAMPION
 from server.services import (
     audit,
     documents,
     interactions,
     messages,
-    policies,
-    promotion,
     registry,
-    retirement,
     runs,
     taint,
 )
 from server.services.keys import Principal
 from server.services.paging import Page, page_of
-from server.services.promotion import Move
+from server.services.relearning import LineWithout, Orders, is_broken_off, record
 from server.services.tenants import only, owner_for, sees
 
 DOCUMENTS_AT_ONCE = 100
@@ -68,20 +53,6 @@ AT_ONCE = 50
 
 LATE_ARRIVALS = timedelta(seconds=10)
 """A tenant's deletion is open for at least this long: what its gateways had not shipped yet."""
-
-GATEWAY_ALIVE_FOR = timedelta(seconds=60)
-"""A gateway that has not been seen for longer is gone."""
-
-GATEWAY_LOOKS_WITHIN = timedelta(seconds=2)
-"""A gateway seen this long after a version was retired has read the routes without it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Orders:
-    """What it takes to queue a run."""
-
-    queue: Queue
-    learning: LearningSettings
 
 
 def forget_document(
@@ -210,7 +181,7 @@ def order_rebuild(
     deletion.state = DeletionState.REBUILDING
     deletion.run_ids = []
     deletion.reason = ""
-    _record(session, principal, "deletion.rebuild", deletion.id, deletion, request_id=request_id)
+    record(session, principal, "deletion.rebuild", deletion.id, deletion, request_id=request_id)
 
 
 def get_deletion(session: Session, deletion_id: str, *, tenant: str | None = None) -> Deletion:
@@ -317,48 +288,6 @@ def settle(
     return True
 
 
-def removable_versions(
-    session: Session, *, after_s: float, now: datetime | None = None
-) -> Sequence[AdapterVersion]:
-    """Versions that were retired this long ago and still have files."""
-    return session.scalars(
-        select(AdapterVersion)
-        .where(
-            AdapterVersion.status == VersionStatus.RETIRED,
-            AdapterVersion.files_removed_at.is_(None),
-            AdapterVersion.retired_at <= (now or utc_now()) - timedelta(seconds=after_s),
-        )
-        .order_by(AdapterVersion.retired_at, AdapterVersion.id)
-    ).all()
-
-
-def is_let_go(
-    session: Session, engine_name: str, retired_at: datetime, *, now: datetime | None = None
-) -> bool:
-    """Whether every gateway that lives routes without a retired version and has finished with it."""
-    alive = session.scalars(
-        select(Gateway).where(Gateway.seen_at >= (now or utc_now()) - GATEWAY_ALIVE_FOR)
-    )
-    return all(
-        gateway.seen_at > retired_at + GATEWAY_LOOKS_WITHIN
-        and not gateway.in_flight.get(engine_name)
-        for gateway in alive
-    )
-
-
-def note_removal(session: Session, version_id: str) -> None:
-    """Write down that a retired version's files are gone."""
-    version = session.get_one(AdapterVersion, version_id, with_for_update=True)
-    if version.files_removed_at is not None:
-        return
-    version.files_removed_at = utc_now()
-    adapter = session.get_one(Adapter, version.adapter_id)
-    deletion = taint.deletion_seen_by(session, version.run_id) if version.run_id else None
-    name = registry.version_name(adapter.name, version.number)
-    detail = {} if deletion is None else {"deletion": deletion.id}
-    audit.record(session, audit.SERVER, "version.files_removed", name, detail, owner=adapter.owner)
-
-
 def version_names(session: Session, deletion: Deletion) -> list[str]:
     """Public names of the versions that saw what was deleted."""
     versions = [session.get_one(AdapterVersion, one) for one in deletion.version_ids]
@@ -403,7 +332,7 @@ def _record_opening(
         (f"{deletion.kind}.delete", deletion.target),
         ("deletion.open", deletion.id),
     ):
-        _record(session, principal, action, target, deletion, detail, request_id)
+        record(session, principal, action, target, deletion, detail, request_id)
 
 
 def _latest(session: Session, kind: DeletionKind, target: str) -> Deletion | None:
@@ -435,7 +364,7 @@ def _stop(session: Session, deletion: Deletion, seen_by: Iterable[AdaptationRun]
             )
         except RunNotCancellable:  # it ended by itself just now
             continue
-        _record(session, audit.SERVER, "run.cancel", run.id, deletion)
+        record(session, audit.SERVER, "run.cancel", run.id, deletion)
 
 
 def _rebuild(
@@ -444,12 +373,12 @@ def _rebuild(
     """Line by line, always in the same order; the whole is stuck only when nothing moves."""
     tainted = taint.versions_that_saw(session, deletion)
     by_line = {key: list(rows) for key, rows in groupby(tainted, lambda row: row.adapter_id)}
-    broken_off = {run.adapter_id for run in seen_by if _is_broken_off(run, deletion)}
+    broken_off = {run.adapter_id for run in seen_by if is_broken_off(run, deletion)}
     stuck: list[str] = []
     is_moving = False
     for adapter_id in sorted(by_line.keys() | broken_off):
         adapter = session.get_one(Adapter, adapter_id)
-        line = _Line(
+        line = LineWithout(
             session,
             deletion,
             adapter,
@@ -464,244 +393,13 @@ def _rebuild(
     if deletion.state == DeletionState.REBUILDING and stuck and not is_moving:
         deletion.state = DeletionState.OPEN
         deletion.reason = " ".join(stuck)
-        _record(
+        record(
             session, audit.SERVER, "deletion.stuck", deletion.id, deletion, {"why": deletion.reason}
         )
-
-
-def _is_broken_off(run: AdaptationRun, deletion: Deletion) -> bool:
-    """Whether a run that learns is being stopped, or was, because of the deletion."""
-    if run.kind != RunKind.LEARN:
-        return False
-    if run.finished_at is None:
-        return True
-    return run.status != RunStatus.SUCCEEDED and run.finished_at >= deletion.created_at
-
-
-class _Line:
-    """One line on its way to a version that has not seen what was deleted."""
-
-    def __init__(
-        self,
-        session: Session,
-        deletion: Deletion,
-        adapter: Adapter,
-        *,
-        tainted: Sequence[AdapterVersion],
-        is_broken_off: bool,
-        orders: Orders,
-    ) -> None:
-        self._session, self._deletion, self._adapter = session, deletion, adapter
-        self._tainted = tainted
-        self._is_broken_off = is_broken_off
-        """Whether a run of the line had taken it and was stopped."""
-        self._orders = orders
-
-    def advance(self) -> str | None:
-        """Why it is stuck; the empty word when there is nothing more to do; None when it moves."""
-        serving = promotion.champion(self._session, self._adapter)
-        if serving is None or serving not in self._tainted:
-            return self._leave_behind(serving)
-        if self._deletion.state != DeletionState.REBUILDING:
-            return self._deletion.reason
-        return self._make_anew()
-
-    def _leave_behind(self, serving: AdapterVersion | None) -> str | None:
-        """What serves has not seen it: retire what has, and learn on where a run was broken off."""
-        live = [one for one in self._tainted if one.status != VersionStatus.RETIRED]
-        closed = [one for one in live if one.status != VersionStatus.CANDIDATE]
-        if closed:
-            self._note_how_it_came(serving)
-            self._retire(closed)
-        if len(closed) < len(live):
-            return None  # a run is still being cancelled
-        if self._deletion.state == DeletionState.REBUILDING and self._is_broken_off:
-            return self._learn_on()
-        return ""
-
-    def _learn_on(self) -> str | None:
-        """What is left of the material of a run that was stopped is learnt by another."""
-        if self._recorded() is not None:
-            return ""
-        run = runs.open_run_of(self._session, self._adapter)
-        if run is not None and not self._counts(run):
-            return None
-        if run is None and not documents.has_material(self._session, owner=self._adapter.owner):
-            return ""
-        self._queue()
-        return ""
-
-    def _make_anew(self) -> str | None:
-        run = runs.open_run_of(self._session, self._adapter)
-        if run is not None:
-            if self._counts(run) and run.id not in self._deletion.run_ids:
-                self._count(run, is_new=False)
-            return None
-        last = self._recorded()
-        if last is None or taint.deletion_seen_by(self._session, last.id) is not None:
-            if documents.has_material(self._session, owner=self._adapter.owner):
-                self._queue()
-            else:
-                self._go_back_to_base()
-            return None
-        if self._is_on_trial(last):
-            return None
-        version = registry.version_of_run(self._session, last.id)
-        made = registry.version_name(self._adapter.name, version.number) if version else "nothing"
-        verdict = f", verdict {last.verdict}" if last.verdict else ""
-        return (
-            f"{self._adapter.name}: run {last.id} {last.status}{verdict} and made {made}; a version "
-            "that has seen it serves still. Promote another with force, roll back to the base, or "
-            "order the rebuild again."
-        )
-
-    def _counts(self, run: AdaptationRun) -> bool:
-        """Whether an open run does without what was deleted, and makes a version to serve."""
-        has_seen = taint.deletion_seen_by(self._session, run.id) is not None
-        return run.kind == RunKind.LEARN and not has_seen and run.cancel_requested_at is None
-
-    def _recorded(self) -> AdaptationRun | None:
-        """The last run of this line that was queued for the deletion."""
-        return self._session.scalar(
-            select(AdaptationRun)
-            .where(
-                AdaptationRun.id.in_(self._deletion.run_ids),
-                AdaptationRun.adapter_id == self._adapter.id,
-            )
-            .order_by(AdaptationRun.id.desc())
-            .limit(1)
-            .execution_options(populate_existing=True)
-        )
-
-    def _queue(self) -> None:
-        policy = self._session.scalar(
-            select(AdaptationPolicy)
-            .where(AdaptationPolicy.adapter_id == self._adapter.id, AdaptationPolicy.is_enabled)
-            .order_by(AdaptationPolicy.id)
-            .limit(1)
-        )
-        config = policies.resolved_config(policy, self._orders.learning.seal)
-        run, is_new = runs.queue_run(
-            self._session,
-            self._adapter,
-            method=config.type,
-            config=config.model_dump(mode="json"),
-            requested_by=f"deletion:{self._deletion.id}",
-            queue=self._orders.queue,
-        )
-        self._count(run, is_new=is_new)
-
-    def _count(self, run: AdaptationRun, *, is_new: bool) -> None:
-        self._deletion.run_ids = [*self._deletion.run_ids, run.id]
-        detail = {"adapter": self._adapter.name, "queued": is_new}
-        _record(self._session, audit.SERVER, "run.start", run.id, self._deletion, detail)
-
-    def _go_back_to_base(self) -> None:
-        """Nothing is left to learn, so the base serves again."""
-        try:
-            move = promotion.plan_rollback(self._session, self._adapter, "base")
-        except NothingToRollBack:
-            return
-        reason = f"Nothing is left to learn after {_what(self._deletion)} was deleted."
-        self._move(move, reason)
-        self._retire([one for one in self._tainted if one.status != VersionStatus.CANDIDATE])
-
-    def _move(self, move: Move, reason: str) -> None:
-        event = promotion.apply_move(
-            self._session, self._adapter, move, actor=_actor(self._deletion), reason=reason
-        )
-        self._record_move(event)
-
-    def _note_how_it_came(self, serving: AdapterVersion | None) -> None:
-        """Put the move that replaced the last tainted champion into the chain, once."""
-        event = self._session.scalar(
-            select(AliasEvent)
-            .where(
-                AliasEvent.adapter_id == self._adapter.id,
-                AliasEvent.alias == CHAMPION,
-                AliasEvent.created_at >= self._deletion.created_at,
-                AliasEvent.to_version_id.is_not_distinct_from(serving.id if serving else None),
-            )
-            .order_by(AliasEvent.id.desc())
-            .limit(1)
-        )
-        if event is not None:
-            self._record_move(event)
-
-    def _record_move(self, event: AliasEvent) -> None:
-        name = self._adapter.name
-        detail = {
-            "from": _name(self._session, name, event.from_version_id),
-            "to": _name(self._session, name, event.to_version_id),
-            "by": event.actor,
-            "event": event.id,
-        }
-        action = f"adapter.{event.kind}"
-        _record(self._session, audit.SERVER, action, name, self._deletion, detail)
-
-    def _retire(self, versions: Iterable[AdapterVersion]) -> None:
-        # Whoever asks for the version reads this, so it names nothing of what was deleted.
-        reason = f"It was trained on something that was deleted since ({self._deletion.id})."
-        for version in versions:
-            if retirement.retire(
-                self._session,
-                self._adapter,
-                version,
-                actor=_actor(self._deletion),
-                reason=reason,
-            ):
-                name = registry.version_name(self._adapter.name, version.number)
-                _record(self._session, audit.SERVER, "version.retire", name, self._deletion)
-
-    def _is_on_trial(self, run: AdaptationRun) -> bool:
-        version = registry.version_of_run(self._session, run.id)
-        if version is None:
-            return False
-        trial = select(Trial.id).where(
-            Trial.version_id == version.id,
-            Trial.state.in_((TrialState.RUNNING, TrialState.WAITING)),
-        )
-        return self._session.scalar(trial) is not None
 
 
 def _finish(session: Session, deletion: Deletion) -> None:
     deletion.state = DeletionState.DONE
     deletion.finished_at = utc_now()
     deletion.reason = ""
-    _record(session, audit.SERVER, "deletion.done", deletion.id, deletion)
-
-
-def _record(
-    session: Session,
-    principal: Principal,
-    action: str,
-    target: str,
-    deletion: Deletion,
-    detail: Mapping[str, object] | None = None,
-    request_id: str | None = None,
-) -> None:
-    """An audit event that names the deletion, so that the chain can be read as one."""
-    audit.record(
-        session,
-        principal,
-        action,
-        target,
-        {**(detail or {}), "deletion": deletion.id},
-        request_id,
-        owner=deletion.owner,
-    )
-
-
-def _name(session: Session, adapter: str, version_id: str | None) -> str:
-    version = session.get(AdapterVersion, version_id) if version_id else None
-    return registry.version_name(adapter, version.number if version else None)
-
-
-def _what(deletion: Deletion) -> str:
-    if deletion.kind == DeletionKind.TENANT:
-        return f"the data of tenant {deletion.target}"
-    return f"{deletion.kind} {deletion.target}"
-
-
-def _actor(deletion: Deletion) -> str:
-    return f"deletion:{deletion.id}"
+    record(session, audit.SERVER, "deletion.done", deletion.id, deletion)

@@ -153,7 +153,9 @@ def challenger_of(
     if force:
         may_try.add(VersionStatus.REJECTED)
     if version.status not in may_try:
-        raise VersionNotServable(adapter.name, version.number, why_not(version.status, version.retire_reason))
+        raise VersionNotServable(
+            adapter.name, version.number, why_not(version.status, version.retire_reason)
+        )
     champion = promotion.champion(session, adapter)
     if champion is not None and champion.id == version.id:
         raise AlreadyChampion(registry.version_name(adapter.name, version.number))

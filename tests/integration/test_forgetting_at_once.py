@@ -20,12 +20,13 @@ from server.services import (
     interactions,
     promotion,
     registry,
+    removal,
     retirement,
     runs,
     taint,
 )
 from server.services.bootstrap import ensure_line
-from server.services.deletions import Orders
+from server.services.relearning import Orders
 from tests.conftest import BASE_HASH, RecordingQueue
 from tests.support.factories import captured, make_document, make_run, make_version, principal
 
@@ -202,8 +203,8 @@ def test_a_deletion_that_many_move_on_goes_each_step_once(shared: Database, line
     _learn(shared, line, run_id)
     together(shared, [advance] * 6)
     with shared.unit_of_work() as session:
-        for version in deletions.removable_versions(session, after_s=0):
-            deletions.note_removal(session, version.id)
+        for version in removal.removable_versions(session, after_s=0):
+            removal.note_removal(session, version.id)
         deletion = deletions.get_deletion(session, deletion_id)
         lessons = deletions.runs_with_lessons(session, deletion)
     together(

@@ -20,7 +20,6 @@ from server.db import (
     Document,
     ExamQuestion,
     Feedback,
-    Gateway,
     Interaction,
     Message,
     RunInteraction,
@@ -38,10 +37,11 @@ from server.services import (
     policies,
     promotion,
     registry,
+    removal,
     runs,
     taint,
 )
-from server.services.deletions import Orders
+from server.services.relearning import Orders
 from tests.conftest import RecordingQueue
 from tests.support.factories import captured, make_document, make_run, make_version, principal
 
@@ -125,8 +125,8 @@ class Memory:
         """What the worker does once files are gone."""
         with self.database.unit_of_work() as session:
             deletion = deletions.get_deletion(session, deletion_id)
-            for version in deletions.removable_versions(session, after_s=0):
-                deletions.note_removal(session, version.id)
+            for version in removal.removable_versions(session, after_s=0):
+                removal.note_removal(session, version.id)
             deletions.settle(
                 session,
                 deletion_id,
@@ -589,40 +589,3 @@ def test_tenants_forget_only_their_own(acme: Memory) -> None:
         assert [row.id for row in deletions.list_deletions(session, tenant="acme").rows] == [
             deletion_id
         ]
-
-
-def gateway(memory: Memory, *, seen_s_after: float, in_flight: dict[str, int]) -> None:
-    with memory.database.unit_of_work() as session:
-        session.add(
-            Gateway(
-                id=new_id("gat"),
-                name="host:1",
-                seen_at=utc_now() + timedelta(seconds=seen_s_after),
-                revision=1,
-                in_flight=in_flight,
-                replicas={},
-            )
-        )
-
-
-@pytest.mark.parametrize(
-    ("seen_s_after", "in_flight", "is_let_go"),
-    [
-        (3, {}, True),
-        (3, {"smollm2@v1.x": 0}, True),
-        (3, {"smollm2@v1.x": 1}, False),
-        (1, {}, False),  # it may not have read the routes without it
-        (-70, {"smollm2@v1.x": 1}, True),  # gone
-    ],
-)
-def test_files_stay_while_a_gateway_may_use_them(
-    memory: Memory, seen_s_after: float, in_flight: dict[str, int], is_let_go: bool
-) -> None:
-    retired_at = utc_now()
-    gateway(memory, seen_s_after=seen_s_after, in_flight=in_flight)
-    gateway(memory, seen_s_after=4, in_flight={"smollm2@v2.x": 5})
-
-    with memory.database.unit_of_work() as session:
-        found = deletions.is_let_go(session, "smollm2@v1.x", retired_at)
-
-    assert found is is_let_go

@@ -138,7 +138,7 @@ def test_a_request_in_flight_keeps_the_files_and_the_engines_copy(house: House) 
             id=new_id("gat"),
             name="host:1",
             seen_at=utc_now() + timedelta(seconds=5),
-            revision=1,
+            revision=1000,
             in_flight={name: 1},
             replicas={},
         )
