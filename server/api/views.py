@@ -169,7 +169,7 @@ def run_view(session: Session, run: AdaptationRun) -> RunView:
         id=run.id,
         adapter=adapter.name,
         kind=run.kind,
-        rebuilds=version_id_name(session, adapter, run.rebuilds) if run.rebuilds else None,
+        rebuilds=registry.name_by_id(session, adapter, run.rebuilds) if run.rebuilds else None,
         method=run.method,
         status=run.status,
         stage=run.stage,
@@ -222,8 +222,8 @@ def trial_view(session: Session, adapter: Adapter, trial: Trial) -> TrialView:
     evidence = trial.evidence
     return TrialView(
         id=trial.id,
-        version=version_id_name(session, adapter, trial.version_id),
-        champion=version_id_name(session, adapter, trial.champion_version_id),
+        version=registry.name_by_id(session, adapter, trial.version_id),
+        champion=registry.name_by_id(session, adapter, trial.champion_version_id),
         mode=trial.mode,
         state=trial.state,
         share=trial.share,
@@ -249,7 +249,7 @@ def version_view(session: Session, adapter: Adapter, version: AdapterVersion) ->
         name=registry.version_name(adapter.name, version.number),
         number=version.number,
         status=version.status,
-        parent=version_id_name(session, adapter, version.parent_id),
+        parent=registry.name_by_id(session, adapter, version.parent_id),
         engine_name=registry.engine_name(adapter.name, version),
         run_id=version.run_id,
         documents=sorted(registry.documents_of(session, version)),
@@ -311,8 +311,8 @@ def event_view(session: Session, adapter: Adapter, event: AliasEvent) -> AliasEv
     return AliasEventView(
         kind=event.kind,
         alias=event.alias,
-        from_version=version_id_name(session, adapter, event.from_version_id),
-        to_version=version_id_name(session, adapter, event.to_version_id),
+        from_version=registry.name_by_id(session, adapter, event.from_version_id),
+        to_version=registry.name_by_id(session, adapter, event.to_version_id),
         actor=event.actor,
         reason=event.reason,
         is_forced=event.is_forced,
@@ -323,12 +323,6 @@ def event_view(session: Session, adapter: Adapter, event: AliasEvent) -> AliasEv
 
 def key_view(key: ApiKey) -> KeyView:
     return KeyView.model_validate(key, from_attributes=True)
-
-
-def version_id_name(session: Session, adapter: Adapter, version_id: str | None) -> str:
-    """The public name behind a version's id; none is the base model."""
-    version = session.get(AdapterVersion, version_id) if version_id else None
-    return registry.version_name(adapter.name, version.number if version else None)
 
 
 def _without_material(view: VersionView) -> VersionView:

@@ -56,6 +56,12 @@ def version_name(adapter: str, number: int | None) -> str:
     return f"{adapter}@{BASE}" if number is None else f"{adapter}@v{number}"
 
 
+def name_by_id(session: Session, adapter: Adapter, version_id: str | None) -> str:
+    """The public name behind a version's id; none is the base model."""
+    version = session.get(AdapterVersion, version_id) if version_id else None
+    return version_name(adapter.name, version.number if version else None)
+
+
 def engine_name(adapter: str, version: AdapterVersion) -> str:
     """What the engine calls a version: never used twice, so no cache can mix two versions up."""
     return f"{adapter}@v{version.number}.{version.digest[:8]}"

@@ -212,8 +212,8 @@ class LineWithout:
     def _record_move(self, event: AliasEvent) -> None:
         name = self._adapter.name
         detail = {
-            "from": _name(self._session, name, event.from_version_id),
-            "to": _name(self._session, name, event.to_version_id),
+            "from": registry.name_by_id(self._session, self._adapter, event.from_version_id),
+            "to": registry.name_by_id(self._session, self._adapter, event.to_version_id),
             "by": event.actor,
             "event": event.id,
         }
@@ -264,11 +264,6 @@ def record(
         request_id,
         owner=deletion.owner,
     )
-
-
-def _name(session: Session, adapter: str, version_id: str | None) -> str:
-    version = session.get(AdapterVersion, version_id) if version_id else None
-    return registry.version_name(adapter, version.number if version else None)
 
 
 def _actor(deletion: Deletion) -> str:

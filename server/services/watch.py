@@ -16,7 +16,7 @@ from server.core.errors import AppError
 from server.core.settings import RolloutSettings
 from server.db import Adapter, AdapterVersion, AliasEvent, Arm, Interaction, VersionStatus
 from server.engine.routing import CHAMPION
-from server.services import judge, promotion, registry, signals, trials
+from server.services import evidence, judge, promotion, registry, signals, trials
 from server.services.judge import Comparison
 from server.services.signals import SIGNALS
 
@@ -98,17 +98,17 @@ def _harm(
             Interaction.version == name,
             or_(Interaction.arm.is_(None), Interaction.arm == Arm.CHAMPION),
         )
-        .limit(trials.BASELINE)
+        .limit(evidence.BASELINE)
     )
     since = signals.read(session, statement)
     if not since:
         return None
     old_name = registry.version_name(adapter.name, before.number if before else None)
-    old = trials.baseline(session, adapter, old_name, event.created_at)
+    old = evidence.baseline(session, adapter, old_name, event.created_at)
     comparisons = {
-        signal: Comparison(trials.margin_of(config, signal), config.alpha) for signal in SIGNALS
+        signal: Comparison(evidence.margin_of(config, signal), config.alpha) for signal in SIGNALS
     }
-    pairs = trials.paired_in_turn(since, old, SIGNALS, signals.pace_of(old))
+    pairs = evidence.paired_in_turn(since, old, SIGNALS, signals.pace_of(old))
     for signal, found in pairs.items():
         for pair in found:
             comparisons[signal].take(pair)

@@ -21,7 +21,7 @@ from server.core.errors import (
 from server.core.settings import RolloutSettings
 from server.db import Adapter, AdapterVersion, Trial, VersionStatus
 from server.db.session import Database
-from server.services import interactions, promotion, registry, trials, watch
+from server.services import evidence, interactions, promotion, registry, trials, watch
 from server.services.judge import Verdict
 from tests.support.factories import captured, make_version
 
@@ -419,7 +419,7 @@ def test_a_long_trial_is_read_in_stretches_to_the_same_end(
     line.now += timedelta(minutes=2)
     with line.work() as (session, _):
         whole = trials.look(session, session.get_one(Trial, trial_id), line.now)
-    monkeypatch.setattr(trials, "STRETCH", 40)
+    monkeypatch.setattr(evidence, "STRETCH", 40)
 
     for _ in range(3):
         parts = line.judge(trial_id)
