@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
-from sqlalchemy import select
 
 from server.core.clock import utc_now
 from server.core.errors import AppError
-from server.db import Adapter, Replica
+from server.db import Adapter
 from server.engine.control import open_control
 from server.services import deletions, fleet, registry, removal
 from server.services.relearning import Orders
@@ -92,20 +91,15 @@ def _let_go(context: WorkerContext, versions: Sequence[Removable]) -> list[Remov
             for version in versions
             if fleet.is_let_go(session, version.engine_name, revision, now=now)
         ]
-        urls = session.scalars(select(Replica.url).order_by(Replica.url)).all()
+        urls = list(fleet.wanted(session)) or context.settings.engine.urls  # one that drains, too
     if not unused:
         return []
     try:
-        asyncio.run(_unload(context, unused, urls or _set_urls(context)))
+        asyncio.run(_unload(context, unused, urls))
     except AppError as error:  # an engine that does not answer may hold any, and may come back
         log.warning("version_files_kept", versions=len(unused), why=str(error))
         return []
     return unused
-
-
-def _set_urls(context: WorkerContext) -> list[str]:
-    engine = context.settings.engine
-    return [url for url in (engine.url, *engine.more_urls) if url]
 
 
 async def _unload(
