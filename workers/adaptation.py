@@ -91,6 +91,7 @@ class Adaptation:
         self._folder = context.settings.runs_path / owned.run_id
         self._scratch = self._folder / f"attempt-{owned.attempt}"
         self._scratch.mkdir(parents=True, exist_ok=True)
+        self._checkpoints = self._folder / "checkpoints"
 
     def go_through(self) -> None:
         """All stages; raises whatever ends the run early."""
@@ -117,6 +118,7 @@ class Adaptation:
         try:
             with self._database.unit_of_work() as session:
                 runs.finish(session, self._owned, status=status, report=self._report, error=error)
+            shutil.rmtree(self._checkpoints, ignore_errors=True)
         except LeaseLost as lost:
             log.warning("run_lost", run_id=self._owned.run_id, reason=str(lost))
 
@@ -178,11 +180,14 @@ class Adaptation:
                 "output": str(output),
                 "seed": self._config.seed,
                 "threads": self._context.settings.learning.threads or _spare_threads(),
+                "checkpoints": str(self._checkpoints),  # of the run, not of this attempt
             }
             self._report["training"] = train(job, folder=self._scratch, heart=self._heart)
-            return versions.register(
+            version_id = versions.register(
                 self._context, self._owned, material, output, config=self._config
             )
+            shutil.rmtree(self._checkpoints, ignore_errors=True)
+            return version_id
 
     def _examine(self, material: Material, version_id: str, asked: list[str]) -> examination.Exam:
         with self._stage("exam"):

@@ -19,6 +19,7 @@ import torch
 
 from adapters.spec import SealConfig
 from adapters.training.batch import encode
+from adapters.training.checkpoints import Checkpoints
 from adapters.training.model import load_trainee, save_adapter
 from adapters.training.trainer import StepReport, TrainingDiverged, train
 from adapters.types import EditKind, SelfEdit
@@ -37,6 +38,8 @@ class Job:
     output: Path
     seed: int
     threads: int | None
+    checkpoints: Path | None = None
+    """Folder to go on from and to leave checkpoints in; none are kept without it."""
 
 
 def main(arguments: Sequence[str], out: TextIO) -> int:
@@ -73,6 +76,7 @@ def read_job(path: Path) -> Job:
         output=Path(fields["output"]),
         seed=int(fields["seed"]),
         threads=fields.get("threads"),
+        checkpoints=Path(fields["checkpoints"]) if fields.get("checkpoints") else None,
     )
 
 
@@ -98,12 +102,13 @@ def run_job(job: Job, out: TextIO) -> None:
 
     train(
         trainee,
-        [segment for kind, segment in encoded if kind is not EditKind.REPLAY],
-        anchors=[segment for kind, segment in encoded if kind is EditKind.REPLAY],
+        [sample for kind, sample in encoded if kind is not EditKind.REPLAY],
+        anchors=[sample for kind, sample in encoded if kind is EditKind.REPLAY],
         anchors_per_epoch=job.config.replay.prompts_per_epoch,
         spec=spec,
         seed=job.seed,
         on_step=report,
+        checkpoints=Checkpoints(job.checkpoints) if job.checkpoints else None,
     )
     save_adapter(trainee.model, job.output, base_name=job.base_model.name)
     _write(out, event="done", seconds=round(time.monotonic() - started, 3), tokens=tokens)

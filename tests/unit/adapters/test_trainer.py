@@ -144,7 +144,7 @@ def test_infinite_loss_is_refused_before_it_reaches_the_weights(random_model: Pa
 def test_nothing_to_train_is_refused(random_model: Path) -> None:
     trainee = load_trainee(random_model, spec=LoraSpec(rank=2), seed=0)
 
-    with pytest.raises(ValueError, match="no segment"):
+    with pytest.raises(ValueError, match="no sample"):
         train(trainee, [], spec=SPEC, seed=0)
 
 
