@@ -156,12 +156,16 @@ class TrainingSample:
 
     def __post_init__(self) -> None:
         if len(self.is_trained) != len(self.ids) or not any(self.is_trained) or self.is_trained[0]:
-            raise ValueError("is_trained must mark at least one token, one flag each, not the first")
+            raise ValueError(
+                "is_trained must mark at least one token, one flag each, not the first"
+            )
         if not (math.isfinite(self.mass) and self.mass > 0):
             raise ValueError(f"mass must be finite and above 0, not {self.mass}")
         for name, values in self._per_token().items():
             if len(values) != self.trained_count:
-                raise ValueError(f"{name} has {len(values)} entries for {self.trained_count} tokens")
+                raise ValueError(
+                    f"{name} has {len(values)} entries for {self.trained_count} tokens"
+                )
             if not all(map(math.isfinite, values)):
                 raise ValueError(f"{name} holds a number that is not finite")
         if Component.RL in self.weights and self.advantages is None:

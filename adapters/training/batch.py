@@ -74,7 +74,9 @@ class Batch:
         return Batch(**moved)
 
 
-def encode(edit: SelfEdit, tokenizer: PreTrainedTokenizerBase, *, max_tokens: int) -> TrainingSample:
+def encode(
+    edit: SelfEdit, tokenizer: PreTrainedTokenizerBase, *, max_tokens: int
+) -> TrainingSample:
     """A self-edit as a sample for `ce`, ending in exactly one end-of-text or end-of-turn.
 
     A prompt is rendered by the tokenizer's chat template, as the engine's chat endpoint does.

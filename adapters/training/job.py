@@ -40,6 +40,7 @@ class Job:
     threads: int | None
     checkpoints: Path | None = None
     """Folder to go on from and to leave checkpoints in; none are kept without it."""
+    checkpoint_every_s: float = 30.0
 
 
 def main(arguments: Sequence[str], out: TextIO) -> int:
@@ -77,6 +78,7 @@ def read_job(path: Path) -> Job:
         seed=int(fields["seed"]),
         threads=fields.get("threads"),
         checkpoints=Path(fields["checkpoints"]) if fields.get("checkpoints") else None,
+        checkpoint_every_s=float(fields.get("checkpoint_every_s", 30.0)),
     )
 
 
@@ -108,10 +110,16 @@ def run_job(job: Job, out: TextIO) -> None:
         spec=spec,
         seed=job.seed,
         on_step=report,
-        checkpoints=Checkpoints(job.checkpoints) if job.checkpoints else None,
+        checkpoints=_checkpoints(job),
     )
     save_adapter(trainee.model, job.output, base_name=job.base_model.name)
     _write(out, event="done", seconds=round(time.monotonic() - started, 3), tokens=tokens)
+
+
+def _checkpoints(job: Job) -> Checkpoints | None:
+    if job.checkpoints is None:
+        return None
+    return Checkpoints(job.checkpoints, every_s=job.checkpoint_every_s)
 
 
 def _exit_with_parent() -> None:

@@ -129,8 +129,8 @@ def plan_steps(
             epoch.append(held[drawn % len(held)])
             drawn += 1
         shuffler.shuffle(epoch)
-        for start in range(0, len(epoch), spec.batch_size):
-            steps.append(epoch[start : start + spec.batch_size])
+        starts = range(0, len(epoch), spec.batch_size)
+        steps.extend(epoch[start : start + spec.batch_size] for start in starts)
     return steps
 
 

@@ -74,9 +74,7 @@ def test_packed_logprobs_equal_those_of_each_segment_alone(random_model: Path) -
             all_tokens = logits.gather(1, targets[:, None])[:, 0]
             alone.append(all_tokens[segment.trained_from - 1 :])
 
-    assert len(pack(segments).input_ids_1T[0]) < sum(
-        len(segment.ids) for segment in segments
-    )
+    assert len(pack(segments).input_ids_1T[0]) < sum(len(segment.ids) for segment in segments)
     torch.testing.assert_close(packed, torch.cat(alone), atol=1e-5, rtol=1e-5)
 
 
