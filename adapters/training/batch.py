@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -68,9 +68,12 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on another device."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        moved = {n: v.to(device) if isinstance(v, Tensor) else v for n, v in values.items()}
-        moved["parts"] = {component: part.to(device) for component, part in self.parts.items()}
+        moved: dict[str, Any] = {
+            "parts": {component: part.to(device) for component, part in self.parts.items()}
+        }
+        for field in dataclasses.fields(self):
+            if isinstance(value := getattr(self, field.name), Tensor):
+                moved[field.name] = value.to(device)
         return Batch(**moved)
 
 
