@@ -21,6 +21,7 @@ from adapters.spec import SealConfig
 from adapters.training.batch import encode
 from adapters.training.checkpoints import Checkpoints
 from adapters.training.model import load_trainee, save_adapter
+from adapters.training.speedups import apply_speedups, find_speedups
 from adapters.training.trainer import StepReport, TrainingDiverged, train
 from adapters.types import EditKind, SelfEdit
 
@@ -95,6 +96,9 @@ def run_job(job: Job, out: TextIO) -> None:
         (edit.kind, encode(edit, trainee.tokenizer, max_tokens=spec.max_tokens))
         for edit in job.edits
     ]
+    lessons = [sample for kind, sample in encoded if kind is not EditKind.REPLAY]
+    steps = spec.epochs * len(lessons) // spec.batch_size
+    apply_speedups(trainee.model, find_speedups(trainee.device.type, steps=steps))
     tokens = 0
 
     def report(step: StepReport) -> None:
@@ -104,7 +108,7 @@ def run_job(job: Job, out: TextIO) -> None:
 
     train(
         trainee,
-        [sample for kind, sample in encoded if kind is not EditKind.REPLAY],
+        lessons,
         anchors=[sample for kind, sample in encoded if kind is EditKind.REPLAY],
         anchors_per_epoch=job.config.replay.prompts_per_epoch,
         spec=spec,

@@ -299,7 +299,7 @@ def _learn(
 
 
 def _by_pupil(logits_NV: Tensor, batches: Sequence[tuple[_Pupil, Batch]]) -> dict[int, Tensor]:
-    parts = logits_NV.split([len(batch.targets_N) for _, batch in batches])
+    parts = torch.split(logits_NV, [len(batch.targets_N) for _, batch in batches])
     return {pupil.index: part for (pupil, _), part in zip(batches, parts, strict=True)}
 
 
