@@ -118,7 +118,7 @@ class Adaptation:
         try:
             with self._database.unit_of_work() as session:
                 runs.finish(session, self._owned, status=status, report=self._report, error=error)
-            shutil.rmtree(self._checkpoints, ignore_errors=True)
+            self._drop_checkpoints()
         except LeaseLost as lost:
             log.warning("run_lost", run_id=self._owned.run_id, reason=str(lost))
 
@@ -171,6 +171,7 @@ class Adaptation:
             with self._database.unit_of_work() as session:
                 done = registry.version_of_run(session, self._owned.run_id)
             if done is not None:  # an earlier attempt of this run came this far
+                self._drop_checkpoints()
                 return done.id
             output = self._scratch / "adapter"
             job = {
@@ -186,8 +187,12 @@ class Adaptation:
             version_id = versions.register(
                 self._context, self._owned, material, output, config=self._config
             )
-            shutil.rmtree(self._checkpoints, ignore_errors=True)
+            self._drop_checkpoints()
             return version_id
+
+    def _drop_checkpoints(self) -> None:
+        """They outlive an attempt, for the next one to go on from, but not the training."""
+        shutil.rmtree(self._checkpoints, ignore_errors=True)
 
     def _examine(self, material: Material, version_id: str, asked: list[str]) -> examination.Exam:
         with self._stage("exam"):
