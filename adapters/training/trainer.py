@@ -79,16 +79,44 @@ def train(
         TrainingCancelled: `should_stop`, asked before each forward pass, said so.
         OSError: a checkpoint could not be written.
     """
-    losses = losses or LossSpec()
     steps = plan_steps(units, anchors, anchors_per_epoch, spec=spec, seed=seed)
+    train_steps(
+        trainee,
+        steps,
+        spec=spec,
+        losses=losses,
+        on_step=on_step,
+        should_stop=should_stop,
+        checkpoints=checkpoints,
+    )
+
+
+def train_steps(
+    trainee: Trainee,
+    steps: Sequence[Sequence[Unit]],
+    *,
+    spec: TrainingSpec,
+    losses: LossSpec | None = None,
+    on_step: Callable[[StepReport], None] = lambda _: None,
+    should_stop: Callable[[], bool] = lambda: False,
+    checkpoints: Checkpoints | None = None,
+) -> None:
+    """Take one optimiser step on the units of each of `steps`, in that order; see `train`.
+
+    Raises:
+        TrainingDiverged, TrainingCancelled, OSError: as `train`.
+    """
+    losses = losses or LossSpec()
     parameters = {n: p for n, p in trainee.model.named_parameters() if p.requires_grad}
     optimizer = build_optimizer(parameters.items(), spec)
-    shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
-    course = fingerprint(shapes, spec, losses, seed, anchors_per_epoch, [*units], [*anchors])
     first = 0
-    if checkpoints is not None and (saved := checkpoints.newest(course)) is not None:
-        saved.restore(parameters, optimizer)
-        first = saved.step
+    course = ""
+    if checkpoints is not None:
+        shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+        course = fingerprint(shapes, spec, losses, [list(step) for step in steps])
+        if (saved := checkpoints.newest(course)) is not None:
+            saved.restore(parameters, optimizer)
+            first = saved.step
     trainee.model.train()
     for number, step_units in enumerate(steps[first:], start=first + 1):
         set_rate(optimizer, spec, step=number - 1, total_steps=len(steps))
