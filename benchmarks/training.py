@@ -110,7 +110,7 @@ def _mid(runs: Sequence[Mapping[str, Any]], key: str) -> float:
 
 def _gap(one: Mapping[str, Any], other: Mapping[str, Any]) -> float:
     pairs = zip(one["losses"], other["losses"], strict=True)
-    return max(abs(a - b) for a, b in pairs)
+    return max(abs(float(a) - float(b)) for a, b in pairs)
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -180,7 +180,7 @@ def _products(trainee: Trainee, computed: int, samples: Sequence[TrainingSample]
         if isinstance(module, torch.nn.Linear) and "lora_" not in name and module.weight is not head
     )
     targets = sum(sample.trained_count for sample in samples)
-    return 4.0 * (layers * computed + head.numel() * targets)
+    return 4.0 * float(layers * computed + head.numel() * targets)
 
 
 def _matrix_peak(device: torch.device, dtype: torch.dtype) -> float:

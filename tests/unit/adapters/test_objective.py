@@ -259,6 +259,25 @@ def test_reference_logprobs_that_are_given_spare_the_reference_pass(
     torch.testing.assert_close(*results)
 
 
+def test_what_is_missing_beside_given_reference_logprobs_is_computed(
+    model: LlamaForCausalLM, reference: LlamaForCausalLM
+) -> None:
+    spec = LossSpec()
+    samples = [dataclasses.replace(rollout(seed), weights={}) for seed in (1, 2)]
+    with torch.no_grad():
+        known = selective_logprobs(logits_alone(reference, samples[0]), targets_of(samples[0]))
+        mixed = PreferencePair(
+            dataclasses.replace(samples[0], reference_logprobs=tuple(known.tolist())), samples[1]
+        )
+        batch = pack([mixed])
+        base, logits = target_logits(reference, batch), target_logits(model, batch)
+        parts = component_losses(logits, batch, spec, reference_NV=base)
+        expected = naive_pair_loss(model, reference, PreferencePair(*samples), spec)
+
+    assert needs_reference(mixed, spec)
+    torch.testing.assert_close(parts["dpo"], expected, **EXACT)
+
+
 def test_tokens_between_the_trained_ones_are_seen_but_not_learnt(model: LlamaForCausalLM) -> None:
     """A conversation of several turns: the user's words in the middle are not the model's."""
     flags = (False, True, True, False, False, True)
