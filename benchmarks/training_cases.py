@@ -1,9 +1,11 @@
 """What the trainers are given: samples cut from this repository's own documentation."""
 
+import dataclasses
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from adapters.training.advantages import dapo_weight, grpo_advantages
 from adapters.types import Component, TrainingSample, reply_mask
 from benchmarks.results import ROOT
 
@@ -21,6 +23,10 @@ class Case:
     """One step's samples from a stream of tokens."""
     aim: float
     """Everlearn's speed in multiples of TRL's."""
+    rivals: tuple[str, ...] = ("trl-padded", "trl-padding-free")
+    """The fastest of them is the baseline."""
+    curve: str = "loss"
+    """What of each step has to agree between the trainers."""
 
 
 def text() -> str:
@@ -81,9 +87,35 @@ def _rollouts(draw: random.Random, tokens: Sequence[int]) -> list[TrainingSample
     ]
 
 
+def _reinforced(draw: random.Random, tokens: Sequence[int]) -> list[TrainingSample]:
+    """Rollouts of one prompt, some right and some wrong, by DAPO's mean over tokens."""
+    rollouts = _rollouts(draw, tokens)
+    rewards = [float(index % 3 == 0) for index in range(len(rollouts))]
+    samples = []
+    for rollout, advantage in zip(rollouts, grpo_advantages(rewards), strict=True):
+        weight, mass = dapo_weight(rollout.trained_count)
+        count = rollout.trained_count
+        samples.append(
+            dataclasses.replace(
+                rollout,
+                weights={Component.RL: (weight,) * count},
+                mass=mass,
+                advantages=(advantage,) * count,
+            )
+        )
+    return samples
+
+
+def reward(sample: TrainingSample) -> float:
+    """What the rollout got: 1 or 0."""
+    return float((sample.advantages or (0.0,))[0] > 0)
+
+
 CASES = {
     "equal lengths": Case(_equal, aim=1.0),
     "varied lengths": Case(_varied, aim=2.0),
     "short chats": Case(_chats, aim=2.0),
     "long shared prompt": Case(_rollouts, aim=2.0),
+    # The loss of a group is the same whatever the model says: it is the gradient that tells.
+    "GRPO": Case(_reinforced, aim=2.0, rivals=("trl-grpo",), curve="grad_norm"),
 }

@@ -18,7 +18,7 @@ from adapters.training.many import Course, load_bank, train_many
 from adapters.training.model import Trainee, load_trainee
 from adapters.training.trainer import StepReport, train_steps
 from adapters.types import TrainingSample
-from benchmarks.training_cases import BATCH, SEED, steps_of, text
+from benchmarks.training_cases import BATCH, SEED, reward, steps_of, text
 
 LORA = LoraSpec(rank=16, alpha=32)
 _WARM_UP = 4
@@ -41,6 +41,7 @@ def main(order: dict[str, Any]) -> dict[str, Any]:
         "everlearn": lambda: _everlearn(trainee, steps),
         "trl-padded": lambda: _trl(trainee, steps, is_padding_free=False),
         "trl-padding-free": lambda: _trl(trainee, steps, is_padding_free=True),
+        "trl-grpo": lambda: _trl_grpo(trainee, steps),
     }
     run = contenders[order["contender"]]()
     peak_bytes = _peak_memory(trainee.device)
@@ -53,6 +54,7 @@ class _Run:
     def __init__(self) -> None:
         self.ends: list[float] = []
         self.losses: list[float] = []
+        self.grad_norms: list[float] = []
         self.computed: list[int] = []
 
     def figures(
@@ -64,7 +66,8 @@ class _Run:
         return {
             "tokens_per_s": sum(len(sample.ids) for sample in counted) / seconds,
             "peak_share": done / _matrix_peak(trainee.device, trainee.compute_dtype),
-            "losses": self.losses,
+            "loss": self.losses,
+            "grad_norm": self.grad_norms,
         }
 
 
@@ -74,6 +77,7 @@ def _everlearn(trainee: Trainee, steps: list[list[TrainingSample]]) -> _Run:
     def on_step(report: StepReport) -> None:
         run.ends.append(time.perf_counter())
         run.losses.append(report.loss)
+        run.grad_norms.append(report.grad_norm)
         run.computed.append(report.tokens)
 
     train_steps(trainee, steps, spec=_spec(), on_step=on_step)
@@ -82,8 +86,92 @@ def _everlearn(trainee: Trainee, steps: list[list[TrainingSample]]) -> _Run:
 
 def _trl(trainee: Trainee, steps: list[list[TrainingSample]], *, is_padding_free: bool) -> _Run:
     from datasets import Dataset
-    from transformers import TrainerCallback
     from trl import SFTConfig, SFTTrainer
+
+    config = SFTConfig(
+        **_settings(trainee),
+        train_sampling_strategy="sequential",
+        padding_free=is_padding_free,
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
+    )
+    samples = chain.from_iterable(steps)
+    rows = [{"input_ids": list(sample.ids), "labels": _labels(sample)} for sample in samples]
+    trainer = SFTTrainer(
+        model=trainee.model,
+        args=config,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=trainee.tokenizer,
+    )
+    return _timed(trainer, steps)
+
+
+def _trl_grpo(trainee: Trainee, steps: list[list[TrainingSample]]) -> _Run:
+    """TRL asks for the rollouts of each prompt and gets those that everybody gets."""
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer
+
+    config = GRPOConfig(
+        **_settings(trainee),
+        num_generations=BATCH,
+        steps_per_generation=1,
+        max_completion_length=max(s.trained_count for s in chain.from_iterable(steps)),
+        loss_type="dapo",
+        scale_rewards="group",
+        epsilon=0.2,
+        beta=0.0,
+        shuffle_dataset=False,
+    )
+
+    def rollouts(prompts: list[str], _trainer: object) -> dict[str, Any]:
+        step = steps[int(prompts[0])]
+        return {
+            "prompt_ids": [list(s.ids[: s.trained_from]) for s in step],
+            "completion_ids": [list(s.ids[s.trained_from :]) for s in step],
+            "logprobs": [[0.0] * s.trained_count for s in step],
+        }
+
+    def rewards(prompts: list[str], **_: object) -> list[float]:
+        return [reward(sample) for sample in steps[int(prompts[0])]]
+
+    trainer = GRPOTrainer(
+        model=trainee.model,
+        args=config,
+        train_dataset=Dataset.from_list([{"prompt": str(step)} for step in range(len(steps))]),
+        processing_class=trainee.tokenizer,
+        reward_funcs=[rewards],
+        rollout_func=rollouts,
+    )
+    return _timed(trainer, steps)
+
+
+def _settings(trainee: Trainee) -> dict[str, Any]:
+    """What TRL's trainers have in common with ours, and nothing that costs time."""
+    spec = _spec()
+    return {
+        "output_dir": "/nonexistent",
+        "save_strategy": "no",
+        "report_to": [],
+        "disable_tqdm": True,
+        "logging_steps": 1,
+        "per_device_train_batch_size": BATCH,
+        "num_train_epochs": 1,
+        "learning_rate": spec.learning_rate,
+        "lr_scheduler_type": "linear",
+        "warmup_steps": 0,
+        "adam_beta2": 0.99,
+        "weight_decay": 0.0,
+        "max_grad_norm": spec.max_grad_norm,
+        "bf16": trainee.compute_dtype is torch.bfloat16,
+        "use_cpu": trainee.device.type == "cpu",
+        "gradient_checkpointing": False,
+        "remove_unused_columns": False,
+        "dataloader_pin_memory": False,
+    }
+
+
+def _timed(trainer: Any, steps: Sequence[Sequence[TrainingSample]]) -> _Run:
+    from transformers import TrainerCallback
 
     run = _Run()
     run.computed = [sum(len(sample.ids) for sample in step) for step in steps]
@@ -92,42 +180,11 @@ def _trl(trainee: Trainee, steps: list[list[TrainingSample]], *, is_padding_free
         def on_step_end(self, *_: object, **__: object) -> None:
             run.ends.append(time.perf_counter())
 
-    spec = _spec()
-    config = SFTConfig(
-        output_dir="/nonexistent",
-        save_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
-        logging_steps=1,
-        per_device_train_batch_size=BATCH,
-        num_train_epochs=1,
-        train_sampling_strategy="sequential",
-        learning_rate=spec.learning_rate,
-        lr_scheduler_type="linear",
-        warmup_steps=0,
-        adam_beta2=0.99,
-        weight_decay=0.0,
-        max_grad_norm=spec.max_grad_norm,
-        bf16=trainee.compute_dtype is torch.bfloat16,
-        use_cpu=trainee.device.type == "cpu",
-        gradient_checkpointing=False,
-        padding_free=is_padding_free,
-        max_length=None,
-        dataset_kwargs={"skip_prepare_dataset": True},
-        remove_unused_columns=False,
-        dataloader_pin_memory=False,
-    )
-    samples = list(chain.from_iterable(steps))
-    rows = [{"input_ids": list(sample.ids), "labels": _labels(sample)} for sample in samples]
-    trainer = SFTTrainer(
-        model=trainee.model,
-        args=config,
-        train_dataset=Dataset.from_list(rows),
-        processing_class=trainee.tokenizer,
-        callbacks=[Clock()],
-    )
+    trainer.add_callback(Clock())
     trainer.train()
-    run.losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    entries = [entry for entry in trainer.state.log_history if "loss" in entry]
+    run.losses = [entry["loss"] for entry in entries]
+    run.grad_norms = [entry["grad_norm"] for entry in entries]
     return run
 
 

@@ -112,8 +112,7 @@ def train_steps(
     first = 0
     course = ""
     if checkpoints is not None:
-        shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
-        course = fingerprint(shapes, spec, losses, [list(step) for step in steps])
+        course = _course(steps, parameters, spec, losses)
         if (saved := checkpoints.newest(course)) is not None:
             saved.restore(parameters, optimizer)
             first = saved.step
@@ -197,6 +196,20 @@ def apply_step(
         raise TrainingDiverged(number, loss, grad_norm)
     optimizer.step()
     return grad_norm
+
+
+def _course(
+    steps: Sequence[Sequence[Unit]],
+    parameters: Mapping[str, nn.Parameter],
+    spec: TrainingSpec,
+    losses: LossSpec,
+) -> str:
+    """Digest of all that decides the weights; each unit is read once, however often it is taken."""
+    units = {id(unit): unit for step in steps for unit in step}
+    numbers = {key: number for number, key in enumerate(units)}
+    order = [[numbers[id(unit)] for unit in step] for step in steps]
+    shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+    return fingerprint(shapes, spec, losses, order, *units.values())
 
 
 def _accumulate(

@@ -2,7 +2,8 @@
 
 import pytest
 
-from benchmarks.training_cases import BATCH, CASES, steps_of, text
+from adapters.training.advantages import grpo_advantages
+from benchmarks.training_cases import BATCH, CASES, reward, steps_of, text
 
 TOKENS = list(range(5_000))
 
@@ -24,6 +25,15 @@ def test_the_cases_are_what_their_names_say():
     assert len({sample.ids[:24] for sample in first["short chats"]}) == 1
     assert len({sample.ids[:384] for sample in first["long shared prompt"]}) == 1
     assert {sample.group for sample in first["long shared prompt"]} == {"prompt"}
+
+
+def test_trl_is_told_the_rewards_that_our_advantages_came_from():
+    step = steps_of("GRPO", TOKENS, 1)[0]
+    rewards = [reward(sample) for sample in step]
+
+    assert set(rewards) == {0.0, 1.0}
+    first = [(sample.advantages or ())[0] for sample in step]
+    assert first == pytest.approx(grpo_advantages(rewards))
 
 
 def test_there_is_text_enough_to_cut_from():
