@@ -131,11 +131,34 @@ def members(unit: Unit) -> tuple[TrainingSample, ...]:
     return (unit.chosen, unit.rejected) if isinstance(unit, PreferencePair) else (unit,)
 
 
-def split_by_tokens(units: Sequence[_UnitT], limit: int) -> Iterator[list[_UnitT]]:
+@dataclass(frozen=True, slots=True)
+class RowCost:
+    """What a row costs, in tokens: one token's matrix products are 1.
+
+    In a row every token is compared with every other, also with those that it may not see. So
+    sequences that share little are better off in short rows, up to what each row costs by itself.
+    """
+
+    per_look: float = 0.0
+    """Of comparing one token with one other."""
+    per_row: float = math.inf
+    """Of one more forward and backward pass."""
+
+    def joins(self, row: int, added: int, alone: int) -> bool:
+        """Whether a unit that lengthens a row by `added` is cheaper in it than alone."""
+        looks = (row + added) ** 2 - row**2 - alone**2
+        return added + self.per_look * looks <= alone + self.per_row
+
+
+def split_by_tokens(
+    units: Sequence[_UnitT], limit: int, cost: RowCost | None = None
+) -> Iterator[list[_UnitT]]:
     """Batches of at most `limit` tokens (one longer unit stands alone), shortest first.
 
-    Units of one group come one after another, and what they share counts once.
+    Units of one group come one after another, and what they share counts once. With a `cost`, a
+    batch also ends where its row would grow dear.
     """
+    cost = cost or RowCost()
     longest: dict[str, int] = {}
     for unit in units:
         if (group := _group(unit)) is not None:
@@ -148,11 +171,10 @@ def split_by_tokens(units: Sequence[_UnitT], limit: int) -> Iterator[list[_UnitT
     batch: list[_UnitT] = []
     total = 0
     for unit in sorted(units, key=order):
-        added = _added_tokens(unit, after=batch)
-        if batch and total + added > limit:
+        added, alone = _added_tokens(unit, after=batch), _added_tokens(unit, after=())
+        if batch and (total + added > limit or not cost.joins(total, added, alone)):
             yield batch
-            batch, total = [], 0
-            added = _added_tokens(unit, after=())
+            batch, total, added = [], 0, alone
         batch.append(unit)
         total += added
     if batch:

@@ -33,6 +33,7 @@ from adapters.training.trainer import (
     apply_step,
     microbatches,
     plan_steps,
+    row_cost,
 )
 from adapters.types import TrainingSample
 
@@ -232,6 +233,7 @@ class _Pupil:
         self.failure: TrainingDiverged | None = None
         self._spec = course.spec
         self._device = bank.device
+        self._row_cost = row_cost(bank.base.config.hidden_size, bank.device.type)
         parameters = bank.parameters(index)
         self._parameters = list(parameters.values())
         self._optimizer: AdamW = build_optimizer(parameters.items(), course.spec)
@@ -246,8 +248,12 @@ class _Pupil:
     def begin(self, number: int, losses: LossSpec) -> None:
         """Take up a step."""
         set_rate(self._optimizer, self._spec, step=number - 1, total_steps=len(self.steps))
-        limit = self._spec.microbatch_tokens
-        self._works = microbatches(self.steps[number - 1], limit=limit, losses=losses)
+        self._works = microbatches(
+            self.steps[number - 1],
+            limit=self._spec.microbatch_tokens,
+            losses=losses,
+            cost=self._row_cost,
+        )
         self._totals, self._tokens = {}, 0
 
     def next_work(self) -> tuple[Batch, bool] | None:

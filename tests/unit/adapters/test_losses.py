@@ -69,7 +69,9 @@ def test_fewer_teacher_tokens_never_show_a_larger_forward_divergence(pair: Tenso
     student, teacher = pair
     full = losses.divergence(student.log_softmax(-1), teacher.log_softmax(-1), beta=0.0)
 
-    assert (losses.distillation(student, *top(teacher, k), beta=0.0) <= full + 1e-4).all()
+    assert (
+        losses.distillation(student, *top(teacher, k), beta=0.0) <= full * (1 + 1e-3) + 1e-4
+    ).all()
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.3, 1.0])

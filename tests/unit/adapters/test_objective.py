@@ -14,7 +14,15 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from adapters.spec import LossSpec
 from adapters.training import losses
-from adapters.training.batch import Unit, as_anchor, lesson, members, pack, split_by_tokens
+from adapters.training.batch import (
+    RowCost,
+    Unit,
+    as_anchor,
+    lesson,
+    members,
+    pack,
+    split_by_tokens,
+)
 from adapters.training.logprobs import selective_logprobs, target_logits
 from adapters.training.objective import component_losses, needs_reference
 from adapters.training.trainer import microbatches
@@ -129,6 +137,20 @@ def test_a_prompt_counts_once_against_the_limit_and_groups_stay_together() -> No
     assert [len({s.group for s in batch}) for batch in batches] == [1] * len(batches)
     assert all(pack(batch).input_ids_1T.numel() <= 60 for batch in batches)
     assert len(batches) == 2
+
+
+def test_rows_end_where_looking_at_each_other_costs_more_than_another_pass() -> None:
+    cost = RowCost(per_look=0.01, per_row=10.0)
+    units = [lesson(tuple(range(n, n + 20)), 1) for n in range(6)]
+    sharing = [rollout(seed) for seed in range(6)]
+
+    dear = list(split_by_tokens(units, 1000, cost))
+    free = list(split_by_tokens(units, 1000))
+
+    # A third one would be looked at by 40 others, and look at them: 2 x 40 x 20 x 0.01 = 16 > 10.
+    assert [len(batch) for batch in dear] == [2, 2, 2]
+    assert [len(batch) for batch in free] == [6]
+    assert len(list(split_by_tokens(sharing, 1000, cost))) == 1
 
 
 def naive_loss(
