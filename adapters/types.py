@@ -219,6 +219,8 @@ def _check_teacher(teacher: Sequence[TopK] | None, trained_count: int) -> None:
     for place in teacher:
         if not place.ids or len(place.ids) != len(place.logprobs):
             raise ValueError("a teacher's place needs at least one token, each with its logprob")
+        if len(set(place.ids)) < len(place.ids):
+            raise ValueError("a teacher's place names a token twice")
         if not all(logprob <= 1e-3 for logprob in place.logprobs):  # NaN is refused too
             raise ValueError("a teacher's logprob is above 0 or not a number")
 

@@ -13,8 +13,8 @@ from adapters.training.logprobs import selective_logprobs
 
 _ABSENT = -1e4
 """Log-probability of what cannot be: its exponential is exactly 0, and it has no infinity's NaNs."""
-_LEAST_TAIL = 1e-7
-"""Tail mass below which float32 can no longer tell 1 minus the rest from rounding."""
+_LEAST_TAIL = math.log(1e-7)
+"""Log of the least mass outside a teacher's tokens: less, in float32, is 1 minus rounding."""
 
 
 def cross_entropy(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
@@ -87,11 +87,12 @@ def distillation(
     fewer than K tokens is filled up with log-probability -inf. `beta` is as in `divergence`.
     """
     is_absent_NK = teacher_logprobs_NK == -torch.inf
-    logits_NV = logits_NV.float()
-    student_NK = logits_NV.gather(1, teacher_ids_NK) - logits_NV.logsumexp(dim=1, keepdim=True)
-    student_NK = student_NK.masked_fill(is_absent_NK, _ABSENT)
     teacher_NK = teacher_logprobs_NK.float().masked_fill(is_absent_NK, _ABSENT)
-    return divergence(_with_tail(student_NK), _with_tail(teacher_NK), beta=beta)
+    rest_N1 = (-torch.expm1(teacher_NK.logsumexp(dim=1, keepdim=True).clamp(max=0.0))).log()
+    teacher_NK = torch.cat([teacher_NK, rest_N1.clamp(min=_LEAST_TAIL)], dim=1)
+    ids_NK = teacher_ids_NK.where(~is_absent_NK, teacher_ids_NK[:, :1])
+    student_NK = _student_buckets(logits_NV.float(), ids_NK, is_absent_NK)
+    return divergence(student_NK, teacher_NK, beta=beta)
 
 
 def divergence(student_NK: Tensor, teacher_NK: Tensor, *, beta: float) -> Tensor:
@@ -113,7 +114,13 @@ def _kl(p_NK: Tensor, q_NK: Tensor) -> Tensor:
     return (p_NK.exp() * (p_NK - q_NK)).sum(dim=1)
 
 
-def _with_tail(logprobs_NK: Tensor) -> Tensor:
-    """One more column: the log of what the K leave of the probability."""
-    head_N1 = logprobs_NK.logsumexp(dim=1, keepdim=True).clamp(max=-_LEAST_TAIL)
-    return torch.cat([logprobs_NK, (-torch.expm1(head_N1)).log()], dim=1)
+def _student_buckets(logits_NV: Tensor, ids_NK: Tensor, is_absent_NK: Tensor) -> Tensor:
+    """Log-probabilities of the K tokens and of all others together; shape N x (K + 1).
+
+    The others are summed, not what is left of 1: a mass of 1e-6 would be mostly rounding.
+    """
+    head_NK = logits_NV.gather(1, ids_NK).masked_fill(is_absent_NK, _ABSENT)
+    others_N1 = logits_NV.scatter(1, ids_NK, _ABSENT).logsumexp(dim=1, keepdim=True)
+    all_N1 = torch.logaddexp(head_NK.logsumexp(dim=1, keepdim=True), others_N1)
+    student_NK = (head_NK - all_N1).masked_fill(is_absent_NK, _ABSENT)
+    return torch.cat([student_NK, (others_N1 - all_N1).clamp(min=_LEAST_TAIL)], dim=1)
