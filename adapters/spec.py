@@ -68,6 +68,27 @@ class TrainingSpec(_Settings):
     """Gradients are scaled down to this norm."""
 
 
+class LossSpec(_Settings):
+    """How the loss components are computed; which ones act is said by the samples' weights."""
+
+    clip_low: float = Field(default=0.2, ge=0.0, lt=1.0)
+    """`rl`: a ratio to the old policy below 1 - clip_low no longer pushes down."""
+    clip_high: float = Field(default=0.2, ge=0.0)
+    """`rl`: a ratio above 1 + clip_high no longer pushes up; DAPO takes 0.28."""
+    importance_cap: float = Field(default=2.0, gt=0.0)
+    """`rl`: most weight of a token that the trainer finds likelier than the engine did."""
+    reference_kl: Literal["full", "k3"] = "full"
+    """`ref_kl`: KL(reference || model) over the vocabulary, or Schulman's k3 estimate of
+    KL(model || reference) on the sampled token, as GRPO uses it."""
+    dpo_beta: float = Field(default=0.1, gt=0.0)
+    """`dpo`: how sharply the gap in log-ratios is judged; larger stays nearer to the reference."""
+    dpo_label_smoothing: float = Field(default=0.0, ge=0.0, lt=0.5)
+    """`dpo`: share of preferences taken to be wrong."""
+    distill_beta: Share = 0.5
+    """`distill`: 0 is KL(teacher || student), 1 KL(student || teacher), between them the
+    generalised Jensen-Shannon divergence."""
+
+
 class SelfEditSpec(_Settings):
     """What the served model writes from a document before training."""
 

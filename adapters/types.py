@@ -1,7 +1,8 @@
 """The values that pass between the parts of `adapters`; plain data, free of torch and pydantic."""
 
 import hashlib
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal, TypeAlias
@@ -99,6 +100,129 @@ class SamplingParams:
     top_p: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+
+
+class Component(StrEnum):
+    """A part of the training loss."""
+
+    CE = "ce"
+    """Say the token."""
+    RL = "rl"
+    """Say the token more or less often, by its advantage."""
+    REF_KL = "ref_kl"
+    """Stay with what the reference, the base without its adapter, would say."""
+    DISTILL = "distill"
+    """Say what a teacher would say, by its most likely tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class TopK:
+    """A teacher's K most likely tokens at one place, with their true log-probabilities, in nats."""
+
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSample:
+    """A sequence of T tokens, N of them trained; whatever is per token has N entries, in order.
+
+    A step's loss is the sum over samples, components and trained tokens of weight times loss,
+    divided by the sum of the samples' `mass`. So 1 per token with mass N is a mean over tokens,
+    1/N per token with mass 1 a mean over sequences.
+
+    Raises:
+        ValueError: nothing is trained, lengths differ, a number is not finite, or a component
+            lacks what it is computed from.
+    """
+
+    ids: tuple[int, ...]
+    is_trained: tuple[bool, ...]
+    """Per token; never the first one, which nothing predicts."""
+    weights: Mapping[Component, tuple[float, ...]]
+    mass: float
+    group: str | None = None
+    """Samples of one group share a long beginning, which is computed once: rollouts of a prompt."""
+    advantages: tuple[float, ...] | None = None
+    """For `rl`."""
+    sampler_logprobs: tuple[float, ...] | None = None
+    """What the engine said when it sampled; None takes the trainer's own word for it."""
+    old_logprobs: tuple[float, ...] | None = None
+    """Of the policy when it sampled, by the trainer; None is the present policy."""
+    reference_logprobs: tuple[float, ...] | None = None
+    """Of the reference; None lets the trainer compute them."""
+    teacher: tuple[TopK, ...] | None = None
+    """For `distill`."""
+
+    def __post_init__(self) -> None:
+        if len(self.is_trained) != len(self.ids) or not any(self.is_trained) or self.is_trained[0]:
+            raise ValueError(
+                "is_trained must mark at least one token, one flag each, not the first"
+            )
+        if not (math.isfinite(self.mass) and self.mass > 0):
+            raise ValueError(f"mass must be finite and above 0, not {self.mass}")
+        for name, values in self._per_token().items():
+            if len(values) != self.trained_count:
+                raise ValueError(
+                    f"{name} has {len(values)} entries for {self.trained_count} tokens"
+                )
+            if not all(map(math.isfinite, values)):
+                raise ValueError(f"{name} holds a number that is not finite")
+        if Component.RL in self.weights and self.advantages is None:
+            raise ValueError("rl needs advantages")
+        if Component.DISTILL in self.weights:
+            _check_teacher(self.teacher, self.trained_count)
+
+    @property
+    def trained_count(self) -> int:
+        """How many tokens carry loss."""
+        return sum(self.is_trained)
+
+    @property
+    def trained_from(self) -> int:
+        """Index of the first token that carries loss."""
+        return self.is_trained.index(True)
+
+    def _per_token(self) -> dict[str, tuple[float, ...]]:
+        optional = {
+            "advantages": self.advantages,
+            "sampler_logprobs": self.sampler_logprobs,
+            "old_logprobs": self.old_logprobs,
+            "reference_logprobs": self.reference_logprobs,
+        }
+        given = {name: values for name, values in optional.items() if values is not None}
+        return given | {f"weights of {name}": values for name, values in self.weights.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class PreferencePair:
+    """Two answers to one prompt, for the DPO loss; the sums over their trained tokens are compared.
+
+    The members' own weights count beside it: `ce` on the chosen one is DPO's usual SFT term.
+    Their masses do not count, the pair's does.
+    """
+
+    chosen: TrainingSample
+    rejected: TrainingSample
+    weight: float = 1.0
+    mass: float = 1.0
+
+
+def reply_mask(prompt_tokens: int, total: int) -> tuple[bool, ...]:
+    """Flags of a sequence whose tokens from `prompt_tokens` (at least 1) on are trained."""
+    return (False,) * prompt_tokens + (True,) * (total - prompt_tokens)
+
+
+def _check_teacher(teacher: Sequence[TopK] | None, trained_count: int) -> None:
+    if teacher is None or len(teacher) != trained_count:
+        raise ValueError("distill needs a teacher's most likely tokens for each trained token")
+    for place in teacher:
+        if not place.ids or len(place.ids) != len(place.logprobs):
+            raise ValueError("a teacher's place needs at least one token, each with its logprob")
+        if len(set(place.ids)) < len(place.ids):
+            raise ValueError("a teacher's place names a token twice")
+        if not all(logprob <= 1e-3 for logprob in place.logprobs):  # NaN is refused too
+            raise ValueError("a teacher's logprob is above 0 or not a number")
 
 
 def build_item(

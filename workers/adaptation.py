@@ -103,6 +103,7 @@ class Adaptation:
         self._folder = context.settings.runs_path / owned.run_id
         self._scratch = self._folder / f"attempt-{owned.attempt}"
         self._scratch.mkdir(parents=True, exist_ok=True)
+        self._checkpoints = self._folder / "checkpoints"
 
     def go_through(self) -> None:
         """All stages; raises whatever ends the run early."""
@@ -134,6 +135,7 @@ class Adaptation:
         try:
             with self._database.unit_of_work() as session:
                 runs.finish(session, self._owned, status=status, report=self._report, error=error)
+            self._drop_checkpoints()
         except LeaseLost as lost:
             log.warning("run_lost", run_id=self._owned.run_id, reason=str(lost))
 
@@ -186,6 +188,7 @@ class Adaptation:
             with self._database.unit_of_work() as session:
                 done = registry.version_of_run(session, self._owned.run_id)
             if done is not None:  # an earlier attempt of this run came this far
+                self._drop_checkpoints()
                 return done.id
             threads = self._context.settings.learning.threads or _spare_threads()
             output = self._run_trainer(material.adapter.base_path, edits, threads)
@@ -194,9 +197,11 @@ class Adaptation:
                 rebuilds.lesson_hash(self._folder / LESSON),
                 self._report["training"]["environment"],
             )
-            return versions.register(
+            version_id = versions.register(
                 self._context, self._owned, material, trained, config=self._config
             )
+            self._drop_checkpoints()
+            return version_id
 
     def _run_trainer(self, base_path: str, edits: list[SelfEdit], threads: int | None) -> Path:
         """The PEFT folder that a training process left; its closing report goes into the run's."""
@@ -208,6 +213,7 @@ class Adaptation:
             "output": str(output),
             "seed": self._config.seed,
             "threads": threads,
+            "checkpoints": str(self._checkpoints),  # of the run, not of this attempt
         }
         self._report["training"] = train(job, folder=self._scratch, heart=self._heart)
         return output
@@ -219,12 +225,17 @@ class Adaptation:
             lesson = _Lesson.from_json(json.loads(source.lesson.read_text()))
         with self._stage("training"):
             output = self._run_trainer(source.base_path, lesson.edits, source.threads)
+            self._drop_checkpoints()
         with self._stage("compare"):
             now = self._report["training"]["environment"]
             self._report["rebuild"] = rebuild.compare(source, output, environment=now)
             with self._database.unit_of_work() as session:
                 runs.finish(session, self._owned, status=RunStatus.SUCCEEDED, report=self._report)
         log.info("run_succeeded", run_id=self._owned.run_id, **self._report["rebuild"])
+
+    def _drop_checkpoints(self) -> None:
+        """They outlive an attempt, for the next one to go on from, but not the training."""
+        shutil.rmtree(self._checkpoints, ignore_errors=True)
 
     def _examine(self, material: Material, version_id: str, asked: list[str]) -> examination.Exam:
         with self._stage("exam"):

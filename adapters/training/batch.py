@@ -1,66 +1,90 @@
-"""Self-edits to tensors: encoding through the chat template, and packing without padding.
+"""Training samples to tensors: encoding through the chat template, and packing without padding.
 
-A batch is one row. Segments that begin with the same tokens (in a chat: the system prompt) share
-them: the common prefix is computed once, each segment attends to it and to itself only. On short
-segments that halves the work, and there is no padding that could be trained by mistake.
+A batch is one row. Sequences that begin with the same tokens (in a chat: the system prompt) share
+them: the common prefix is computed once, each sequence attends to it and to itself only. Samples of
+one group (rollouts of a prompt, two answers compared) share what they have in common beyond that.
+On short sequences that halves the work, and there is no padding that could be trained by mistake.
 Not covered: models with recurrent layers, which see no attention mask.
 """
 
-from collections.abc import Iterator, Sequence
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from adapters.types import SelfEdit
+from adapters.types import Component, PreferencePair, SelfEdit, TrainingSample, reply_mask
+
+Unit: TypeAlias = TrainingSample | PreferencePair
+"""What the loop shuffles and counts: a sample, or two that must be seen together."""
+
+_UnitT = TypeVar("_UnitT", bound=Unit)
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
-    """Token ids of one self-edit; those from index `trained_from` (at least 1) on are trained.
+class Part:
+    """The targets that one loss component acts on."""
 
-    An anchor is not learnt: on it the model is held to what the base would say.
-    """
+    rows_M: Tensor | None  # index in N; None is all of N, in order
+    weights_M: Tensor
 
-    ids: tuple[int, ...]
-    trained_from: int
-    is_anchor: bool = False
+    def to(self, device: torch.device) -> "Part":
+        """The same part on another device."""
+        rows = None if self.rows_M is None else self.rows_M.to(device)
+        return Part(rows, self.weights_M.to(device))
 
-    @property
-    def trained_count(self) -> int:
-        """How many tokens carry loss."""
-        return len(self.ids) - self.trained_from
+    def of(self, values_N: Tensor) -> Tensor:
+        """The entries of `values_N` that the component acts on; shape M, or M x what follows."""
+        return values_N if self.rows_M is None else values_N[self.rows_M]
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Segments packed in one row of T tokens, N of them predicting a trained token."""
+    """Sequences packed in one row of T tokens, N of them predicting a trained token.
+
+    The optional tensors hold NaN where a target's sample does not say.
+    """
 
     input_ids_1T: Tensor
     position_ids_1T: Tensor
     mask_11TT: Tensor  # bool, True where the row index may look at the column index
     predictors_N: Tensor  # index in T whose hidden state predicts the target
     targets_N: Tensor
-    weights_N: Tensor  # share of each target in the loss of its step
+    samples_N: Tensor  # which of the batch's samples a target belongs to
+    parts: Mapping[Component, Part]
+    advantages_N: Tensor | None = None
+    sampler_N: Tensor | None = None
+    old_N: Tensor | None = None
+    reference_N: Tensor | None = None
+    teacher_ids_NK: Tensor | None = None
+    teacher_logprobs_NK: Tensor | None = None  # -inf where a place has fewer than K tokens
+    pairs_P2: Tensor | None = None  # samples: the chosen, the rejected
+    pair_weights_P: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on another device."""
-        return Batch(
-            self.input_ids_1T.to(device),
-            self.position_ids_1T.to(device),
-            self.mask_11TT.to(device),
-            self.predictors_N.to(device),
-            self.targets_N.to(device),
-            self.weights_N.to(device),
-        )
+        moved: dict[str, Any] = {
+            "parts": {component: part.to(device) for component, part in self.parts.items()}
+        }
+        for field in dataclasses.fields(self):
+            if isinstance(value := getattr(self, field.name), Tensor):
+                moved[field.name] = value.to(device)
+        return Batch(**moved)
 
 
-def encode(edit: SelfEdit, tokenizer: PreTrainedTokenizerBase, *, max_tokens: int) -> Segment:
-    """Tokens of a self-edit, ending in exactly one end-of-text or end-of-turn.
+def encode(
+    edit: SelfEdit, tokenizer: PreTrainedTokenizerBase, *, max_tokens: int
+) -> TrainingSample:
+    """A self-edit as a sample for `ce`, ending in exactly one end-of-text or end-of-turn.
 
     A prompt is rendered by the tokenizer's chat template, as the engine's chat endpoint does.
-    An edit longer than `max_tokens` loses its tail, the end marker with it.
+    An edit longer than `max_tokens` loses its tail, the end marker with it. The weights lie between
+    a token mean and a sequence mean: a long passage counts more than a name, not 50 times.
     """
     if edit.prompt is None:
         head: list[int] = []
@@ -73,7 +97,25 @@ def encode(edit: SelfEdit, tokenizer: PreTrainedTokenizerBase, *, max_tokens: in
     while body and body[-1] == end:
         body.pop()
     ids = (*head, *body, end)[:max_tokens]
-    return Segment(ids, max(1, min(len(head), len(ids) - 1)))
+    return lesson(ids, max(1, min(len(head), len(ids) - 1)))
+
+
+def lesson(ids: tuple[int, ...], trained_from: int) -> TrainingSample:
+    """A sample for `ce` whose tokens from `trained_from` on are trained, weighted as in `encode`."""
+    count = len(ids) - trained_from
+    weight = 1.0 / math.sqrt(count)
+    return TrainingSample(
+        ids,
+        reply_mask(trained_from, len(ids)),
+        weights={Component.CE: (weight,) * count},
+        mass=weight * count,
+    )
+
+
+def as_anchor(sample: TrainingSample) -> TrainingSample:
+    """The same tokens, not learnt: there the model is held to what the base would say."""
+    weights = sample.weights[Component.CE]
+    return dataclasses.replace(sample, weights={Component.REF_KL: weights})
 
 
 def encode_prompt(prompt: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -84,49 +126,230 @@ def encode_prompt(prompt: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def split_by_tokens(segments: Sequence[Segment], limit: int) -> Iterator[list[Segment]]:
-    """Groups of at most `limit` tokens (one longer segment stands alone), shortest first."""
-    group: list[Segment] = []
+def members(unit: Unit) -> tuple[TrainingSample, ...]:
+    """The samples of a unit."""
+    return (unit.chosen, unit.rejected) if isinstance(unit, PreferencePair) else (unit,)
+
+
+@dataclass(frozen=True, slots=True)
+class RowCost:
+    """What a row costs, in tokens: one token's matrix products are 1.
+
+    In a row every token is compared with every other, also with those that it may not see. So
+    sequences that share little are better off in short rows, up to what each row costs by itself.
+    """
+
+    per_look: float = 0.0
+    """Of comparing one token with one other."""
+    per_row: float = math.inf
+    """Of one more forward and backward pass."""
+
+    def joins(self, row: int, added: int, alone: int) -> bool:
+        """Whether a unit that lengthens a row by `added` is cheaper in it than alone."""
+        looks = (row + added) ** 2 - row**2 - alone**2
+        return added + self.per_look * looks <= alone + self.per_row
+
+
+def split_by_tokens(
+    units: Sequence[_UnitT], limit: int, cost: RowCost | None = None
+) -> Iterator[list[_UnitT]]:
+    """Batches of at most `limit` tokens (one longer unit stands alone), shortest first.
+
+    Units of one group come one after another, and what they share counts once. With a `cost`, a
+    batch also ends where its row would grow dear.
+    """
+    cost = cost or RowCost()
+    longest: dict[str, int] = {}
+    for unit in units:
+        if (group := _group(unit)) is not None:
+            longest[group] = max(longest.get(group, 0), _token_count(unit))
+
+    def order(unit: _UnitT) -> tuple[int, str, int, tuple[int, ...]]:
+        group, count = _group(unit) or "", _token_count(unit)
+        return (longest.get(group, count), group, count, _all_ids(unit))
+
+    batch: list[_UnitT] = []
     total = 0
-    for segment in sorted(segments, key=lambda s: (len(s.ids), s.ids)):
-        if group and total + len(segment.ids) > limit:
-            yield group
-            group, total = [], 0
-        group.append(segment)
-        total += len(segment.ids)
-    if group:
-        yield group
+    for unit in sorted(units, key=order):
+        added, alone = _added_tokens(unit, after=batch), _added_tokens(unit, after=())
+        if batch and (total + added > limit or not cost.joins(total, added, alone)):
+            yield batch
+            batch, total, added = [], 0, alone
+        batch.append(unit)
+        total += added
+    if batch:
+        yield batch
 
 
-def pack(segments: Sequence[Segment], *, weights: Sequence[float]) -> Batch:
-    """One row of the segments behind their common prefix; `weights` is per trained token.
+def pack(units: Sequence[Unit], *, divisor: float = 1.0) -> Batch:
+    """One row of the units' samples behind their common prefix, weights divided by `divisor`.
 
-    The prefix stops before the first trained token's predictor of any segment, so that every
+    A prefix stops before the first trained token's predictor of any sequence in it, so that every
     prediction has its own hidden state.
     """
-    shared = _common_prefix([s.ids[: s.trained_from - 1] for s in segments])
-    ids = list(segments[0].ids[:shared])
-    positions = list(range(shared))
-    owners = [-1] * shared
-    predictors: list[int] = []
-    targets: list[int] = []
-    token_weights: list[float] = []
-    for owner, (segment, weight) in enumerate(zip(segments, weights, strict=True)):
-        offset = len(ids) - shared
-        ids.extend(segment.ids[shared:])
-        positions.extend(range(shared, len(segment.ids)))
-        owners.extend([owner] * (len(segment.ids) - shared))
-        predictors.extend(range(offset + segment.trained_from - 1, offset + len(segment.ids) - 1))
-        targets.extend(segment.ids[segment.trained_from :])
-        token_weights.extend([weight] * segment.trained_count)
+    samples, pairs, weights = _flatten(units)
+    order, row = _lay_out(samples)
+    ordered = [samples[index] for index in order]
+    optional = {
+        "advantages_N": _gather([s.advantages for s in ordered], ordered),
+        "sampler_N": _gather([s.sampler_logprobs for s in ordered], ordered),
+        "old_N": _gather([s.old_logprobs for s in ordered], ordered),
+        "reference_N": _gather([s.reference_logprobs for s in ordered], ordered),
+    }
+    teacher_ids_NK, teacher_logprobs_NK = _teachers(ordered)
     return Batch(
-        torch.tensor([ids]),
-        torch.tensor([positions]),
-        _attention_mask(torch.tensor(owners)),
-        torch.tensor(predictors),
-        torch.tensor(targets),
-        torch.tensor(token_weights),
+        torch.tensor([row.ids]),
+        torch.tensor([row.positions]),
+        _attention_mask(torch.tensor(row.groups), torch.tensor(row.owners)),
+        torch.tensor(row.predictors),
+        torch.tensor(row.targets),
+        torch.tensor([i for i in order for _ in range(samples[i].trained_count)]),
+        parts=_parts(ordered, divisor),
+        **optional,
+        teacher_ids_NK=teacher_ids_NK,
+        teacher_logprobs_NK=teacher_logprobs_NK,
+        pairs_P2=torch.tensor(pairs) if pairs else None,
+        pair_weights_P=torch.tensor([w / divisor for w in weights]) if pairs else None,
     )
+
+
+class _Row:
+    """The packed row while it grows."""
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+        self.positions: list[int] = []
+        self.groups: list[int] = []  # -1: shared by all
+        self.owners: list[int] = []  # -1: shared by all, or by the group
+        self.predictors: list[int] = []
+        self.targets: list[int] = []
+
+    def add(self, ids: Sequence[int], *, start: int, group: int = -1, owner: int = -1) -> None:
+        """Tokens of a sequence from its position `start` on."""
+        self.ids.extend(ids)
+        self.positions.extend(range(start, start + len(ids)))
+        self.groups.extend([group] * len(ids))
+        self.owners.extend([owner] * len(ids))
+
+    def train(self, sample: TrainingSample, *, offset: int) -> None:
+        """Predict the sample's trained tokens; its token i lies at i + `offset` in the row."""
+        for index in range(sample.trained_from, len(sample.ids)):
+            if sample.is_trained[index]:
+                self.predictors.append(offset + index - 1)
+                self.targets.append(sample.ids[index])
+
+
+def _lay_out(samples: Sequence[TrainingSample]) -> tuple[list[int], _Row]:
+    """The order of the samples in the row, group by group, and the row."""
+    groups: dict[str, list[int]] = {}
+    for index, sample in enumerate(samples):
+        groups.setdefault(f"#{index}" if sample.group is None else f"@{sample.group}", []).append(
+            index
+        )
+    heads = [_head(sample) for sample in samples]
+    shared = _common_prefix(heads)
+    row = _Row()
+    row.add(samples[0].ids[:shared], start=0)
+    for group, indices in enumerate(groups.values()):
+        own = shared if len(indices) == 1 else _common_prefix([heads[index] for index in indices])
+        row.add(samples[indices[0]].ids[shared:own], start=shared, group=group)
+        for index in indices:
+            offset = len(row.ids) - own
+            row.add(samples[index].ids[own:], start=own, group=group, owner=index)
+            row.train(samples[index], offset=offset)
+    return list(chain.from_iterable(groups.values())), row
+
+
+def _flatten(
+    units: Sequence[Unit],
+) -> tuple[list[TrainingSample], list[tuple[int, int]], list[float]]:
+    """All samples; of each pair the two indices and the weight. A pair is a group of its own."""
+    samples: list[TrainingSample] = []
+    pairs: list[tuple[int, int]] = []
+    weights: list[float] = []
+    for number, unit in enumerate(units):
+        if isinstance(unit, PreferencePair):
+            pairs.append((len(samples), len(samples) + 1))
+            weights.append(unit.weight)
+            samples.extend(dataclasses.replace(s, group=f"pair {number}") for s in members(unit))
+        else:
+            samples.append(unit)
+    return samples, pairs, weights
+
+
+def _parts(samples: Sequence[TrainingSample], divisor: float) -> dict[Component, Part]:
+    """Which targets each component acts on; those of weight 0 are left out."""
+    parts: dict[Component, Part] = {}
+    count = sum(sample.trained_count for sample in samples)
+    for component in Component:
+        silent = (0.0,)
+        weights = [
+            weight
+            for sample in samples
+            for weight in sample.weights.get(component, silent * sample.trained_count)
+        ]
+        rows = [row for row, weight in enumerate(weights) if weight]
+        if rows:
+            parts[component] = Part(
+                None if len(rows) == count else torch.tensor(rows),
+                torch.tensor([weights[row] / divisor for row in rows]),
+            )
+    return parts
+
+
+def _gather(
+    values: Sequence[tuple[float, ...] | None], samples: Sequence[TrainingSample]
+) -> Tensor | None:
+    """The samples' values one after another, NaN for those that have none; None if none has."""
+    if all(value is None for value in values):
+        return None
+    filled = [
+        value or (math.nan,) * s.trained_count for value, s in zip(values, samples, strict=True)
+    ]
+    return torch.tensor(list(chain.from_iterable(filled)))
+
+
+def _teachers(samples: Sequence[TrainingSample]) -> tuple[Tensor | None, Tensor | None]:
+    """Ids and log-probabilities of the teachers' tokens, N x K, filled up to the largest K."""
+    if all(sample.teacher is None for sample in samples):
+        return None, None
+    width = max(len(place.ids) for sample in samples for place in sample.teacher or ())
+    ids: list[tuple[int, ...]] = []
+    logprobs: list[tuple[float, ...]] = []
+    for sample in samples:
+        places = [(p.ids, p.logprobs) for p in sample.teacher or ()]
+        for place_ids, place_logprobs in places or [((), ())] * sample.trained_count:
+            missing = width - len(place_ids)
+            ids.append(place_ids + (0,) * missing)
+            logprobs.append(place_logprobs + (-math.inf,) * missing)
+    return torch.tensor(ids), torch.tensor(logprobs)
+
+
+def _group(unit: Unit) -> str | None:
+    return unit.group if isinstance(unit, TrainingSample) else None
+
+
+def _token_count(unit: Unit) -> int:
+    return sum(len(sample.ids) for sample in members(unit))
+
+
+def _added_tokens(unit: Unit, *, after: Sequence[Unit]) -> int:
+    """By how much the unit lengthens a row, beside what it shares with others of its group."""
+    relatives = list(members(unit))
+    if _group(unit) is not None and after and _group(after[-1]) == _group(unit):
+        relatives.extend(members(after[-1]))
+    if len(relatives) == 1:
+        return _token_count(unit)
+    return _token_count(unit) - _common_prefix([_head(sample) for sample in relatives])
+
+
+def _head(sample: TrainingSample) -> tuple[int, ...]:
+    """What others may share: all before the first trained token's predictor."""
+    return sample.ids[: sample.trained_from - 1]
+
+
+def _all_ids(unit: Unit) -> tuple[int, ...]:
+    return tuple(chain.from_iterable(sample.ids for sample in members(unit)))
 
 
 def _common_prefix(sequences: Sequence[tuple[int, ...]]) -> int:
@@ -136,10 +359,12 @@ def _common_prefix(sequences: Sequence[tuple[int, ...]]) -> int:
     return next(same, min(len(first), len(last)))
 
 
-def _attention_mask(owners_T: Tensor) -> Tensor:
-    """Causal, to the shared prefix (owner -1) and the own segment only."""
-    own_TT = (owners_T[:, None] == owners_T[None, :]) | (owners_T[None, :] == -1)
-    return own_TT.tril()[None, None]
+def _attention_mask(groups_T: Tensor, owners_T: Tensor) -> Tensor:
+    """Causal, to what is shared by all, by the own group, and to the own sequence only."""
+    is_shared_T = owners_T == -1
+    group_TT = (groups_T[:, None] == groups_T[None, :]) | (groups_T[None, :] == -1)
+    own_TT = (owners_T[:, None] == owners_T[None, :]) | is_shared_T[None, :]
+    return (group_TT & own_TT).tril()[None, None]
 
 
 def _required_eos(tokenizer: PreTrainedTokenizerBase) -> int:

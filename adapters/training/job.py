@@ -17,15 +17,19 @@ from pathlib import Path
 from typing import TextIO
 
 import torch
+from pydantic import TypeAdapter
 
-from adapters.spec import SealConfig
-from adapters.training.batch import encode
+from adapters.spec import LoraSpec, LossSpec, SealConfig, TrainingSpec
+from adapters.training.batch import Unit, encode
+from adapters.training.checkpoints import Checkpoints
 from adapters.training.model import Trainee, load_trainee, save_adapter
+from adapters.training.speedups import apply_speedups, find_speedups
 from adapters.training.trainer import StepReport, TrainingDiverged, train
 from adapters.types import EditKind, SelfEdit
 
 _PARENT_POLL_S = 1.0
 _EXIT_ORPHANED = 3
+_UNITS: TypeAdapter[tuple[Unit, ...]] = TypeAdapter(tuple[Unit, ...])
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +38,19 @@ class Job:
 
     base_model: Path
     edits: tuple[SelfEdit, ...]
-    config: SealConfig
+    """Become samples by the tokenizer; those of replay become anchors."""
+    units: tuple[Unit, ...]
+    """Samples and pairs that a method has made itself."""
+    anchors_per_epoch: int
+    lora: LoraSpec
+    training: TrainingSpec
+    losses: LossSpec
     output: Path
     seed: int
     threads: int | None
+    checkpoints: Path | None
+    """Folder to go on from and to leave checkpoints in; none are kept without it."""
+    checkpoint_every_s: float
 
 
 def main(arguments: Sequence[str], out: TextIO) -> int:
@@ -62,18 +75,35 @@ def main(arguments: Sequence[str], out: TextIO) -> int:
 def read_job(path: Path) -> Job:
     """Parse a job file.
 
+    SEAL's config may stand for `lora`, `training` and `anchors_per_epoch`. Units are written as
+    `dataclasses.asdict` gives them.
+
     Raises:
         OSError, ValueError, KeyError: it is missing, not a job, or lacks a field.
     """
     fields = json.loads(path.read_text())
-    edits = tuple(SelfEdit(**{**e, "kind": EditKind(e["kind"])}) for e in fields["edits"])
+    if "config" in fields:
+        config = SealConfig.model_validate(fields["config"])
+        fields |= {
+            "lora": config.lora,
+            "training": config.training,
+            "anchors_per_epoch": config.replay.prompts_per_epoch,
+        }
+    edits = fields.get("edits", [])
+    checkpoints = fields.get("checkpoints")
     return Job(
         base_model=Path(fields["base_model"]),
-        edits=edits,
-        config=SealConfig.model_validate(fields["config"]),
+        edits=tuple(SelfEdit(**{**e, "kind": EditKind(e["kind"])}) for e in edits),
+        units=_UNITS.validate_python(fields.get("units", [])),
+        anchors_per_epoch=int(fields.get("anchors_per_epoch", 0)),
+        lora=LoraSpec.model_validate(fields["lora"]),
+        training=TrainingSpec.model_validate(fields["training"]),
+        losses=LossSpec.model_validate(fields.get("losses", {})),
         output=Path(fields["output"]),
         seed=int(fields["seed"]),
         threads=fields.get("threads"),
+        checkpoints=Path(checkpoints) if checkpoints else None,
+        checkpoint_every_s=float(fields.get("checkpoint_every_s", 30.0)),
     )
 
 
@@ -82,14 +112,17 @@ def run_job(job: Job, out: TextIO) -> None:
     started = time.monotonic()
     if job.threads:
         torch.set_num_threads(job.threads)
-    spec = job.config.training
-    trainee = load_trainee(
-        job.base_model, spec=job.config.lora, seed=job.seed, precision=spec.precision
-    )
+    spec = job.training
+    trainee = load_trainee(job.base_model, spec=job.lora, seed=job.seed, precision=spec.precision)
     encoded = [
         (edit.kind, encode(edit, trainee.tokenizer, max_tokens=spec.max_tokens))
         for edit in job.edits
     ]
+    units: list[Unit] = [sample for kind, sample in encoded if kind is not EditKind.REPLAY]
+    anchors = [sample for kind, sample in encoded if kind is EditKind.REPLAY]
+    units.extend(job.units)
+    steps = spec.epochs * len(units) // spec.batch_size
+    apply_speedups(trainee.model, find_speedups(trainee.device.type, steps=steps))
     tokens = 0
 
     def report(step: StepReport) -> None:
@@ -99,12 +132,14 @@ def run_job(job: Job, out: TextIO) -> None:
 
     train(
         trainee,
-        [segment for kind, segment in encoded if kind is not EditKind.REPLAY],
-        anchors=[segment for kind, segment in encoded if kind is EditKind.REPLAY],
-        anchors_per_epoch=job.config.replay.prompts_per_epoch,
+        units,
+        anchors=anchors,
+        anchors_per_epoch=job.anchors_per_epoch,
         spec=spec,
+        losses=job.losses,
         seed=job.seed,
         on_step=report,
+        checkpoints=_checkpoints(job),
     )
     save_adapter(trainee.model, job.output, base_name=job.base_model.name)
     _write(
@@ -137,6 +172,12 @@ def cpu_name() -> str:
         lines = []
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(named, platform.processor() or platform.machine())
+
+
+def _checkpoints(job: Job) -> Checkpoints | None:
+    if job.checkpoints is None:
+        return None
+    return Checkpoints(job.checkpoints, every_s=job.checkpoint_every_s)
 
 
 def _exit_with_parent() -> None:

@@ -9,7 +9,12 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from adapters.spec import LoraSpec, Precision
 
@@ -26,15 +31,8 @@ class Trainee:
     compute_dtype: torch.dtype
 
     def autocast(self) -> torch.autocast:
-        """Context of one forward pass.
-
-        Enter it anew for each: autocast keeps its casts of the LoRA weights until it is left.
-        """
-        return torch.autocast(
-            self.device.type,
-            dtype=torch.bfloat16,
-            enabled=self.compute_dtype is torch.bfloat16,
-        )
+        """Context of one forward pass, to be entered anew for each."""
+        return autocast(self.device, self.compute_dtype)
 
 
 def load_trainee(
@@ -45,14 +43,26 @@ def load_trainee(
     The LoRA matrices are float32; the base is bfloat16 on CUDA, float32 elsewhere. The adapter's
     first weights depend on `seed` alone. Equals the base model until the first step.
     """
+    base, tokenizer, device = load_base(folder)
+    torch.manual_seed(seed)
+    model = get_peft_model(base, lora_config(spec))
+    return Trainee(model.to(device), tokenizer, device, compute_dtype(device, precision))
+
+
+def load_base(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, torch.device]:
+    """The base model, not yet moved to the device that is named: new weights are drawn on CPU."""
     on_cuda = torch.cuda.is_available()
     device = torch.device("cuda" if on_cuda else "cpu")
     tokenizer = AutoTokenizer.from_pretrained(folder)
     base = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.bfloat16 if on_cuda else torch.float32
     )
-    torch.manual_seed(seed)
-    config = LoraConfig(
+    return base, tokenizer, device
+
+
+def lora_config(spec: LoraSpec) -> LoraConfig:
+    """PEFT's config of a plain LoRA on every linear layer but the head."""
+    return LoraConfig(
         r=spec.rank,
         lora_alpha=spec.alpha,
         lora_dropout=spec.dropout,
@@ -60,8 +70,6 @@ def load_trainee(
         bias="none",
         task_type="CAUSAL_LM",
     )
-    model = get_peft_model(base, config)
-    return Trainee(model.to(device), tokenizer, device, _compute_dtype(device, precision))
 
 
 def save_adapter(model: PeftModel, folder: Path, *, base_name: str) -> None:
@@ -82,7 +90,15 @@ def save_adapter(model: PeftModel, folder: Path, *, base_name: str) -> None:
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def _compute_dtype(device: torch.device, precision: Precision) -> torch.dtype:
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """Context of one forward pass whose matrix products are in `dtype`.
+
+    Enter it anew for each: autocast keeps its casts of the LoRA weights until it is left.
+    """
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype is torch.bfloat16)
+
+
+def compute_dtype(device: torch.device, precision: Precision) -> torch.dtype:
     """bfloat16 where it is asked for or where the machine multiplies it faster."""
     match precision:
         case Precision.FLOAT32:

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 from torch.optim import AdamW
-from torch.optim.lr_scheduler import LambdaLR
 
 from adapters.spec import TrainingSpec
 
@@ -23,12 +22,13 @@ def build_optimizer(
     return AdamW([g for g in groups if g["params"]], lr=spec.learning_rate, betas=(0.9, 0.99))
 
 
-def build_schedule(optimizer: AdamW, spec: TrainingSpec, *, total_steps: int) -> LambdaLR:
-    """Linear warm-up, then linear or cosine decay that would reach zero one step after the last."""
+def set_rate(optimizer: AdamW, spec: TrainingSpec, *, step: int, total_steps: int) -> None:
+    """The rate of the 0-based `step`: linear warm-up, then linear or cosine decay that would reach
+    zero one step after the last. A function of the step alone, so there is no state to keep."""
     warmup = round(total_steps * spec.warmup_share)
-    return LambdaLR(
-        optimizer, lambda step: rate_factor(step, warmup, total_steps, schedule=spec.schedule)
-    )
+    factor = rate_factor(step, warmup, total_steps, schedule=spec.schedule)
+    for group in optimizer.param_groups:
+        group["lr"] = spec.learning_rate * factor
 
 
 def rate_factor(step: int, warmup: int, total_steps: int, *, schedule: str) -> float:

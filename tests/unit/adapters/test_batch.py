@@ -6,10 +6,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from adapters.training.batch import Segment, encode, encode_prompt, pack, split_by_tokens
+from adapters.training.batch import encode, encode_prompt, lesson, pack, split_by_tokens
 from adapters.training.logprobs import selective_logprobs, target_logits
 from adapters.training.losses import cross_entropy, reference_kl
-from adapters.types import EditKind, SelfEdit
+from adapters.types import Component, EditKind, SelfEdit
 
 
 def chat(prompt: str, reply: str) -> SelfEdit:
@@ -65,7 +65,7 @@ def test_packed_logprobs_equal_those_of_each_segment_alone(random_model: Path) -
     segments = [encode(edit, tokenizer, max_tokens=200) for edit in edits]
 
     with torch.no_grad():
-        batch = pack(segments, weights=[1.0] * 3)
+        batch = pack(segments)
         packed = selective_logprobs(target_logits(model, batch), batch.targets_N)
         alone = []
         for segment in segments:
@@ -74,20 +74,20 @@ def test_packed_logprobs_equal_those_of_each_segment_alone(random_model: Path) -
             all_tokens = logits.gather(1, targets[:, None])[:, 0]
             alone.append(all_tokens[segment.trained_from - 1 :])
 
-    assert len(pack(segments, weights=[1.0] * 3).input_ids_1T[0]) < sum(
-        len(segment.ids) for segment in segments
-    )
+    assert len(pack(segments).input_ids_1T[0]) < sum(len(segment.ids) for segment in segments)
     torch.testing.assert_close(packed, torch.cat(alone), atol=1e-5, rtol=1e-5)
 
 
 def test_segments_without_a_common_start_pack_too(random_model: Path) -> None:
-    batch = pack([Segment((5, 6, 7), 1), Segment((8, 9), 1)], weights=[1.0, 2.0])
+    batch = pack([lesson((5, 6, 7), 1), lesson((8, 9), 1)], divisor=0.5)
 
     assert batch.input_ids_1T.tolist() == [[5, 6, 7, 8, 9]]
     assert batch.position_ids_1T.tolist() == [[0, 1, 2, 0, 1]]
     assert batch.predictors_N.tolist() == [0, 1, 3]
     assert batch.targets_N.tolist() == [6, 7, 9]
-    assert batch.weights_N.tolist() == [1.0, 1.0, 2.0]
+    part = batch.parts[Component.CE]
+    assert part.rows_M is None
+    assert part.weights_M.tolist() == pytest.approx([2 / 2**0.5, 2 / 2**0.5, 2.0])
     assert not batch.mask_11TT[0, 0, 3, :3].any()
 
 
@@ -121,7 +121,7 @@ def test_reference_kl_equals_the_naive_one_and_is_zero_at_the_reference() -> Non
 
 
 def test_groups_keep_to_the_token_limit_unless_one_segment_is_longer() -> None:
-    segments = [Segment(tuple(range(n)), 1) for n in (9, 3, 4, 20)]
+    segments = [lesson(tuple(range(n)), 1) for n in (9, 3, 4, 20)]
 
     groups = list(split_by_tokens(segments, 10))
 

@@ -16,14 +16,23 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from adapters.spec import LoraSpec, Precision, SealConfig, TrainingSpec
+from adapters.spec import LoraSpec, LossSpec, Precision, SealConfig, TrainingSpec
 from adapters.training import job
-from adapters.training.batch import encode
+from adapters.training.batch import encode, lesson
 from adapters.training.losses import reference_kl
 from adapters.training.model import Trainee, load_trainee, save_adapter
 from adapters.training.optim import rate_factor
+from adapters.training.scoring import score_samples
 from adapters.training.trainer import StepReport, TrainingDiverged, train
-from adapters.types import EditKind, SelfEdit
+from adapters.types import (
+    Component,
+    EditKind,
+    PreferencePair,
+    SelfEdit,
+    TopK,
+    TrainingSample,
+    reply_mask,
+)
 
 EDITS = (
     SelfEdit(EditKind.PASSAGE, "d", None, "Ada lives in Orm.", "rule"),
@@ -144,7 +153,7 @@ def test_infinite_loss_is_refused_before_it_reaches_the_weights(random_model: Pa
 def test_nothing_to_train_is_refused(random_model: Path) -> None:
     trainee = load_trainee(random_model, spec=LoraSpec(rank=2), seed=0)
 
-    with pytest.raises(ValueError, match="no segment"):
+    with pytest.raises(ValueError, match="no sample"):
         train(trainee, [], spec=SPEC, seed=0)
 
 
@@ -183,6 +192,88 @@ def test_job_reports_every_step_and_leaves_an_adapter(random_model: Path, tmp_pa
     assert events[-2]["step"] == events[-2]["total"]
     tensors = load_file(tmp_path / "out" / "adapter_model.safetensors")
     assert any(tensor.abs().sum() > 0 for name, tensor in tensors.items() if "lora_B" in name)
+
+
+def method_units() -> list[TrainingSample | PreferencePair]:
+    """As a method of reinforcement or preferences would make them."""
+    rollout = TrainingSample(
+        (5, 6, 7, 8),
+        reply_mask(2, 4),
+        {Component.RL: (0.5, 0.5), Component.REF_KL: (0.1, 0.1)},
+        mass=1.0,
+        group="p",
+        advantages=(1.0, 1.0),
+        sampler_logprobs=(-4.0, -5.0),
+    )
+    pupil = TrainingSample(
+        (5, 6, 7),
+        reply_mask(2, 3),
+        {Component.DISTILL: (1.0,)},
+        mass=1.0,
+        teacher=(TopK((3, 4), (-0.5, -1.5)),),
+    )
+    return [rollout, pupil, PreferencePair(lesson((5, 6, 9), 2), lesson((5, 6, 4), 2))]
+
+
+def test_job_trains_what_any_method_has_made(random_model: Path, tmp_path: Path) -> None:
+    units = [asdict(unit) for unit in method_units()]
+    path = write_job(tmp_path, random_model, edits=[], units=units, losses={"dpo_beta": 0.2})
+    out = io.StringIO()
+
+    read = job.read_job(path)
+    job.run_job(read, out)
+
+    events = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert list(read.units) == method_units()
+    assert read.losses.dpo_beta == 0.2
+    assert events[-1]["event"] == "done"
+    named = {name for event in events[:-1] for name in event["components"]}
+    assert named == {"rl", "ref_kl", "distill", "ce", "dpo"}
+
+
+def test_job_with_a_sample_that_cannot_be_trained_is_refused(
+    random_model: Path, tmp_path: Path
+) -> None:
+    unit = asdict(method_units()[0]) | {"advantages": None}
+
+    with pytest.raises(ValueError, match="rl needs advantages"):
+        job.read_job(write_job(tmp_path, random_model, units=[unit]))
+
+
+def test_scores_are_the_models_and_the_references_logprobs(random_model: Path) -> None:
+    trainee, _ = run(random_model)
+    base = AutoModelForCausalLM.from_pretrained(random_model)
+    samples = [lesson((5, 6, 7, 8), 1), lesson((5, 6, 9), 2), lesson((4, 4), 1)]
+
+    for is_reference, model in ((False, trainee.model), (True, base)):
+        found = score_samples(trainee, samples, microbatch_tokens=6, is_reference=is_reference)
+        for sample, scores in zip(samples, found, strict=True):
+            with torch.no_grad():
+                logprobs = model(torch.tensor([sample.ids])).logits[0].log_softmax(-1)
+            places = range(sample.trained_from, len(sample.ids))
+            expected = [float(logprobs[i - 1, sample.ids[i]]) for i in places]
+            assert scores == pytest.approx(expected, abs=1e-5)
+
+
+def test_reinforced_answers_become_likelier_and_others_less(random_model: Path) -> None:
+    trainee = load_trainee(random_model, spec=LoraSpec(rank=4, alpha=8), seed=0)
+    good, bad = (
+        TrainingSample(
+            (5, 6, 7, *reply),
+            reply_mask(3, 5),
+            {Component.RL: (1.0, 1.0)},
+            mass=2.0,
+            advantages=(gain, gain),
+        )
+        for reply, gain in (((8, 9), 1.0), ((10, 11), -1.0))
+    )
+    before = score_samples(trainee, [good, bad])
+
+    train(trainee, [good, bad], spec=SPEC, losses=LossSpec(), seed=0)
+    after = score_samples(trainee, [good, bad])
+
+    assert sum(after[0]) > sum(before[0])
+    assert sum(after[1]) < sum(before[1])
 
 
 def test_job_process_reports_a_bad_job_as_an_event(tmp_path: Path) -> None:
