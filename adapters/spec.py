@@ -7,7 +7,7 @@ Every number that shapes what is learned is here; the defaults are the vetted se
 from enum import StrEnum
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 LINEAR_MODULES = frozenset(
     {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
@@ -124,21 +124,29 @@ class ExamSpec(_Settings):
     """Length of one answer."""
 
 
-class SealConfig(_Settings):
-    """SEAL in its direct form: self-edits of the documents, then one LoRA from the clean base."""
+class MethodSettings(_Settings):
+    """What every method's config has."""
 
-    type: Literal["seal"] = "seal"
     lora: LoraSpec = LoraSpec()
     training: TrainingSpec = TrainingSpec()
-    self_edits: SelfEditSpec = SelfEditSpec()
     replay: ReplaySpec = ReplaySpec()
     exam: ExamSpec = ExamSpec()
     seed: int = Field(default=0, ge=0)
     """Fixes the sampling of edits, the order of segments and the adapter's first weights."""
 
 
+class SealConfig(MethodSettings):
+    """SEAL on documents: self-edits, then one LoRA from the clean base."""
+
+    type: Literal["seal"] = "seal"
+    self_edits: SelfEditSpec = SelfEditSpec()
+
+
 MethodConfig: TypeAlias = SealConfig
 """Config of any method; becomes a union discriminated by `type` with the second one."""
+
+METHOD_CONFIG: TypeAdapter[MethodConfig] = TypeAdapter(MethodConfig)
+"""Reads a config of any method."""
 
 
 class GateThresholds(_Settings):

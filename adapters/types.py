@@ -26,8 +26,25 @@ class ItemKind(StrEnum):
     """Written by the served model while it saw the text, and checked against the text."""
     CLOZE = "cloze"
     """A sentence of the text cut before a name or number, made by rule."""
+    TRAFFIC = "traffic"
+    """Asked by a user of the served model, and answered by the text."""
+    TASK = "task"
+    """A held-out example of a task; its `document_id` is the task's id."""
     GENERAL = "general"
     """From the general suite; belongs to no document."""
+
+
+class Grader(StrEnum):
+    """How a reply to an exam item is judged."""
+
+    MATCH = "match"
+    """It contains an accepted answer, normalised."""
+    NUMERIC = "numeric"
+    """The number that it gives equals an accepted one."""
+    EXACT = "exact"
+    """It is an accepted answer, but for white space: grids, labels, JSON."""
+    JUDGE = "judge"
+    """The base model, shown question, accepted answers and reply, says that it is right."""
 
 
 class EditKind(StrEnum):
@@ -41,6 +58,12 @@ class EditKind(StrEnum):
     """A sentence cut before a name or number, to be completed."""
     QUESTION = "question"
     """A question about the text and its answer."""
+    IMPLICATION = "implication"
+    """What follows from the text, in the model's words."""
+    REWRITE = "rewrite"
+    """The text, or a part of it, said another way."""
+    TASK = "task"
+    """An input of a task and its output."""
     REPLAY = "replay"
     """A general prompt answered by the base model, against forgetting."""
 
@@ -66,6 +89,28 @@ class SourceDocument:
 
 
 @dataclass(frozen=True, slots=True)
+class Example:
+    """One input of a task and the output it should have."""
+
+    input: str
+    output: str
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A task given by examples; `tests` are only ever asked."""
+
+    id: str
+    title: str
+    instruction: str
+    """Empty where the examples speak for themselves."""
+    examples: tuple[Example, ...]
+    tests: tuple[Example, ...]
+    form: Literal["text", "grid"] = "text"
+    """Grids are lines of digits with spaces between, as in ARC."""
+
+
+@dataclass(frozen=True, slots=True)
 class ExamItem:
     """One question asked closed-book; any of `answers` is right."""
 
@@ -74,6 +119,7 @@ class ExamItem:
     document_id: str | None
     prompt: str
     answers: tuple[str, ...]
+    grader: Grader = Grader.MATCH
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +135,20 @@ class SelfEdit:
     prompt: str | None
     text: str
     written_by: Literal["model", "rule"]
+
+
+@dataclass(frozen=True, slots=True)
+class Distillation:
+    """A reply that the student gave, and what the teacher saw besides when it is asked the same.
+
+    The student learns, token by token of `reply`, what the base model with its adapter off would
+    have said after `teacher_prompt`.
+    """
+
+    prompt: tuple[ChatMessage, ...]
+    teacher_prompt: tuple[ChatMessage, ...]
+    reply: str
+    document_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +268,10 @@ class PreferencePair:
     mass: float = 1.0
 
 
+Unit: TypeAlias = TrainingSample | PreferencePair
+"""What is packed whole."""
+
+
 def reply_mask(prompt_tokens: int, total: int) -> tuple[bool, ...]:
     """Flags of a sequence whose tokens from `prompt_tokens` (at least 1) on are trained."""
     return (False,) * prompt_tokens + (True,) * (total - prompt_tokens)
@@ -226,9 +290,14 @@ def _check_teacher(teacher: Sequence[TopK] | None, trained_count: int) -> None:
 
 
 def build_item(
-    kind: ItemKind, document_id: str | None, *, prompt: str, answers: tuple[str, ...]
+    kind: ItemKind,
+    document_id: str | None,
+    *,
+    prompt: str,
+    answers: tuple[str, ...],
+    grader: Grader = Grader.MATCH,
 ) -> ExamItem:
     """An exam item under the id that its content gives it: the same item, the same id."""
     content = "\0".join((kind.value, document_id or "", prompt))
     digest = hashlib.sha256(content.encode()).hexdigest()[:16]
-    return ExamItem(digest, kind, document_id, prompt, answers)
+    return ExamItem(digest, kind, document_id, prompt, answers, grader)

@@ -1,26 +1,24 @@
 """adaptation.run: one run from its claim to its end.
 
-The stages, in order: chunk (collect the documents), self_edits, training, exam, swap. What a stage
-leaves behind is kept (self-edits in the run's folder, the version in its row), so that a run whose
-worker was killed goes on where it was.
+The stages, in order: chunk (collect the documents), quiz, those of the method (self_edits, training,
+...), exam, swap. What a stage leaves behind is kept (in the run's folder, the version in its row), so
+that a run whose worker was killed goes on where it was.
 """
 
 import dataclasses
-import json
-import os
 import shutil
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import structlog
 from celery import shared_task
+from pydantic import TypeAdapter
 
 from adapters.evaluation.gate import Verdict
 from adapters.methods import build_method
 from adapters.sampling import SamplingError
-from adapters.spec import SealConfig
-from adapters.types import EditKind, SelfEdit
+from adapters.spec import METHOD_CONFIG
+from adapters.types import ExamItem
 from server.core.clock import monotonic
 from server.core.errors import AliasMoved, AppError, LeaseLost
 from server.core.queue import RUN_ADAPTATION
@@ -35,19 +33,21 @@ from server.services import (
     taint,
     trials,
 )
-from server.services.rebuilds import LESSON
-from server.services.runs import Claim
+from server.services.runs import NO_UPDATE, Claim
 from workers import examination, quizzes, rebuild, replicas, versions
+from workers.bench import RunBench, drop_trained
 from workers.context import WorkerContext, worker_context
 from workers.heart import Heart, RunCancelled
 from workers.ingest import ingest
-from workers.material import Material, collect, with_champion
+from workers.lesson import write_json
+from workers.material import Material, assignment_of, collect, origin_of, with_champion
 from workers.sampler import EngineSampler
-from workers.training import TrainingFailed, train
+from workers.training import TrainingFailed
 
 log = structlog.get_logger(__name__)
 
 _MOST_EXAMS = 3
+_QUIZ = "quiz.json"
 
 
 @shared_task(name=RUN_ADAPTATION)
@@ -99,11 +99,10 @@ class Adaptation:
         with self._database.unit_of_work() as session:
             run = runs.get_run(session, owned.run_id)
             self._kind = run.kind
-            self._config = SealConfig.model_validate(run.config)
+            self._config = METHOD_CONFIG.validate_python(run.config)
         self._folder = context.settings.runs_path / owned.run_id
         self._scratch = self._folder / f"attempt-{owned.attempt}"
         self._scratch.mkdir(parents=True, exist_ok=True)
-        self._checkpoints = self._folder / "checkpoints"
 
     def go_through(self) -> None:
         """All stages; raises whatever ends the run early."""
@@ -111,11 +110,15 @@ class Adaptation:
             self._rebuild()
             return
         material = self._collect()
-        lesson = self._write_self_edits(material)
-        version_id = self._train(material, lesson.edits)
+        quiz = self._write_quiz(material)
+        version_id = self._learn(material, quiz)
+        if version_id is None:
+            self._end_without_update()
+            return
+        asked = [item.id for item in quiz.exam]
         for attempt in range(1, _MOST_EXAMS + 1):
             try:
-                exam = self._examine(material, version_id, lesson.exam)
+                exam = self._examine(material, version_id, asked)
                 if exam.decision.verdict == Verdict.PROMOTE:
                     versions.check_held(self._context, material, version_id)
                 self._swap(material, version_id, exam)
@@ -135,12 +138,12 @@ class Adaptation:
         try:
             with self._database.unit_of_work() as session:
                 runs.finish(session, self._owned, status=status, report=self._report, error=error)
-            self._drop_checkpoints()
+            drop_trained(self._folder)
         except LeaseLost as lost:
             log.warning("run_lost", run_id=self._owned.run_id, reason=str(lost))
 
     def clean_up(self) -> None:
-        """Drop what only this attempt needed; the self-edits stay, as the record of the lesson."""
+        """Drop what only this attempt needed; the lesson stays, as the record of what was taught."""
         shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _collect(self) -> Material:
@@ -157,85 +160,87 @@ class Adaptation:
         with self._database.unit_of_work() as session:
             return ingestion.received_documents(session)
 
-    def _write_self_edits(self, material: Material) -> "_Lesson":
-        """Ask and answer first (so that no exam question is ever taught), then write the edits."""
-        with self._stage("self_edits"):
-            kept = self._folder / LESSON
-            if kept.exists():  # an earlier attempt of this run wrote them
-                lesson = _Lesson.from_json(json.loads(kept.read_text()))
-                self._report["self_edits"] = lesson.report
-                return lesson
-            served = self._sampler(material.writer_engine_name)
-            quiz = quizzes.ensure_quizzes(
+    def _write_quiz(self, material: Material) -> "_Quiz":
+        """Ask and answer before anything is taught, so that no exam question ever is."""
+        with self._stage("quiz"):
+            kept = self._folder / _QUIZ
+            if kept.exists():  # an earlier attempt of this run wrote it
+                return _QUIZZES.validate_json(kept.read_bytes())
+            served = EngineSampler(
+                self._context.settings,
+                material.writer_engine_name,
+                replicas.urls_holding(self._context, material.writer_engine_name),
+            )
+            found = quizzes.ensure_quizzes(
                 self._context, material, served, self._config, self._heart
             )
-            plan = build_method(self._config).plan(
-                material.documents,
-                sampler=served,
-                base_sampler=self._sampler(material.base_engine_name),
-                held_out=quiz.held_out,
-                quiz=quiz.train,
-                on_progress=self._heart.progress,
-            )
-            lesson = _Lesson(plan.edits, [item.id for item in quiz.exam], plan.report)
-            self._report["self_edits"] = lesson.report
-            _write_json(kept, dataclasses.asdict(lesson))
-            return lesson
+            quiz = _Quiz(found.exam, found.train)
+            write_json(kept, _QUIZZES.dump_python(quiz, mode="json"))
+            return quiz
 
-    def _train(self, material: Material, edits: list[SelfEdit]) -> str:
-        """The id of the run's version: trained, verified and registered, once."""
-        with self._stage("training"):
-            with self._database.unit_of_work() as session:
-                done = registry.version_of_run(session, self._owned.run_id)
-            if done is not None:  # an earlier attempt of this run came this far
-                self._drop_checkpoints()
-                return done.id
-            threads = self._context.settings.learning.threads or _spare_threads()
-            output = self._run_trainer(material.adapter.base_path, edits, threads)
-            trained = versions.Trained(
-                output,
-                rebuilds.lesson_hash(self._folder / LESSON),
-                self._report["training"]["environment"],
-            )
-            version_id = versions.register(
-                self._context, self._owned, material, trained, config=self._config
-            )
-            self._drop_checkpoints()
-            return version_id
+    def _learn(self, material: Material, quiz: "_Quiz") -> str | None:
+        """The id of the run's version: taught, verified and registered, once; None: no update."""
+        with self._database.unit_of_work() as session:
+            done = registry.version_of_run(session, self._owned.run_id)
+        if done is not None:  # an earlier attempt of this run came this far
+            drop_trained(self._folder)
+            return done.id
+        bench = self._bench(material)
+        outcome = build_method(self._config).learn(
+            assignment_of(material, quiz.exam, quiz.train), bench
+        )
+        self._report |= outcome.report
+        self._report["training"] = _summed(bench.closings)
+        if outcome.weights is None:
+            return None
+        lesson = bench.settle(outcome.weights)
+        trained = versions.Trained(
+            outcome.weights.folder,
+            rebuilds.lesson_hash(lesson),
+            bench.closings[-1]["environment"],
+        )
+        version_id = versions.register(
+            self._context, self._owned, material, trained, config=self._config
+        )
+        drop_trained(self._folder)
+        return version_id
 
-    def _run_trainer(self, base_path: str, edits: list[SelfEdit], threads: int | None) -> Path:
-        """The PEFT folder that a training process left; its closing report goes into the run's."""
-        output = self._scratch / "adapter"
-        job = {
-            "base_model": base_path,
-            "edits": [dataclasses.asdict(edit) for edit in edits],
-            "config": self._config.model_dump(mode="json"),
-            "output": str(output),
-            "seed": self._config.seed,
-            "threads": threads,
-            "checkpoints": str(self._checkpoints),  # of the run, not of this attempt
-        }
-        self._report["training"] = train(job, folder=self._scratch, heart=self._heart)
-        return output
+    def _bench(self, material: Material) -> RunBench:
+        return RunBench(
+            self._context,
+            self._heart,
+            origin_of(material),
+            folder=self._folder,
+            scratch=self._scratch,
+            seconds=self._seconds,
+        )
+
+    def _end_without_update(self) -> None:
+        with self._database.unit_of_work() as session:
+            runs.finish(
+                session,
+                self._owned,
+                status=RunStatus.SUCCEEDED,
+                verdict=NO_UPDATE,
+                report=self._report,
+            )
+        drop_trained(self._folder)
+        log.info("run_succeeded", run_id=self._owned.run_id, verdict=NO_UPDATE)
 
     def _rebuild(self) -> None:
         """Train an old version again and compare; nothing but the run's report comes of it."""
         with self._stage("chunk"):
             source = rebuild.find_source(self._context, self._owned)
-            lesson = _Lesson.from_json(json.loads(source.lesson.read_text()))
         with self._stage("training"):
-            output = self._run_trainer(source.base_path, lesson.edits, source.threads)
-            self._drop_checkpoints()
+            output, self._report["training"] = rebuild.train_again(
+                source, self._scratch, self._heart
+            )
         with self._stage("compare"):
             now = self._report["training"]["environment"]
             self._report["rebuild"] = rebuild.compare(source, output, environment=now)
             with self._database.unit_of_work() as session:
                 runs.finish(session, self._owned, status=RunStatus.SUCCEEDED, report=self._report)
         log.info("run_succeeded", run_id=self._owned.run_id, **self._report["rebuild"])
-
-    def _drop_checkpoints(self) -> None:
-        """They outlive an attempt, for the next one to go on from, but not the training."""
-        shutil.rmtree(self._checkpoints, ignore_errors=True)
 
     def _examine(self, material: Material, version_id: str, asked: list[str]) -> examination.Exam:
         with self._stage("exam"):
@@ -294,10 +299,6 @@ class Adaptation:
                 )
             log.info("run_succeeded", run_id=self._owned.run_id, verdict=verdict)
 
-    def _sampler(self, engine_name: str) -> EngineSampler:
-        urls = replicas.urls_holding(self._context, engine_name)
-        return EngineSampler(self._context.settings, engine_name, urls)
-
     def _stage(self, name: str) -> "_Stage":
         return _Stage(name, self._heart, self._seconds)
 
@@ -317,31 +318,22 @@ class _Stage:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Lesson:
-    """What a run teaches and what it will ask, fixed before the training begins."""
+class _Quiz:
+    """What a run will ask and what it may teach, fixed before the lesson is written."""
 
-    edits: list[SelfEdit]
-    exam: list[str]
-    report: dict[str, Any]
-
-    @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> "_Lesson":
-        edits = [_self_edit(edit) for edit in fields["edits"]]
-        return cls(edits, fields["exam"], fields["report"])
+    exam: tuple[ExamItem, ...]
+    train: tuple[ExamItem, ...]
 
 
-def _spare_threads() -> int:
-    """All cores but one, at least one. With as many threads as cores, trainer and engine wait for
-    each other's descheduled threads at every barrier: a step then took 100 s instead of 2."""
-    return max(1, len(os.sched_getaffinity(0)) - 1)
+_QUIZZES = TypeAdapter(_Quiz)
 
 
-def _self_edit(fields: dict[str, Any]) -> SelfEdit:
-    return SelfEdit(**{**fields, "kind": EditKind(fields["kind"])})
-
-
-def _write_json(path: Path, value: object) -> None:
-    """Whole or not at all: a worker killed in mid-write must not leave half a file."""
-    partial = path.with_suffix(".part")
-    partial.write_text(json.dumps(value))
-    partial.rename(path)
+def _summed(closings: list[dict[str, Any]]) -> dict[str, Any]:
+    """The trainings of a lesson in one row: seconds and tokens together, the last one's facts."""
+    if not closings:
+        return {}
+    return closings[-1] | {
+        "trainings": len(closings),
+        "seconds": round(sum(closing["seconds"] for closing in closings), 3),
+        "tokens": sum(closing["tokens"] for closing in closings),
+    }

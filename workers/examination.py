@@ -7,7 +7,7 @@ from typing import Any
 from adapters.evaluation.exam import Answer, sit_exam
 from adapters.evaluation.gate import Decision, decide
 from adapters.evaluation.general import load_general_suite
-from adapters.spec import SealConfig
+from adapters.spec import MethodConfig
 from adapters.types import ExamItem
 from server.services import documents, registry
 from workers import replicas
@@ -49,7 +49,7 @@ def examine(
     material: Material,
     version_id: str,
     asked: Collection[str],
-    config: SealConfig,
+    config: MethodConfig,
     heart: Heart,
 ) -> Exam:
     """Ask both the items of these ids, without the documents in sight, and decide.

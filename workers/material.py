@@ -3,16 +3,20 @@
 import dataclasses
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 
 from sqlalchemy.orm import Session
 
+from adapters.lesson import Weights
 from adapters.manifest import DocumentRef
+from adapters.methods import Assignment
 from adapters.redaction import redact_secrets
-from adapters.types import SourceDocument
+from adapters.types import ExamItem, SourceDocument
 from server.core.errors import NothingToLearn
 from server.db import Adapter, AdapterVersion
 from server.services import documents, promotion, registry, runs, taint
 from server.services.runs import Claim
+from workers.bench import Origin
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,3 +108,37 @@ def with_champion(session: Session, material: Material) -> Material:
         learnt_before=frozenset(registry.documents_of(session, champion)),
         is_champion_tainted=taint.is_tainted(session, champion),
     )
+
+
+def assignment_of(
+    material: Material, exam: tuple[ExamItem, ...], quiz: tuple[ExamItem, ...]
+) -> Assignment:
+    """What a method is told of the material."""
+    return Assignment(
+        documents=material.documents,
+        new_documents=material.new_documents,
+        held_out=frozenset(item.prompt for item in exam),
+        quiz=quiz,
+        champion=_weights(material),
+    )
+
+
+def origin_of(material: Material) -> Origin:
+    """The models that a run on the material works with."""
+    weights = _weights(material)
+    return Origin(
+        line=material.adapter.name,
+        base_path=material.adapter.base_path,
+        base_engine_name=material.base_engine_name,
+        writer_engine_name=material.writer_engine_name,
+        editor_engine_name=material.base_engine_name,
+        champion=weights,
+        champion_id=material.champion.id if material.champion and weights else None,
+    )
+
+
+def _weights(material: Material) -> Weights | None:
+    """The champion's, unless it saw what was deleted since: then nothing is built on it."""
+    if material.champion is None or material.is_champion_tainted:
+        return None
+    return Weights(Path(material.champion.path))

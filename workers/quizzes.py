@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from adapters.evaluation.quiz import build_exam_items
 from adapters.sampling import Sampler
-from adapters.spec import SealConfig
+from adapters.spec import MethodConfig
 from adapters.types import ExamItem, ItemKind
 from server.services import documents
 from workers.context import WorkerContext
@@ -29,7 +29,7 @@ def ensure_quizzes(
     context: WorkerContext,
     material: Material,
     sampler: Sampler,
-    config: SealConfig,
+    config: MethodConfig,
     heart: Heart,
 ) -> Quizzes:
     """Give every document its exam items, and return those of all documents.

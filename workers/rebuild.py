@@ -6,13 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from adapters import comparison
+from adapters.lesson import stages_to_json
 from adapters.manifest import Manifest
 from adapters.model_folder import folder_hash
 from server.core.errors import NotRebuildable
 from server.db import AdapterVersion
 from server.services import artifacts, rebuilds, registry, runs
 from server.services.runs import Claim
+from workers import training as training_process
 from workers.context import WorkerContext
+from workers.heart import Heart
+from workers.lesson import Lesson, read_lesson
 from workers.versions import libraries
 
 _MOST_NAMED = 20
@@ -26,7 +30,9 @@ class Source:
     folder: Path
     """The version's own files, to compare with."""
     manifest: Manifest
-    lesson: Path
+    lesson: Lesson
+    start: Path | None
+    """Files of the version that it was trained on from, if any."""
     base_path: str
 
     @property
@@ -57,7 +63,42 @@ def find_source(context: WorkerContext, owned: Claim) -> Source:
         raise NotRebuildable(name, f"its base model cannot be read ({error}).") from error
     if found != manifest.base_hash:
         raise NotRebuildable(name, f"the base model in {adapter.base_path} has changed.")
-    return Source(name, folder, manifest, lesson, adapter.base_path)
+    record = read_lesson(lesson, name)
+    start = None
+    if record.started_from is not None:
+        with context.database.unit_of_work() as session:
+            begun = registry.by_id(session, record.started_from)
+        start = artifacts.check_files(adapter, begun)
+    return Source(name, folder, manifest, record, start, adapter.base_path)
+
+
+def train_again(source: Source, scratch: Path, heart: Heart) -> tuple[Path, dict[str, Any]]:
+    """Repeat every training of the lesson; the last folder, and what its training reported.
+
+    Raises:
+        TrainingFailed: one diverged or died.
+    """
+    outputs: list[Path] = []
+    report: dict[str, Any] = {}
+    for number, training in enumerate(source.lesson.trainings):
+        output = scratch / f"trained-{number}"
+        match training.start:
+            case None:
+                start = None
+            case int(earlier):
+                start = outputs[earlier]
+            case _:
+                start = source.start
+        job = {
+            "base_model": source.base_path,
+            "stages": stages_to_json([training.stage]),
+            "outputs": [str(output)],
+            "start": str(start) if start else None,
+            "threads": source.threads,
+        }
+        report = training_process.train(job, folder=scratch, heart=heart)
+        outputs.append(output)
+    return outputs[-1], report
 
 
 def compare(source: Source, output: Path, *, environment: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from adapters.artifact import (
 )
 from adapters.code_version import code_version
 from adapters.sampling import SamplingError
-from adapters.spec import SealConfig
+from adapters.spec import MethodConfig
 from server.core.clock import utc_now
 from server.core.errors import EngineUnavailable, ReplicasNotReady
 from server.db import VersionOrigin, VersionStatus
@@ -47,7 +47,7 @@ def register(
     material: Material,
     trained: Trained,
     *,
-    config: SealConfig,
+    config: MethodConfig,
 ) -> str:
     """Make the trained files an artifact, verify it, and enter it as a candidate.
 

@@ -1,10 +1,11 @@
-"""Adaptation methods: one file each, none knowing another; documents in, lesson plan out."""
+"""Adaptation methods: one file each, none knowing another; an assignment in, weights out."""
 
-from adapters.methods.base import LessonPlan, Method
+from adapters.methods.base import Method
 from adapters.methods.seal import Seal
+from adapters.methods.workbench import Assignment, Outcome, Workbench
 from adapters.spec import MethodConfig, SealConfig
 
-__all__ = ["LessonPlan", "Method", "build_method"]
+__all__ = ["Assignment", "Method", "Outcome", "Workbench", "build_method"]
 
 
 def build_method(config: MethodConfig) -> Method:

@@ -10,18 +10,24 @@ Zweiger et al., "Self-Adapting Language Models", arXiv 2506.10943. Ours differs:
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import TypeAdapter
 
 from adapters.corpus.questions import in_context, span_questions
 from adapters.corpus.reading import read_text
 from adapters.evaluation.question_writer import WrittenQuestion, write_questions
-from adapters.methods.base import LessonPlan
+from adapters.lesson import Stage
 from adapters.methods.held_out import HeldOut
 from adapters.methods.replay import replay_edits
 from adapters.methods.rule_edits import rule_edits
+from adapters.methods.workbench import Assignment, Outcome, Workbench
 from adapters.rewards.answers import normalise
 from adapters.sampling import Sampler
 from adapters.spec import SealConfig
 from adapters.types import (
+    JSON,
     EditKind,
     ExamItem,
     ProgressCallback,
@@ -31,11 +37,58 @@ from adapters.types import (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class LessonPlan:
+    """The self-edits to train on, and an account of what was written and what was dropped."""
+
+    edits: list[SelfEdit]
+    report: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> JSON:
+        """Plain JSON."""
+        rows: JSON = _PLAN.dump_python(self, mode="json")
+        return rows
+
+    @classmethod
+    def from_json(cls, fields: JSON) -> "LessonPlan":
+        """The plan that `to_json` wrote."""
+        return _PLAN.validate_python(fields)
+
+
 class Seal:
-    """Plans the lessons of SEAL for one config; holds no state between plans."""
+    """SEAL for one config; holds no state between runs."""
 
     def __init__(self, config: SealConfig) -> None:
         self._config = config
+
+    def learn(self, assignment: Assignment, bench: Workbench) -> Outcome:
+        """See `Method.learn`."""
+        with bench.stage("self_edits"):
+            kept = bench.once("self_edits", lambda: self._plan(assignment, bench).to_json())
+            plan = LessonPlan.from_json(kept)
+        with bench.stage("training"):
+            weights = bench.train(self._stage(plan.edits))
+        return Outcome(weights, {"self_edits": plan.report})
+
+    def _plan(self, assignment: Assignment, bench: Workbench) -> LessonPlan:
+        return self.plan(
+            assignment.documents,
+            sampler=bench.writer,
+            base_sampler=bench.base,
+            held_out=assignment.held_out,
+            quiz=assignment.quiz,
+            on_progress=bench.progress,
+        )
+
+    def _stage(self, edits: Sequence[SelfEdit]) -> Stage:
+        config = self._config
+        return Stage(
+            lora=config.lora,
+            training=config.training,
+            seed=config.seed,
+            edits=tuple(edits),
+            anchors_per_epoch=config.replay.prompts_per_epoch,
+        )
 
     def plan(
         self,
@@ -47,7 +100,15 @@ class Seal:
         quiz: Sequence[ExamItem] = (),
         on_progress: ProgressCallback | None = None,
     ) -> LessonPlan:
-        """Write the self-edits of all documents, and the replay; see `Method.plan`."""
+        """Write the self-edits of all documents, and the replay.
+
+        `sampler` is the served model; `base_sampler` the untouched base, which answers the replay
+        prompts (`sampler` does where it is not given). No edit has a prompt of `held_out`, the
+        exam's, or nearly one; `quiz` are checked questions that the split left to training.
+
+        Raises:
+            SamplingError: the engine failed.
+        """
         exam = HeldOut(held_out)
         dropped: Counter[str] = Counter()
         total = len(documents) + 1
@@ -100,6 +161,9 @@ class Seal:
                 prompt = in_context(question.prompt, reading)
                 edits.append(_written(document, question, prompt))
         return list(_kept(edits, exam, dropped))
+
+
+_PLAN = TypeAdapter(LessonPlan)
 
 
 def _written(document: SourceDocument, question: WrittenQuestion, prompt: str) -> SelfEdit:

@@ -12,16 +12,13 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from adapters.types import Component, PreferencePair, SelfEdit, TrainingSample, reply_mask
-
-Unit: TypeAlias = TrainingSample | PreferencePair
-"""What the loop shuffles and counts: a sample, or two that must be seen together."""
+from adapters.types import Component, PreferencePair, SelfEdit, TrainingSample, Unit, reply_mask
 
 _UnitT = TypeVar("_UnitT", bound=Unit)
 

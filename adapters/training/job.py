@@ -17,36 +17,34 @@ from pathlib import Path
 from typing import TextIO
 
 import torch
-from pydantic import TypeAdapter
+from transformers import PreTrainedTokenizerBase
 
-from adapters.spec import LoraSpec, LossSpec, SealConfig, TrainingSpec
-from adapters.training.batch import Unit, encode
+from adapters.lesson import Stage, stages_from_json
+from adapters.training.batch import encode
 from adapters.training.checkpoints import Checkpoints
-from adapters.training.model import Trainee, load_trainee, save_adapter
+from adapters.training.many import Course, load_bank, train_many
+from adapters.training.model import load_trainee, save_adapter
 from adapters.training.speedups import apply_speedups, find_speedups
 from adapters.training.trainer import StepReport, TrainingDiverged, train
-from adapters.types import EditKind, SelfEdit
+from adapters.types import EditKind, TrainingSample, Unit
 
 _PARENT_POLL_S = 1.0
 _EXIT_ORPHANED = 3
-_UNITS: TypeAdapter[tuple[Unit, ...]] = TypeAdapter(tuple[Unit, ...])
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What to train, from what, and where the result goes."""
+    """What to train, from what, and where the result goes.
+
+    One stage, on top of the clean base or of `start`; or several stages of one `lora`, each an
+    adapter of its own from the clean base, trained together.
+    """
 
     base_model: Path
-    edits: tuple[SelfEdit, ...]
-    """Become samples by the tokenizer; those of replay become anchors."""
-    units: tuple[Unit, ...]
-    """Samples and pairs that a method has made itself."""
-    anchors_per_epoch: int
-    lora: LoraSpec
-    training: TrainingSpec
-    losses: LossSpec
-    output: Path
-    seed: int
+    stages: tuple[Stage, ...]
+    outputs: tuple[Path, ...]
+    """A folder for each stage's adapter; one that diverged among several leaves none."""
+    start: Path | None
     threads: int | None
     checkpoints: Path | None
     """Folder to go on from and to leave checkpoints in; none are kept without it."""
@@ -73,34 +71,26 @@ def main(arguments: Sequence[str], out: TextIO) -> int:
 
 
 def read_job(path: Path) -> Job:
-    """Parse a job file.
-
-    SEAL's config may stand for `lora`, `training` and `anchors_per_epoch`. Units are written as
-    `dataclasses.asdict` gives them.
+    """Parse a job file; stages are written as `adapters.lesson.stages_to_json` gives them.
 
     Raises:
         OSError, ValueError, KeyError: it is missing, not a job, or lacks a field.
     """
     fields = json.loads(path.read_text())
-    if "config" in fields:
-        config = SealConfig.model_validate(fields["config"])
-        fields |= {
-            "lora": config.lora,
-            "training": config.training,
-            "anchors_per_epoch": config.replay.prompts_per_epoch,
-        }
-    edits = fields.get("edits", [])
-    checkpoints = fields.get("checkpoints")
+    stages = tuple(stages_from_json(fields["stages"]))
+    outputs = tuple(map(Path, fields["outputs"]))
+    start, checkpoints = fields.get("start"), fields.get("checkpoints")
+    if not stages or len(stages) != len(outputs):
+        raise ValueError("a job needs one output for each of its stages, and at least one stage")
+    if len(stages) > 1 and (start or checkpoints or len({stage.lora for stage in stages}) > 1):
+        raise ValueError(
+            "stages trained together share one lora, begin at the base, and keep no checkpoints"
+        )
     return Job(
         base_model=Path(fields["base_model"]),
-        edits=tuple(SelfEdit(**{**e, "kind": EditKind(e["kind"])}) for e in edits),
-        units=_UNITS.validate_python(fields.get("units", [])),
-        anchors_per_epoch=int(fields.get("anchors_per_epoch", 0)),
-        lora=LoraSpec.model_validate(fields["lora"]),
-        training=TrainingSpec.model_validate(fields["training"]),
-        losses=LossSpec.model_validate(fields.get("losses", {})),
-        output=Path(fields["output"]),
-        seed=int(fields["seed"]),
+        stages=stages,
+        outputs=outputs,
+        start=Path(start) if start else None,
         threads=fields.get("threads"),
         checkpoints=Path(checkpoints) if checkpoints else None,
         checkpoint_every_s=float(fields.get("checkpoint_every_s", 30.0)),
@@ -109,18 +99,24 @@ def read_job(path: Path) -> Job:
 
 def run_job(job: Job, out: TextIO) -> None:
     """Train and save, writing events to `out`."""
-    started = time.monotonic()
     if job.threads:
         torch.set_num_threads(job.threads)
-    spec = job.training
-    trainee = load_trainee(job.base_model, spec=job.lora, seed=job.seed, precision=spec.precision)
-    encoded = [
-        (edit.kind, encode(edit, trainee.tokenizer, max_tokens=spec.max_tokens))
-        for edit in job.edits
-    ]
-    units: list[Unit] = [sample for kind, sample in encoded if kind is not EditKind.REPLAY]
-    anchors = [sample for kind, sample in encoded if kind is EditKind.REPLAY]
-    units.extend(job.units)
+    started = time.monotonic()
+    closing = _train_one(job, out) if len(job.stages) == 1 else _train_together(job, out)
+    _write(out, event="done", seconds=round(time.monotonic() - started, 3), **closing)
+
+
+def _train_one(job: Job, out: TextIO) -> dict[str, object]:
+    (stage,) = job.stages
+    spec = stage.training
+    trainee = load_trainee(
+        job.base_model,
+        spec=stage.lora,
+        seed=stage.seed,
+        precision=spec.precision,
+        start=job.start,
+    )
+    units, anchors = _samples(stage, trainee.tokenizer)
     steps = spec.epochs * len(units) // spec.batch_size
     apply_speedups(trainee.model, find_speedups(trainee.device.type, steps=steps))
     tokens = 0
@@ -134,31 +130,69 @@ def run_job(job: Job, out: TextIO) -> None:
         trainee,
         units,
         anchors=anchors,
-        anchors_per_epoch=job.anchors_per_epoch,
+        anchors_per_epoch=stage.anchors_per_epoch,
         spec=spec,
-        losses=job.losses,
-        seed=job.seed,
+        losses=stage.losses,
+        seed=stage.seed,
         on_step=report,
         checkpoints=_checkpoints(job),
     )
-    save_adapter(trainee.model, job.output, base_name=job.base_model.name)
-    _write(
-        out,
-        event="done",
-        seconds=round(time.monotonic() - started, 3),
-        tokens=tokens,
-        environment=environment(trainee),
+    save_adapter(trainee.model, job.outputs[0], base_name=job.base_model.name)
+    return {"tokens": tokens, "environment": environment(trainee.device, trainee.compute_dtype)}
+
+
+def _train_together(job: Job, out: TextIO) -> dict[str, object]:
+    first = job.stages[0]
+    bank = load_bank(
+        job.base_model,
+        spec=first.lora,
+        seeds=[stage.seed for stage in job.stages],
+        precision=first.training.precision,
     )
+    courses = []
+    for stage in job.stages:
+        units, anchors = _samples(stage, bank.tokenizer)
+        courses.append(Course(units, stage.training, stage.seed, anchors, stage.anchors_per_epoch))
+    tokens = 0
+    done = [0] * len(courses)
 
+    def report(index: int, step: StepReport) -> None:
+        nonlocal tokens
+        tokens += step.tokens
+        done[index] = step.step
+        if step.step == max(done):  # the longest course tells how far all are
+            _write(out, event="step", step=step.step, total=step.total)
 
-def environment(trainee: Trainee) -> dict[str, str | int | None]:
-    """What decides the last bits of the weights, beside the job: the same again repeats them."""
-    on_cuda = trainee.device.type == "cuda"
+    failures = train_many(bank, courses, losses=first.losses, on_step=report)
+    for index, (failure, output) in enumerate(zip(failures, job.outputs, strict=True)):
+        if failure is None:
+            bank.save(index, output, base_name=job.base_model.name)
     return {
-        "device": trainee.device.type,
-        "device_name": torch.cuda.get_device_name(trainee.device) if on_cuda else cpu_name(),
+        "tokens": tokens,
+        "diverged": [failure and str(failure) for failure in failures],
+        "environment": environment(bank.device, bank.compute_dtype),
+    }
+
+
+def _samples(
+    stage: Stage, tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[Unit], list[TrainingSample]]:
+    """What is learnt, and the anchors."""
+    most = stage.training.max_tokens
+    encoded = [(edit.kind, encode(edit, tokenizer, max_tokens=most)) for edit in stage.edits]
+    units: list[Unit] = [sample for kind, sample in encoded if kind is not EditKind.REPLAY]
+    anchors = [sample for kind, sample in encoded if kind is EditKind.REPLAY]
+    return [*units, *stage.units], anchors
+
+
+def environment(device: torch.device, dtype: torch.dtype) -> dict[str, str | int | None]:
+    """What decides the last bits of the weights, beside the job: the same again repeats them."""
+    on_cuda = device.type == "cuda"
+    return {
+        "device": device.type,
+        "device_name": torch.cuda.get_device_name(device) if on_cuda else cpu_name(),
         "cuda": torch.version.cuda if on_cuda else None,
-        "dtype": str(trainee.compute_dtype).removeprefix("torch."),
+        "dtype": str(dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
     }

@@ -22,7 +22,7 @@ from torch.optim import AdamW
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from adapters.spec import LoraSpec, LossSpec, Precision, TrainingSpec
-from adapters.training.batch import Batch, Unit
+from adapters.training.batch import Batch
 from adapters.training.model import autocast, compute_dtype, load_base, lora_config, save_adapter
 from adapters.training.objective import component_losses
 from adapters.training.optim import build_optimizer, set_rate
@@ -35,7 +35,7 @@ from adapters.training.trainer import (
     plan_steps,
     row_cost,
 )
-from adapters.types import TrainingSample
+from adapters.types import TrainingSample, Unit
 
 
 class LoraPair(NamedTuple):
@@ -70,7 +70,7 @@ class LoraBank:
         self.tokenizer = tokenizer
         self.device = device
         self._spec = spec
-        self._dtype = compute_dtype(device, precision)
+        self.compute_dtype = compute_dtype(device, precision)
         self.base = base
         self._adapters = [self._draw(seed, device) for seed in seeds]
         self.base.to(device).requires_grad_(False)
@@ -112,7 +112,7 @@ class LoraBank:
         head = self.base.get_output_embeddings()
         keep = head.register_forward_pre_hook(lambda _, args: (args[0].flatten(0, 1)[places_N],))
         try:
-            with autocast(self.device, self._dtype):
+            with autocast(self.device, self.compute_dtype):
                 logits_NV: Tensor = self.base(
                     input_ids=ids_BT,
                     position_ids=positions_BT,

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -36,17 +37,41 @@ class Trainee:
 
 
 def load_trainee(
-    folder: Path, *, spec: LoraSpec, seed: int, precision: Precision = Precision.AUTO
+    folder: Path,
+    *,
+    spec: LoraSpec,
+    seed: int,
+    precision: Precision = Precision.AUTO,
+    start: Path | None = None,
 ) -> Trainee:
     """Load the base model of `folder` and attach LoRA to every linear layer but the head.
 
     The LoRA matrices are float32; the base is bfloat16 on CUDA, float32 elsewhere. The adapter's
-    first weights depend on `seed` alone. Equals the base model until the first step.
+    first weights depend on `seed` alone, and it equals the base model until the first step; or they
+    are those of `start`, a PEFT folder.
+
+    Raises:
+        ValueError: `start` is no LoRA of this `spec`.
     """
     base, tokenizer, device = load_base(folder)
     torch.manual_seed(seed)
     model = get_peft_model(base, lora_config(spec))
+    if start is not None:
+        _begin_with(model, start, spec)
     return Trainee(model.to(device), tokenizer, device, compute_dtype(device, precision))
+
+
+def _begin_with(model: PeftModel, start: Path, spec: LoraSpec) -> None:
+    config = json.loads((start / "adapter_config.json").read_text())
+    if (config["r"], config["lora_alpha"]) != (spec.rank, spec.alpha):
+        raise ValueError(
+            f"the adapter to train on has rank {config['r']} and alpha {config['lora_alpha']}, the "
+            f"config asks for {spec.rank} and {spec.alpha}; make them equal, or begin at the base"
+        )
+    outcome = set_peft_model_state_dict(model, load_file(start / "adapter_model.safetensors"))
+    missing = [name for name in outcome.missing_keys if "lora_" in name]
+    if missing or outcome.unexpected_keys:
+        raise ValueError("the adapter to train on is of other layers than the config's")
 
 
 def load_base(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, torch.device]:

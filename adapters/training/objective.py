@@ -4,9 +4,9 @@ from torch import Tensor
 
 from adapters.spec import LossSpec
 from adapters.training import losses as per_token
-from adapters.training.batch import Batch, Part, Unit, members
+from adapters.training.batch import Batch, Part, members
 from adapters.training.logprobs import selective_logprobs
-from adapters.types import Component, PreferencePair
+from adapters.types import Component, PreferencePair, Unit
 
 DPO = "dpo"
 """Name of the component that pairs have, beside those of their samples."""

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from adapters.spec import LossSpec, TrainingSpec
-from adapters.training.batch import Batch, RowCost, Unit, as_anchor, pack, split_by_tokens
+from adapters.training.batch import Batch, RowCost, as_anchor, pack, split_by_tokens
 from adapters.training.checkpoints import Checkpoints, fingerprint
 from adapters.training.logprobs import target_logits
 from adapters.training.model import Trainee
 from adapters.training.objective import component_losses, needs_reference
 from adapters.training.optim import build_optimizer, clip_gradients, set_rate
-from adapters.types import TrainingSample
+from adapters.types import TrainingSample, Unit
 
 
 class TrainingDiverged(RuntimeError):

@@ -15,6 +15,7 @@ from server.cli.console import Failure
 
 STAGES = {
     "chunk": "chunk",
+    "quiz": "quiz",
     "self_edits": "self-edits",
     "training": "training",
     "exam": "exam",

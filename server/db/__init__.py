@@ -6,6 +6,7 @@ from server.db.adapters import (
     AdapterVersion,
     Alias,
     AliasEvent,
+    LineRole,
     Trial,
     TrialMode,
     TrialState,
@@ -14,15 +15,22 @@ from server.db.adapters import (
 )
 from server.db.base import Base
 from server.db.corpus import (
+    AcceptedEdit,
     Chunk,
     Document,
     DocumentSource,
     DocumentState,
     ExamQuestion,
     SketchHash,
+    Task,
+    TaskState,
 )
 from server.db.deletions import Deletion, DeletionKind, DeletionState
-from server.db.evaluations import Evaluation, EvaluationResult
+from server.db.evaluations import (
+    Evaluation,
+    EvaluationResult,
+    JudgeCalibration,
+)
 from server.db.fleet import Gateway, Replica
 from server.db.interactions import (
     Arm,
@@ -41,9 +49,11 @@ from server.db.runs import (
     RunInteraction,
     RunKind,
     RunStatus,
+    RunTask,
 )
 
 __all__ = [
+    "AcceptedEdit",
     "AdaptationPolicy",
     "AdaptationRun",
     "Adapter",
@@ -69,6 +79,8 @@ __all__ = [
     "FeedbackKind",
     "Gateway",
     "Interaction",
+    "JudgeCalibration",
+    "LineRole",
     "Message",
     "Outcome",
     "Replica",
@@ -77,7 +89,10 @@ __all__ = [
     "RunInteraction",
     "RunKind",
     "RunStatus",
+    "RunTask",
     "SketchHash",
+    "Task",
+    "TaskState",
     "Trial",
     "TrialMode",
     "TrialState",

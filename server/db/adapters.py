@@ -34,6 +34,15 @@ class VersionOrigin(StrEnum):
     """A foreign adapter that an admin brought."""
 
 
+class LineRole(StrEnum):
+    """What a line is for."""
+
+    SERVE = "serve"
+    """It answers users."""
+    EDITOR = "editor"
+    """It writes the self-edits of another line, and is never routed to."""
+
+
 class Adapter(Row):
     """A named line of LoRA weights over one base model."""
 
@@ -49,6 +58,9 @@ class Adapter(Row):
     """Rises with every change that routing must see; gateways watch it."""
     rollout: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     """The line's own values of ``RolloutSettings``; what is left out, or null, is the settings'."""
+    role: Mapped[str] = mapped_column(String(20), default=LineRole.SERVE)
+    edits_for: Mapped[str | None] = mapped_column(String(48), unique=True)
+    """Id of the line whose self-edits an editor writes."""
 
 
 class AdapterVersion(Row):
@@ -70,6 +82,8 @@ class AdapterVersion(Row):
     manifest: Mapped[dict[str, Any]] = mapped_column(deferred=True)
     """Kilobytes that routing and moves never look at, so they are read when asked for."""
     origin: Mapped[str] = mapped_column(String(20), default=VersionOrigin.RUN)
+    generation: Mapped[int] = mapped_column(default=0)
+    """How many times in a row it was trained on from another version; 0: from the clean base."""
     retired_at: Mapped[datetime | None]
     retire_reason: Mapped[str | None] = mapped_column(Text)
     files_removed_at: Mapped[datetime | None]

@@ -2,6 +2,7 @@
 
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 from sqlalchemy import (
     JSON,
@@ -33,6 +34,8 @@ class DocumentState(StrEnum):
     """A version that saw it passed the exam."""
     NOT_LEARNT = "not_learnt"
     """The last run over it was rejected, inconclusive, cancelled or failed."""
+    QUARANTINED = "quarantined"
+    """Kept from every run until an admin releases it; ``findings`` say why."""
 
 
 class Document(Row):
@@ -57,6 +60,12 @@ class Document(Row):
     its place, because it is most often a revision."""
     sketch: Mapped[list[int] | None] = mapped_column(JSON, deferred=True)
     """What near duplicates are found by: see :mod:`adapters.corpus.near_duplicates`."""
+    language: Mapped[str | None] = mapped_column(String(10))
+    """ISO 639-1 code of what it is mostly written in; null where nothing could be told."""
+    findings: Mapped[list[dict[str, Any]] | None] = mapped_column(JSON)
+    """What is suspicious about it: rows of ``kind`` and ``detail``, and what they were found in."""
+    released_at: Mapped[datetime | None]
+    """When an admin let it be learnt in spite of its findings."""
     created_by: Mapped[str] = mapped_column(String(48))
     deleted_at: Mapped[datetime | None]
     """A tombstone: its text is gone and no run takes it; the row stays for the lineage."""
@@ -111,3 +120,59 @@ class ExamQuestion(Row):
     split: Mapped[str] = mapped_column(String(10))
     prompt: Mapped[str] = mapped_column(Text)
     answers: Mapped[list[str]]
+    grader: Mapped[str] = mapped_column(String(20), default="match")
+    """How a reply is judged: a value of ``adapters.types.Grader``."""
+    interaction_id: Mapped[str | None] = mapped_column(String(48), index=True)
+    """Of a question from traffic. Not a foreign key: retention may take the interaction."""
+
+
+class TaskState(StrEnum):
+    """How far a task has come."""
+
+    READY = "ready"
+    """The next run for it takes it."""
+    LEARNING = "learning"
+    LEARNT = "learnt"
+    """A version that saw it passed the exam."""
+    NOT_LEARNT = "not_learnt"
+
+
+class Task(Row):
+    """A task given by examples. Its id follows from owner and content."""
+
+    __tablename__ = "tasks"
+    __table_args__ = (Index("ix_tasks_owner_created_at", "owner", "created_at", "id"),)
+
+    owner: Mapped[str | None] = mapped_column(String(100))
+    title: Mapped[str] = mapped_column(String(500))
+    instruction: Mapped[str] = mapped_column(Text)
+    form: Mapped[str] = mapped_column(String(20))
+    """``text`` or ``grid``."""
+    examples: Mapped[list[Any]]
+    """Rows of ``input`` and ``output``."""
+    tests: Mapped[list[Any]]
+    """The same, only ever asked."""
+    state: Mapped[str] = mapped_column(String(20), default=TaskState.READY)
+    created_by: Mapped[str] = mapped_column(String(48))
+    deleted_at: Mapped[datetime | None]
+
+
+class AcceptedEdit(Row):
+    """A self-edit that taught more than the others of its text: what an editor is trained on."""
+
+    __tablename__ = "accepted_edits"
+    __table_args__ = (Index("ix_accepted_edits_adapter_id_created_at", "adapter_id", "created_at"),)
+
+    adapter_id: Mapped[str] = mapped_column(ForeignKey("adapters.id"))
+    """The line whose run wrote it."""
+    run_id: Mapped[str] = mapped_column(String(48), index=True)
+    document_id: Mapped[str] = mapped_column(
+        ForeignKey("documents.id", ondelete="CASCADE"), index=True
+    )
+    prompt: Mapped[str] = mapped_column(Text)
+    """What the editor was asked, the text included."""
+    text: Mapped[str] = mapped_column(Text)
+    score: Mapped[float]
+    """Share of the questions right after learning it."""
+    base_score: Mapped[float]
+    """The same of the model before."""

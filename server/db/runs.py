@@ -85,6 +85,19 @@ class RunDocument(Base):
     )
 
 
+class RunTask(Base):
+    """Which tasks a run saw."""
+
+    __tablename__ = "run_tasks"
+
+    run_id: Mapped[str] = mapped_column(
+        ForeignKey("adaptation_runs.id", ondelete="CASCADE"), primary_key=True
+    )
+    task_id: Mapped[str] = mapped_column(
+        ForeignKey("tasks.id", ondelete="CASCADE"), primary_key=True, index=True
+    )
+
+
 class RunInteraction(Base):
     """Which interactions a run saw. Not a foreign key: the row outlives what retention deletes."""
 

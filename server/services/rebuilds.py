@@ -29,8 +29,8 @@ from server.db.session import after_commit
 from server.services import registry
 from server.services.runs import OPEN
 
-LESSON = "edits.json"
-"""The self-edits that a run wrote and trained on, in the run's folder."""
+LESSON = "lesson.json"
+"""What a run trained, training by training, in the run's folder."""
 
 _MOST_NAMED = 5
 

@@ -32,6 +32,9 @@ from server.services.tenants import only, sees
 
 OPEN = (RunStatus.QUEUED, RunStatus.RUNNING)
 
+NO_UPDATE = "no_update"
+"""Verdict of a run that found nothing worth teaching; it makes no version."""
+
 MATERIAL_DELETED = "material_deleted"
 """Event of a run that ended early because what it had taken was deleted; its other documents still
 wait to be learnt."""

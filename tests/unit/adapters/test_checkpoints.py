@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from adapters.spec import LoraSpec, Precision, TrainingSpec
-from adapters.training.batch import Unit, lesson
+from adapters.training.batch import lesson
 from adapters.training.checkpoints import Checkpoints
 from adapters.training.job import read_job, run_job
 from adapters.training.model import Trainee, load_trainee
 from adapters.training.trainer import StepReport, TrainingCancelled, train
+from adapters.types import Unit
 
 LORA = LoraSpec(rank=4, alpha=8, dropout=0.2)  # dropout: the random state has to come back too
 SPEC = TrainingSpec(epochs=3, batch_size=2, learning_rate=2e-2, precision=Precision.FLOAT32)
@@ -192,10 +193,8 @@ def test_a_killed_job_goes_on_from_its_checkpoint(random_model: Path, tmp_path: 
         path = tmp_path / f"{name}.json"
         fields = {
             "base_model": str(random_model),
-            "edits": edits,
-            "config": {"type": "seal", "lora": {"rank": 2}, "training": training},
-            "output": str(tmp_path / name),
-            "seed": 0,
+            "stages": [{"edits": edits, "lora": {"rank": 2}, "training": training, "seed": 0}],
+            "outputs": [str(tmp_path / name)],
             "threads": 1,
             "checkpoints": str(checkpoints) if checkpoints else None,
             "checkpoint_every_s": 0,

@@ -16,7 +16,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from adapters.spec import LoraSpec, LossSpec, Precision, SealConfig, TrainingSpec
+from adapters.spec import LoraSpec, LossSpec, Precision, TrainingSpec
 from adapters.training import job
 from adapters.training.batch import encode, lesson
 from adapters.training.losses import reference_kl
@@ -168,17 +168,19 @@ def test_rate_rises_then_falls_and_stays_positive(schedule: str) -> None:
 
 
 def write_job(folder: Path, base_model: Path, **changes: object) -> Path:
-    config = SealConfig(lora=LoraSpec(rank=4, alpha=8), training=SPEC)
+    stage = {
+        "lora": {"rank": 4, "alpha": 8},
+        "training": SPEC.model_dump(mode="json"),
+        "seed": 0,
+        "edits": [asdict(edit) for edit in EDITS],
+    }
     fields = {
         "base_model": str(base_model),
-        "edits": [asdict(edit) for edit in EDITS],
-        "config": config.model_dump(mode="json"),
-        "output": str(folder / "out"),
-        "seed": 0,
-        "threads": None,
+        "stages": [stage | changes],
+        "outputs": [str(folder / "out")],
     }
     path = folder / "job.json"
-    path.write_text(json.dumps(fields | changes))
+    path.write_text(json.dumps(fields))
     return path
 
 
@@ -224,8 +226,8 @@ def test_job_trains_what_any_method_has_made(random_model: Path, tmp_path: Path)
     job.run_job(read, out)
 
     events = [json.loads(line) for line in out.getvalue().splitlines()]
-    assert list(read.units) == method_units()
-    assert read.losses.dpo_beta == 0.2
+    assert list(read.stages[0].units) == method_units()
+    assert read.stages[0].losses.dpo_beta == 0.2
     assert events[-1]["event"] == "done"
     named = {name for event in events[:-1] for name in event["components"]}
     assert named == {"rl", "ref_kl", "distill", "ce", "dpo"}
@@ -277,7 +279,7 @@ def test_reinforced_answers_become_likelier_and_others_less(random_model: Path) 
 
 
 def test_job_process_reports_a_bad_job_as_an_event(tmp_path: Path) -> None:
-    path = write_job(tmp_path, tmp_path / "nowhere", config={"type": "seal", "unknown": 1})
+    path = write_job(tmp_path, tmp_path / "nowhere", training={"unknown": 1})
 
     done = subprocess.run(
         [sys.executable, "-m", "adapters.training.job", str(path)], capture_output=True, text=True
@@ -290,9 +292,8 @@ def test_job_process_reports_a_bad_job_as_an_event(tmp_path: Path) -> None:
 
 
 def test_job_process_ends_when_its_parent_is_killed(random_model: Path, tmp_path: Path) -> None:
-    endless = SPEC.model_copy(update={"epochs": 1_000_000}).model_dump(mode="json")
-    config = {"type": "seal", "training": endless | {"epochs": 100_000}}
-    path = write_job(tmp_path, random_model, config=config)
+    endless = SPEC.model_dump(mode="json") | {"epochs": 100_000}
+    path = write_job(tmp_path, random_model, training=endless)
     script = (
         "import subprocess, sys\n"
         f"child = subprocess.Popen([sys.executable, '-m', 'adapters.training.job', {str(path)!r}],"
@@ -323,3 +324,52 @@ def is_alive(pid: int) -> bool:
         return False
     stat = Path(f"/proc/{pid}/stat").read_text()
     return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+def test_several_stages_are_trained_together_each_as_if_alone(
+    random_model: Path, tmp_path: Path
+) -> None:
+    path = write_job(tmp_path, random_model)
+    fields = json.loads(path.read_text())
+    other = fields["stages"][0] | {"seed": 1, "edits": [asdict(EDITS[0])]}
+    together = {
+        "stages": [fields["stages"][0], other],
+        "outputs": [str(tmp_path / "a"), str(tmp_path / "b")],
+    }
+    path.write_text(json.dumps(fields | together))
+    job.run_job(job.read_job(path), io.StringIO())
+    path.write_text(json.dumps(fields | {"stages": [other], "outputs": [str(tmp_path / "alone")]}))
+    job.run_job(job.read_job(path), io.StringIO())
+
+    file = "adapter_model.safetensors"
+    first, second, alone = (load_file(tmp_path / name / file) for name in ("a", "b", "alone"))
+    assert all(torch.allclose(second[name], alone[name], atol=3e-4) for name in alone)
+    assert any(not torch.allclose(first[name], alone[name], atol=1e-3) for name in alone)
+
+
+def test_a_training_goes_on_from_the_weights_of_another(random_model: Path, tmp_path: Path) -> None:
+    path = write_job(tmp_path, random_model)
+    job.run_job(job.read_job(path), io.StringIO())
+    fields = json.loads(path.read_text())
+    slow = fields["stages"][0]["training"] | {"learning_rate": 1e-9, "epochs": 1}
+    stage = fields["stages"][0] | {"training": slow}
+    again = {"stages": [stage], "start": str(tmp_path / "out"), "outputs": [str(tmp_path / "on")]}
+    path.write_text(json.dumps(fields | again))
+
+    job.run_job(job.read_job(path), io.StringIO())
+
+    file = "adapter_model.safetensors"
+    before, after = load_file(tmp_path / "out" / file), load_file(tmp_path / "on" / file)
+    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
+
+
+def test_a_start_of_another_shape_is_refused(random_model: Path, tmp_path: Path) -> None:
+    path = write_job(tmp_path, random_model)
+    job.run_job(job.read_job(path), io.StringIO())
+    fields = json.loads(path.read_text())
+    stage = fields["stages"][0] | {"lora": {"rank": 2, "alpha": 8}}
+    again = {"stages": [stage], "start": str(tmp_path / "out"), "outputs": [str(tmp_path / "on")]}
+    path.write_text(json.dumps(fields | again))
+
+    with pytest.raises(ValueError, match="rank 4 and alpha 8, the config asks for 2 and 8"):
+        job.run_job(job.read_job(path), io.StringIO())

@@ -1,7 +1,6 @@
 """The end of a run: verdict, alias and status together, or nothing of it."""
 
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -197,83 +196,3 @@ def test_a_failed_exam_begins_no_trial(ending: Ending) -> None:
 
     with ending.database.unit_of_work() as session:
         assert trials.trials_of(session, ending.adapter) == []
-
-
-class Training:
-    """A run about to train, with a trainer that leaves a checkpoint and then does as told."""
-
-    def __init__(
-        self, database: Database, adapter: Adapter, settings: Settings, queue: RecordingQueue
-    ) -> None:
-        self.context = WorkerContext(settings, database, cast(Any, queue), "test")
-        self.database = database
-        self.seen: list[list[str]] = []
-        self.outcome: BaseException | None = None
-        with database.unit_of_work() as session:
-            make_document(session)
-            run = make_run(session, adapter)
-            run.config = SealConfig().model_dump(mode="json")
-            session.flush()
-            self.run_id = run.id
-
-    def attempt(self, number: int) -> Adaptation:
-        with self.database.unit_of_work() as session:
-            now = utc_now() + 2 * number * LEASE
-            owned = runs.claim(session, self.run_id, worker=f"w{number}", lease=LEASE, now=now)
-            assert owned is not None
-            self.material = collect(session, owned, served="smollm2")
-        return Adaptation(self.context, owned, Heart(self.database, owned, every_s=60, lease_s=60))
-
-    def train(self, job: dict[str, Any], *, folder: Path, heart: Heart) -> dict[str, Any]:
-        folder = Path(job["checkpoints"])
-        folder.mkdir(exist_ok=True)
-        self.seen.append(sorted(path.name for path in folder.iterdir()))
-        (folder / f"step-{len(self.seen)}").touch()
-        if self.outcome is not None:
-            raise self.outcome
-        return {"environment": {}}
-
-
-@pytest.fixture
-def training(
-    database: Database,
-    adapter: Adapter,
-    settings: Settings,
-    queue: RecordingQueue,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Training:
-    made = Training(database, adapter, settings, queue)
-    monkeypatch.setattr("workers.adaptation.train", made.train)
-    monkeypatch.setattr("workers.adaptation.versions.register", lambda *_, **__: "v")
-    monkeypatch.setattr("workers.adaptation.rebuilds.lesson_hash", lambda _: "h")
-    return made
-
-
-def test_the_attempt_after_a_crash_goes_on_from_the_checkpoints(training: Training) -> None:
-    training.outcome = KeyboardInterrupt()  # nothing that the worker itself would handle
-    for number in (1, 2):
-        adaptation = training.attempt(number)
-        with pytest.raises(KeyboardInterrupt):
-            adaptation._train(training.material, [])
-        adaptation.clean_up()
-
-    training.outcome = None
-    last = training.attempt(3)
-    last._train(training.material, [])
-
-    assert training.seen == [[], ["step-1"], ["step-1", "step-2"]]
-    assert not last._checkpoints.exists()
-
-
-@pytest.mark.parametrize("status", [RunStatus.CANCELLED, RunStatus.FAILED])
-def test_a_run_that_ends_leaves_no_checkpoints(training: Training, status: RunStatus) -> None:
-    training.outcome = RunCancelled()
-    adaptation = training.attempt(1)
-
-    with pytest.raises(RunCancelled):
-        adaptation._train(training.material, [])
-    is_there = adaptation._checkpoints.exists()
-    adaptation.close(status)
-
-    assert is_there
-    assert not adaptation._checkpoints.exists()

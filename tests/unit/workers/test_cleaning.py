@@ -202,7 +202,7 @@ def test_ticks_alone_bring_a_deletion_to_its_end(house: House) -> None:
         runs.finish(session, owned, status=RunStatus.SUCCEEDED, verdict="promote")
     lesson = house.context.settings.runs_path / run.id
     lesson.mkdir(parents=True)
-    (lesson / "edits.json").write_text('["Gone."]')
+    (lesson / "lesson.json").write_text('["Gone."]')
     other = house.context.settings.runs_path / "run_of_smollm2_v1"
     other.mkdir()
 

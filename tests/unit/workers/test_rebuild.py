@@ -1,6 +1,5 @@
 """Rebuilding a version: bit by bit the same, nothing else changed, and never from what was forgotten."""
 
-import dataclasses
 import io
 import json
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 
+from adapters.lesson import Stage, stages_to_json
 from adapters.model_folder import folder_hash
 from adapters.spec import LoraSpec, Precision, SealConfig, TrainingSpec
 from adapters.training import job
@@ -26,6 +26,7 @@ from tests.support.factories import make_document, make_run
 from tests.unit.adapters.conftest import save_random_model
 from workers import adaptation, training, versions
 from workers.context import WorkerContext
+from workers.lesson import Lesson, Training
 from workers.material import collect
 
 LEASE = timedelta(seconds=30)
@@ -110,7 +111,7 @@ def learnt(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Learnt:
-    monkeypatch.setattr(adaptation, "train", train_here)
+    monkeypatch.setattr(training, "train", train_here)
     base = save_random_model(tmp_path / "base")
     context = WorkerContext(settings, database, cast(Any, queue), "test")
     with database.unit_of_work() as session:
@@ -122,15 +123,13 @@ def learnt(
         material = collect(session, owned, served="smollm2")
     folder = settings.runs_path / owned.run_id
     folder.mkdir(parents=True)
-    edits = [dataclasses.asdict(edit) for edit in EDITS]
+    stage = Stage(CONFIG.lora, CONFIG.training, CONFIG.seed, edits=EDITS, anchors_per_epoch=2)
     lesson = folder / rebuilds.LESSON
-    lesson.write_text(json.dumps({"edits": edits, "exam": [], "report": {}}))
+    Lesson((Training(stage, None),)).write(lesson)
     order = {
         "base_model": str(base),
-        "edits": edits,
-        "config": CONFIG.model_dump(mode="json"),
-        "output": str(folder / "adapter"),
-        "seed": CONFIG.seed,
+        "stages": stages_to_json([stage]),
+        "outputs": [str(folder / "adapter")],
         "threads": 1,
     }
     closing = train_here(order, folder=folder, heart=None)
@@ -147,7 +146,7 @@ def learnt(
 def test_it_comes_out_the_same_and_changes_nothing(
     learnt: Learnt, trainer: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adaptation, "train", trainer)
+    monkeypatch.setattr(training, "train", trainer)
     before = learnt.picture()
 
     run = learnt.carry_out(learnt.order())

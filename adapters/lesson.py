@@ -1,0 +1,68 @@
+"""What is trained, as data: stages of samples, and the weights that come of them.
+
+A lesson is written down before it is trained, stage by stage, so that a run goes on where a killed
+one stopped, and a version can be trained again from its record alone.
+"""
+
+import json
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from adapters.spec import LoraSpec, LossSpec, TrainingSpec
+from adapters.types import Distillation, SelfEdit, Unit
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Samples that one training goes through, and how.
+
+    Texts become samples by the tokenizer, in the trainer. Edits of kind replay are anchors: they
+    are not learnt, on them the model is held to its base.
+    """
+
+    lora: LoraSpec
+    training: TrainingSpec
+    seed: int
+    edits: tuple[SelfEdit, ...] = ()
+    distillations: tuple[Distillation, ...] = ()
+    units: tuple[Unit, ...] = ()
+    """Samples and pairs in tokens, made by the method itself."""
+    anchors_per_epoch: int = 0
+    losses: LossSpec = field(default_factory=LossSpec)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to learn in it."""
+        return not (self.edits or self.distillations or self.units)
+
+    def digest(self) -> str:
+        """sha256 of everything that decides the weights, the start apart."""
+        return sha256(json.dumps(stages_to_json([self])).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A trained adapter: a PEFT folder, which never changes again."""
+
+    folder: Path
+
+
+_STAGES = TypeAdapter(list[Stage])
+
+
+def stages_to_json(stages: list[Stage]) -> list[object]:
+    """Stages as plain JSON."""
+    rows: list[object] = _STAGES.dump_python(stages, mode="json")
+    return rows
+
+
+def stages_from_json(rows: object) -> list[Stage]:
+    """The stages that `stages_to_json` wrote.
+
+    Raises:
+        ValueError: they are none.
+    """
+    return _STAGES.validate_python(rows)

@@ -1,0 +1,93 @@
+"""What a method may use while it learns: the engine, the trainer, and a memory that outlives it."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from adapters.lesson import Stage, Weights
+from adapters.sampling import Sampler
+from adapters.types import JSON, ExamItem, SourceDocument, Task
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What a run is to learn."""
+
+    documents: tuple[SourceDocument, ...] = ()
+    """All of them, learnt before or not."""
+    new_documents: frozenset[str] = frozenset()
+    """Ids of those that the champion has not learnt."""
+    tasks: tuple[Task, ...] = ()
+    held_out: frozenset[str] = frozenset()
+    """The exam's prompts, none of which may be taught."""
+    quiz: tuple[ExamItem, ...] = ()
+    """Checked questions that the split left to training."""
+    champion: Weights | None = None
+    """What serves now; None: the base model, or a champion that must not be built on."""
+    champion_generation: int = 0
+    """How many times in a row the champion was trained on from another version."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a method has made of an assignment."""
+
+    weights: Weights | None
+    """None: no update; `report["no_update"]` says why."""
+    report: dict[str, JSON]
+    generation: int = 0
+    """0 when trained from the clean base, one more than the champion's when trained on from it."""
+
+
+class Workbench(Protocol):
+    """One run's tools. Any of them raises what ends the run: a cancel, a lost lease."""
+
+    @property
+    def base(self) -> Sampler:
+        """The untouched base model, in the serving engine."""
+        ...
+
+    @property
+    def writer(self) -> Sampler:
+        """Who writes lessons: the champion, or the base where the champion must not."""
+        ...
+
+    @property
+    def editor(self) -> Sampler:
+        """Who writes self-edits: the line's own editor where it has one, else the base."""
+        ...
+
+    def stage(self, name: str) -> AbstractContextManager[None]:
+        """Announces what is being done, with its time in the run's report; stages do not nest."""
+        ...
+
+    def progress(self, done: int, total: int) -> None:
+        """How far the stage is; also notices that the run is to stop."""
+        ...
+
+    def once(self, name: str, make: Callable[[], JSON]) -> JSON:
+        """What `make` returns, made once per run: an attempt after a crash gets the same."""
+        ...
+
+    def train(self, stage: Stage, *, start: Weights | None = None) -> Weights:
+        """Train from the clean base, or on from `start`, and write it into the lesson.
+
+        An attempt after a crash that asks for the same gets what is there already. The last
+        weights trained are the candidate; each start is the champion's or the stage's before.
+
+        Raises:
+            TrainingFailed (workers): it diverged, or the trainer died.
+        """
+        ...
+
+    def try_out(self, stages: Sequence[Stage]) -> list[Weights | None]:
+        """Train throw-away adapters from the clean base, together; None where one diverged.
+
+        All of one `lora`. They are no part of the lesson and go with the run.
+        """
+        ...
+
+    def serving(self, weights: Sequence[Weights]) -> AbstractContextManager[list[Sampler]]:
+        """While it lasts the engine holds these, under names never used before or again."""
+        ...

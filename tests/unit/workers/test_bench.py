@@ -1,0 +1,176 @@
+"""A run's workbench: what one attempt has done, the next one finds."""
+
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from adapters.lesson import Stage, Weights
+from adapters.spec import LoraSpec, TrainingSpec
+from adapters.types import EditKind, SelfEdit
+from server.core.settings import Settings
+from server.db.session import Database
+from server.services.rebuilds import LESSON
+from tests.conftest import RecordingQueue
+from workers import bench
+from workers.bench import Origin, RunBench, drop_trained
+from workers.context import WorkerContext
+from workers.heart import Heart
+from workers.lesson import CHAMPION, read_lesson
+
+
+class Quiet:
+    """A heart that beats for nobody."""
+
+    def begin(self, stage: str) -> None: ...
+
+    def progress(self, done: int, total: int) -> None: ...
+
+
+class Trainer:
+    """Leaves a checkpoint, then does as told; notes what it was given."""
+
+    def __init__(self) -> None:
+        self.jobs: list[dict[str, Any]] = []
+        self.found: list[list[str]] = []
+        self.outcome: BaseException | None = None
+
+    def __call__(self, job: dict[str, Any], *, folder: Path, heart: object) -> dict[str, Any]:
+        self.jobs.append(job)
+        if job["checkpoints"]:
+            checkpoints = Path(job["checkpoints"])
+            checkpoints.mkdir(exist_ok=True)
+            self.found.append(sorted(path.name for path in checkpoints.iterdir()))
+            (checkpoints / f"step-{len(self.jobs)}").touch()
+        if self.outcome is not None:
+            raise self.outcome
+        for output in job["outputs"]:
+            Path(output).mkdir(parents=True)
+        return {"seconds": 1.5, "tokens": 10, "environment": {}}
+
+
+@pytest.fixture
+def trainer(monkeypatch: pytest.MonkeyPatch) -> Trainer:
+    made = Trainer()
+    monkeypatch.setattr(bench, "train", made)
+    return made
+
+
+@pytest.fixture
+def context(settings: Settings, database: Database, queue: RecordingQueue) -> WorkerContext:
+    return WorkerContext(settings, database, cast(Any, queue), "test")
+
+
+def attempt(context: WorkerContext, folder: Path, champion: Weights | None = None) -> RunBench:
+    origin = Origin("m", "base", "m@base", "m@base", "m@base", champion, champion and "ver_1")
+    scratch = folder / "attempt"
+    scratch.mkdir(parents=True, exist_ok=True)
+    return RunBench(context, cast(Heart, Quiet()), origin, folder=folder, scratch=scratch)
+
+
+def stage(text: str) -> Stage:
+    edit = SelfEdit(EditKind.PASSAGE, "d", None, text, "rule")
+    return Stage(LoraSpec(), TrainingSpec(), seed=0, edits=(edit,))
+
+
+def test_an_attempt_after_a_crash_goes_on_from_the_checkpoints(
+    trainer: Trainer, context: WorkerContext, tmp_path: Path
+) -> None:
+    trainer.outcome = KeyboardInterrupt()  # nothing that the worker itself would handle
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            attempt(context, tmp_path).train(stage("a"))
+
+    trainer.outcome = None
+    last = attempt(context, tmp_path)
+    last.train(stage("a"))
+
+    assert trainer.found == [[], ["step-1"], ["step-1", "step-2"]]
+    assert not last.checkpoints.exists()
+
+
+def test_what_was_trained_is_not_trained_again(
+    trainer: Trainer, context: WorkerContext, tmp_path: Path
+) -> None:
+    first = attempt(context, tmp_path)
+    begun = first.train(stage("a"))
+    first.train(stage("b"), start=begun)
+
+    second = attempt(context, tmp_path)
+    again = second.train(stage("a"))
+    on = second.train(stage("b"), start=again)
+
+    assert len(trainer.jobs) == 2
+    assert trainer.jobs[1]["start"] == str(begun.folder)
+    assert [closing["tokens"] for closing in second.closings] == [10, 10]
+    lesson = read_lesson(second.settle(on), "m@v1")
+    assert [each.stage for each in lesson.trainings] == [stage("a"), stage("b")]
+    assert [each.start for each in lesson.trainings] == [None, 0]
+
+
+def test_another_lesson_is_trained_in_the_place_of_the_first(
+    trainer: Trainer, context: WorkerContext, tmp_path: Path
+) -> None:
+    attempt(context, tmp_path).train(stage("a"))
+
+    attempt(context, tmp_path).train(stage("other"))
+
+    assert len(trainer.jobs) == 2
+
+
+def test_the_lesson_ends_with_the_weights_that_were_chosen(
+    trainer: Trainer, context: WorkerContext, tmp_path: Path
+) -> None:
+    made = attempt(context, tmp_path, champion=Weights(tmp_path / "champion"))
+    chosen = made.train(stage("a"), start=Weights(tmp_path / "champion"))
+    made.train(stage("b"), start=chosen)
+
+    lesson = read_lesson(made.settle(chosen), "m@v1")
+
+    assert [(each.stage, each.start) for each in lesson.trainings] == [(stage("a"), CHAMPION)]
+    assert lesson.started_from == "ver_1"
+    assert len(made.closings) == 1
+
+
+def test_asked_once_is_asked_once_in_a_run(context: WorkerContext, tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def make() -> int:
+        asked.append(1)
+        return len(asked)
+
+    first = attempt(context, tmp_path).once("edits", make)
+    second = attempt(context, tmp_path).once("edits", make)
+
+    assert (first, second, asked) == (1, 1, [1])
+
+
+def test_trials_that_diverge_leave_a_gap(
+    context: WorkerContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half(job: dict[str, Any], *, folder: Path, heart: object) -> dict[str, Any]:
+        Path(job["outputs"][1]).mkdir()
+        return {}
+
+    monkeypatch.setattr(bench, "train", half)
+
+    lost, kept = attempt(context, tmp_path).try_out([stage("a"), stage("b")])
+
+    assert lost is None
+    assert kept is not None
+    assert not (tmp_path / LESSON).exists()  # trials are no part of the lesson
+
+
+def test_a_run_that_ends_leaves_no_weights(
+    trainer: Trainer, context: WorkerContext, tmp_path: Path
+) -> None:
+    made = attempt(context, tmp_path / "run")
+    made.train(stage("a"))
+    made.settle(Weights(tmp_path / "run" / "trained-0"))
+    trainer.outcome = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        made.train(stage("b"))
+
+    drop_trained(tmp_path / "run")
+
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["attempt", LESSON]
