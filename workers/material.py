@@ -120,6 +120,7 @@ def assignment_of(
         held_out=frozenset(item.prompt for item in exam),
         quiz=quiz,
         champion=_weights(material),
+        champion_generation=material.champion.generation if material.champion else 0,
     )
 
 

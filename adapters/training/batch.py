@@ -132,9 +132,7 @@ def encode_messages(
     messages: Sequence[ChatMessage], tokenizer: PreTrainedTokenizerBase
 ) -> list[int]:
     """Tokens before the reply to a conversation."""
-    text = tokenizer.apply_chat_template(
-        list(messages), add_generation_prompt=True, tokenize=False
-    )
+    text = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 

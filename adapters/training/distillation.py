@@ -14,7 +14,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from adapters.training.batch import Batch, encode_messages, end_of_turn, lesson, pack, split_by_tokens
+from adapters.training.batch import (
+    Batch,
+    encode_messages,
+    end_of_turn,
+    lesson,
+    pack,
+    split_by_tokens,
+)
 from adapters.types import Component, Distillation, TopK, TrainingSample
 
 Teacher: TypeAlias = Callable[[Batch], Tensor]

@@ -177,6 +177,9 @@ class VersionView(View):
     number: int
     status: str
     parent: str
+    """What it was trained on from: the base, or another version."""
+    generation: int
+    """How many times in a row it was trained on from another version; 0: from the clean base."""
     engine_name: str
     run_id: str | None
     documents: list[str]

@@ -18,7 +18,7 @@ from adapters.training.distillation import distill
 from adapters.training.many import load_bank
 from adapters.training.model import Trainee, load_trainee
 from adapters.training.trainer import StepReport, reference_logits, train
-from adapters.types import Component, Distillation, EditKind, SelfEdit
+from adapters.types import Component, Distillation, EditKind, SelfEdit, TrainingSample
 
 LORA = LoraSpec(rank=4, alpha=8)
 SPEC = TrainingSpec(
@@ -55,13 +55,20 @@ def trainee(random_model: Path) -> Trainee:
     return made
 
 
-def samples(trainee: Trainee, distillations: tuple[Distillation, ...] = REPLIES, **fields: int):  # type: ignore[no-untyped-def]
-    bounds = {"max_tokens": 250, "top_k": 8, "microbatch_tokens": 400} | fields
+def samples(
+    trainee: Trainee,
+    distillations: tuple[Distillation, ...] = REPLIES,
+    *,
+    max_tokens: int = 250,
+    top_k: int = 8,
+) -> list[TrainingSample]:
     return distill(
         distillations,
         trainee.tokenizer,
         lambda batch: reference_logits(trainee, batch),
-        **bounds,
+        max_tokens=max_tokens,
+        top_k=top_k,
+        microbatch_tokens=400,
     )
 
 
@@ -174,9 +181,7 @@ def run(stages: list[Stage], base: Path, folder: Path, start: Path | None = None
 def test_stages_together_come_out_as_alone(random_model: Path, tmp_path: Path) -> None:
     """Fails when a stage's teacher is another one's, or goes through an adapter."""
     anchor = SelfEdit(EditKind.REPLAY, None, "Hello", "Hi!", "model")
-    first = Stage(
-        LORA, SPEC, 1, edits=(anchor,), distillations=REPLIES[:2], anchors_per_epoch=1
-    )
+    first = Stage(LORA, SPEC, 1, edits=(anchor,), distillations=REPLIES[:2], anchors_per_epoch=1)
     stages = [first, Stage(LORA, SPEC, 2, distillations=REPLIES[2:])]
     (tmp_path / "both").mkdir()
     both = run(stages, random_model, tmp_path / "both")
