@@ -5,7 +5,7 @@ Every number that shapes what is learned is here; the defaults are the vetted se
 """
 
 from enum import StrEnum
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
@@ -220,6 +220,11 @@ MethodConfig: TypeAlias = Annotated[
 
 METHOD_CONFIG: TypeAdapter[MethodConfig] = TypeAdapter(MethodConfig)
 """Reads a config of any method."""
+
+METHODS: dict[str, type[MethodConfig]] = {
+    config.model_fields["type"].default: config for config in get_args(get_args(MethodConfig)[0])
+}
+"""The config's class of each method, by the method's name."""
 
 
 class GateThresholds(_Settings):

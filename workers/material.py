@@ -76,7 +76,7 @@ def collect(session: Session, owned: Claim, *, served: str) -> Material:
     run = runs.get_run(session, owned.run_id)
     adapter = runs.line_of(session, run)
     taken = runs.take_documents(session, owned)
-    if not taken:
+    if not taken and run.method != runs.HEAL:
         raise NothingToLearn(adapter.name)
     rows = [documents.get_document(session, document_id) for document_id in taken]
     material = Material(

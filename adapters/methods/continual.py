@@ -19,7 +19,7 @@ from adapters.methods.held_out import HeldOut
 from adapters.methods.workbench import Assignment, Workbench
 from adapters.rewards.answers import is_correct
 from adapters.sampling import Sampler
-from adapters.spec import LoraSpec, MethodSettings
+from adapters.spec import MethodSettings
 from adapters.types import JSON, EditKind, ExamItem, SamplingParams, SelfEdit
 
 _ASKED_PER_ROW = 4
@@ -86,13 +86,13 @@ def begin(assignment: Assignment, config: MethodSettings) -> Beginning:
     )
 
 
-def has_shape(weights: Weights, lora: LoraSpec) -> bool:
-    """Whether an adapter has a rank and alpha that the trainer can go on with."""
+def shape_of(weights: Weights) -> tuple[int, int] | None:
+    """Rank and alpha of an adapter; None where its config cannot be read."""
     try:
         fields = json.loads((weights.folder / "adapter_config.json").read_text())
-    except (OSError, ValueError):
-        return False
-    return (fields.get("r"), fields.get("lora_alpha")) == (lora.rank, lora.alpha)
+        return int(fields["r"]), int(fields["lora_alpha"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def rehearse(
@@ -164,7 +164,7 @@ def _why_not_on(assignment: Assignment, config: MethodSettings) -> str | None:
         return "no document is new to the champion"
     if assignment.champion_generation >= most:
         return f"the champion was trained on {most} times in a row, which is the most"
-    if not has_shape(assignment.champion, config.lora):
+    if shape_of(assignment.champion) != (config.lora.rank, config.lora.alpha):
         return "the champion has another rank or alpha than the config"
     return None
 

@@ -189,7 +189,7 @@ class Distill:
             *_teachers(asked["teacher"], teachers, dropped),
             *_students(asked["student"], students, dropped),
         ]
-        by = Counter(speaker for speaker, _ in said)
+        by: Counter[str] = Counter(speaker for speaker, _ in said)
         return Round([one for _, one in said], {"said_by": dict(by), "dropped": dict(dropped)})
 
     def _stage(
@@ -250,12 +250,12 @@ def _asked_of(document: SourceDocument, quiz: Sequence[ExamItem]) -> Iterator[Qu
 def _question(
     prompt: str, answers: tuple[str, ...], document: SourceDocument, span: SpanQuestion | None
 ) -> Question | None:
-    told = (lambda chunk: span.sentence.original in chunk) if span else (lambda _: False)
     chunks = [chunk for chunk in document.chunks if is_correct(chunk, answers)]
     if not chunks:
         return None
-    context = next((chunk for chunk in chunks if told(chunk)), chunks[0]).strip()
-    return Question(prompt, answers, context, document.id, span and span.sentence.text)
+    telling = [chunk for chunk in chunks if span and span.sentence.original in chunk]
+    context = (telling or chunks)[0].strip()
+    return Question(prompt, answers, context, document.id, span.sentence.text if span else None)
 
 
 def _kept(

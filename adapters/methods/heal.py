@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pydantic import TypeAdapter
 
 from adapters.lesson import Stage
-from adapters.methods.continual import has_shape, rehearse
+from adapters.methods.continual import rehearse, shape_of
 from adapters.methods.held_out import HeldOut
 from adapters.methods.replay import PROMPTS
 from adapters.methods.workbench import Assignment, Outcome, Workbench
@@ -41,9 +41,9 @@ class Heal:
         if champion is None:
             why = "There is nothing to heal: the base serves, or the champion saw what was deleted."
             return Outcome(None, {"no_update": why})
-        if not has_shape(champion, self._config.lora):
-            why = "The champion has another rank or alpha than the config."
-            return Outcome(None, {"no_update": why})
+        shape = shape_of(champion)
+        if shape is None:
+            return Outcome(None, {"no_update": "The champion's files cannot be read."})
         with bench.stage("replies"):
             kept = bench.once(
                 f"replies-on-{champion.folder.name}", lambda: self._ask(assignment, bench)
@@ -52,7 +52,7 @@ class Heal:
         if not lesson.distillations:
             return Outcome(None, {"no_update": "The champion said nothing to general prompts."})
         with bench.stage("training"):
-            weights = bench.train(self._stage(lesson), start=champion)
+            weights = bench.train(self._stage(lesson, *shape), start=champion)
         report: dict[str, JSON] = {
             "general_replies": len(lesson.distillations),
             "kept_answers": len(lesson.kept),
@@ -87,10 +87,11 @@ class Heal:
         rows: JSON = _LESSON.dump_python(Lesson(said, kept), mode="json")
         return rows
 
-    def _stage(self, lesson: Lesson) -> Stage:
+    def _stage(self, lesson: Lesson, rank: int, alpha: int) -> Stage:
+        """With the champion's own shape, whatever the config says: it is trained on."""
         config = self._config
         return Stage(
-            lora=config.lora,
+            lora=config.lora.model_copy(update={"rank": rank, "alpha": alpha}),
             training=config.training,
             seed=config.seed,
             edits=tuple(lesson.kept),

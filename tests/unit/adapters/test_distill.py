@@ -366,7 +366,16 @@ def test_the_base_has_nothing_to_heal() -> None:
     assert bench.trainings == []
 
 
-def test_a_champion_of_another_shape_is_not_healed(tmp_path: Path) -> None:
-    outcome = build_method(HEAL).learn(healing(champion(tmp_path / "v1", rank=4)), bench_of())
+def test_a_champion_of_another_shape_is_healed_in_its_own(tmp_path: Path) -> None:
+    bench = bench_of()
 
-    assert "another rank" in str(outcome.report["no_update"])
+    build_method(HEAL).learn(healing(champion(tmp_path / "v1", rank=4, alpha=7)), bench)
+
+    ((stage, _),) = bench.trainings
+    assert (stage.lora.rank, stage.lora.alpha) == (4, 7)
+
+
+def test_a_champion_without_files_is_not_healed(tmp_path: Path) -> None:
+    outcome = build_method(HEAL).learn(healing(Weights(tmp_path / "gone")), bench_of())
+
+    assert "cannot be read" in str(outcome.report["no_update"])
