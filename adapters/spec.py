@@ -205,11 +205,20 @@ class HealSpec(_Settings):
     """`LossSpec.distill_top_k`."""
 
 
+class HealTraining(TrainingSpec):
+    """Short and careful: the champion is to be mended, not taught."""
+
+    learning_rate: float = Field(default=2e-4, gt=0.0)
+    """Peak of the schedule."""
+    epochs: int = Field(default=2, ge=1)
+    """Passes over the replies."""
+
+
 class HealConfig(MethodSettings):
     """Healing: the champion is distilled from its own base on general prompts."""
 
     type: Literal["heal"] = "heal"
-    training: TrainingSpec = TrainingSpec(learning_rate=2e-4, epochs=2)
+    training: HealTraining = HealTraining()
     heal: HealSpec = HealSpec()
 
 
