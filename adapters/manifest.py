@@ -26,7 +26,9 @@ class ManifestFields(_Record):
     adapter: str = Field(min_length=1)
     version: int = Field(ge=1)
     parent: int | None = Field(default=None, ge=1)
-    """The version it follows in its line; None: the base model."""
+    """Number of the version that it was trained on from; None: the clean base model."""
+    generation: int = Field(default=0, ge=0)
+    """How many times in a row it was trained on from another version."""
     base_model: str
     """Source of the base model, as the user names it."""
     base_hash: Sha256

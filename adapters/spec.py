@@ -5,7 +5,7 @@ Every number that shapes what is learned is here; the defaults are the vetted se
 """
 
 from enum import StrEnum
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
@@ -87,6 +87,9 @@ class LossSpec(_Settings):
     distill_beta: Share = 0.5
     """`distill`: 0 is KL(teacher || student), 1 KL(student || teacher), between them the
     generalised Jensen-Shannon divergence."""
+    distill_top_k: int = Field(default=64, ge=1)
+    """`distill`: how many of the teacher's most likely tokens are kept at each place; all others
+    together count as one more."""
 
 
 class SelfEditSpec(_Settings):
@@ -124,6 +127,18 @@ class ExamSpec(_Settings):
     """Length of one answer."""
 
 
+class ContinualSpec(_Settings):
+    """Where a training begins when the line has learnt before."""
+
+    mode: Literal["retrain", "continue"] = "retrain"
+    """`retrain`: from the clean base on all documents. `continue`: from the champion on the new
+    documents, with replay of what it knows; wherever that cannot be, `retrain`."""
+    max_generations: int = Field(default=4, ge=1)
+    """`continue`: trainings in a row upon one another; the next one retrains."""
+    replay_share: Share = 0.1
+    """`continue`: rows on earlier documents, as a part of the new rows; at least one."""
+
+
 class MethodSettings(_Settings):
     """What every method's config has."""
 
@@ -131,6 +146,7 @@ class MethodSettings(_Settings):
     training: TrainingSpec = TrainingSpec()
     replay: ReplaySpec = ReplaySpec()
     exam: ExamSpec = ExamSpec()
+    continual: ContinualSpec = ContinualSpec()
     seed: int = Field(default=0, ge=0)
     """Fixes the sampling of edits, the order of segments and the adapter's first weights."""
 
@@ -142,11 +158,82 @@ class SealConfig(MethodSettings):
     self_edits: SelfEditSpec = SelfEditSpec()
 
 
-MethodConfig: TypeAlias = SealConfig
-"""Config of any method; becomes a union discriminated by `type` with the second one."""
+class DistillSpec(_Settings):
+    """Who answers what while a document is distilled."""
+
+    rounds: int = Field(default=2, ge=1, le=8)
+    """Times that replies are gathered and trained; from the second on, of the student as it is."""
+    questions_per_document: int = Field(default=96, ge=1)
+    """Most questions asked of each document in a round."""
+    first_teacher_share: Share = 1.0
+    """Part of the first round's replies that the teacher gives. A small base that has not seen the
+    text hardly ever says the fact, so its own replies would teach the teacher's view of wrong
+    beginnings only."""
+    teacher_share: Share = 0.5
+    """The same from the second round on."""
+    max_new_tokens: int = Field(default=32, ge=8)
+    """Length of one reply."""
+    temperature: float = Field(default=1.0, gt=0.0, le=2.0)
+    """Of the student's replies; 1 is its own distribution. The teacher answers greedily."""
+    beta: Share = 0.0
+    """`LossSpec.distill_beta`: 0 is KL(teacher || student), with which SDFT's results were made."""
+    top_k: int = Field(default=64, ge=1)
+    """`LossSpec.distill_top_k`."""
+
+
+class DistillConfig(MethodSettings):
+    """Distillation on documents: the base that sees the text teaches the one that does not."""
+
+    type: Literal["distill"] = "distill"
+    distill: DistillSpec = DistillSpec()
+
+
+class HealSpec(_Settings):
+    """What a healing run goes through."""
+
+    prompts: int = Field(default=48, ge=1)
+    """Different general prompts."""
+    replies_per_prompt: int = Field(default=2, ge=1)
+    """Sampled replies of the champion to each."""
+    kept_answers: int = Field(default=40, ge=0)
+    """Most right answers on the line's documents that are rehearsed beside them."""
+    max_new_tokens: int = Field(default=48, ge=8)
+    """Length of one reply."""
+    beta: Share = 0.0
+    """`LossSpec.distill_beta`: 0 is KL(base || champion)."""
+    top_k: int = Field(default=64, ge=1)
+    """`LossSpec.distill_top_k`."""
+
+
+class HealTraining(TrainingSpec):
+    """Short and careful: the champion is to be mended, not taught."""
+
+    learning_rate: float = Field(default=2e-4, gt=0.0)
+    """Peak of the schedule."""
+    epochs: int = Field(default=2, ge=1)
+    """Passes over the replies."""
+
+
+class HealConfig(MethodSettings):
+    """Healing: the champion is distilled from its own base on general prompts."""
+
+    type: Literal["heal"] = "heal"
+    training: HealTraining = HealTraining()
+    heal: HealSpec = HealSpec()
+
+
+MethodConfig: TypeAlias = Annotated[
+    SealConfig | DistillConfig | HealConfig, Field(discriminator="type")
+]
+"""Config of any method."""
 
 METHOD_CONFIG: TypeAdapter[MethodConfig] = TypeAdapter(MethodConfig)
 """Reads a config of any method."""
+
+METHODS: dict[str, type[MethodConfig]] = {
+    config.model_fields["type"].default: config for config in get_args(get_args(MethodConfig)[0])
+}
+"""The config's class of each method, by the method's name."""
 
 
 class GateThresholds(_Settings):

@@ -54,7 +54,7 @@ class Runtime:
         probe = Probe(
             settings.engine,
             registry.base_engine_name(settings.model.name),
-            settings.learning.seal.lora.rank,
+            settings.learning.chosen.lora.rank,
         )
         self.fleet = Fleet(
             settings.engine,

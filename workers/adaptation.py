@@ -198,6 +198,7 @@ class Adaptation:
             outcome.weights.folder,
             rebuilds.lesson_hash(lesson),
             bench.closings[-1]["environment"],
+            outcome.generation,
         )
         version_id = versions.register(
             self._context, self._owned, material, trained, config=self._config

@@ -100,8 +100,7 @@ class RunBench:
     def train(self, stage: Stage, *, start: Weights | None = None) -> Weights:
         number = len(self._trained)
         training = Training(stage, self._start_of(start))
-        trainings = (*self._lesson.trainings, training)
-        self._lesson = Lesson(trainings, self.origin.champion_id if start else None)
+        self._lesson = self._lesson_of((*self._lesson.trainings, training))
         output = self.folder / f"trained-{number}"
         closing = self.folder / f"trained-{number}.json"
         if not (closing.exists() and self._was_trained(number, training)):
@@ -142,9 +141,8 @@ class RunBench:
     def settle(self, weights: Weights) -> Path:
         """End the lesson with the training that made these; the lesson's file."""
         count = self._trained.index(weights) + 1
-        trainings = self._lesson.trainings[:count]
         path = self.folder / LESSON
-        Lesson(trainings, self._lesson.started_from).write(path)
+        self._lesson_of(self._lesson.trainings[:count]).write(path)
         del self.closings[count:]
         return path
 
@@ -161,8 +159,14 @@ class RunBench:
 
     def _was_trained(self, number: int, training: Training) -> bool:
         """Whether an earlier attempt of this run did the same; a lesson that differs is replaced."""
-        kept = read_lesson(self.folder / LESSON, self.origin.line).trainings
-        return len(kept) > number and kept[number] == training
+        kept = read_lesson(self.folder / LESSON, self.origin.line)
+        if training.start == CHAMPION and kept.started_from != self.origin.champion_id:
+            return False  # another version serves by now
+        return len(kept.trainings) > number and kept.trainings[number] == training
+
+    def _lesson_of(self, trainings: tuple[Training, ...]) -> Lesson:
+        goes_on = any(training.start == CHAMPION for training in trainings)
+        return Lesson(trainings, self.origin.champion_id if goes_on else None)
 
     def _run_trainer(
         self,

@@ -76,7 +76,7 @@ def collect(session: Session, owned: Claim, *, served: str) -> Material:
     run = runs.get_run(session, owned.run_id)
     adapter = runs.line_of(session, run)
     taken = runs.take_documents(session, owned)
-    if not taken:
+    if not taken and run.method != runs.HEAL:
         raise NothingToLearn(adapter.name)
     rows = [documents.get_document(session, document_id) for document_id in taken]
     material = Material(
@@ -120,6 +120,7 @@ def assignment_of(
         held_out=frozenset(item.prompt for item in exam),
         quiz=quiz,
         champion=_weights(material),
+        champion_generation=material.champion.generation if material.champion else 0,
     )
 
 

@@ -39,6 +39,8 @@ class Trained:
     """Of the file of self-edits that was trained on."""
     environment: dict[str, Any]
     """The trainer's own words about its device, threads and number format."""
+    generation: int = 0
+    """How many times in a row it was trained on from another version, the champion at last."""
 
 
 def register(
@@ -68,9 +70,12 @@ def register(
     with context.database.unit_of_work() as session:
         number = registry.next_number(session, adapter)
         interactions = tuple(runs.interactions_of(session, owned.run_id))
+    parent = material.champion if trained.generation else None
     fields = ManifestFields(
         adapter=adapter.name,
         version=number,
+        parent=parent.number if parent else None,
+        generation=trained.generation,
         run_id=owned.run_id,
         method=config.type,
         config=config.model_dump(mode="json"),
@@ -98,6 +103,7 @@ def register(
                 run_id=owned.run_id,
                 origin=VersionOrigin.RUN,
                 status=VersionStatus.CANDIDATE,
+                parent=parent,
             ).id
     finally:
         artifacts.discard(pending)

@@ -1,9 +1,11 @@
 """Adaptation methods: one file each, none knowing another; an assignment in, weights out."""
 
 from adapters.methods.base import Method
+from adapters.methods.distill import Distill
+from adapters.methods.heal import Heal
 from adapters.methods.seal import Seal
 from adapters.methods.workbench import Assignment, Outcome, Workbench
-from adapters.spec import MethodConfig, SealConfig
+from adapters.spec import DistillConfig, HealConfig, MethodConfig, SealConfig
 
 __all__ = ["Assignment", "Method", "Outcome", "Workbench", "build_method"]
 
@@ -13,3 +15,7 @@ def build_method(config: MethodConfig) -> Method:
     match config:
         case SealConfig():
             return Seal(config)
+        case DistillConfig():
+            return Distill(config)
+        case HealConfig():
+            return Heal(config)

@@ -4,7 +4,8 @@ Zweiger et al., "Self-Adapting Language Models", arXiv 2506.10943. Ours differs:
 - no outer loop: the writer is not itself trained by reward (about half of the gain needs none);
 - the edits are questions that the model words and answers from the text, each checked against it,
   in company of edits made by rule: free implications of a small model are mostly false;
-- one adapter from the clean base on the union of all documents, never edit upon edit;
+- one adapter from the clean base on the union of all documents, or a bounded number of times on
+  from the champion with replay (`adapters/methods/continual.py`), never edit upon edit;
 - padding carries no loss, and replay of the base's own answers guards general ability.
 """
 
@@ -19,6 +20,7 @@ from adapters.corpus.questions import in_context, span_questions
 from adapters.corpus.reading import read_text
 from adapters.evaluation.question_writer import WrittenQuestion, write_questions
 from adapters.lesson import Stage
+from adapters.methods.continual import begin, replayed
 from adapters.methods.held_out import HeldOut
 from adapters.methods.replay import replay_edits
 from adapters.methods.rule_edits import rule_edits
@@ -63,12 +65,22 @@ class Seal:
 
     def learn(self, assignment: Assignment, bench: Workbench) -> Outcome:
         """See `Method.learn`."""
+        beginning = begin(assignment, self._config)
         with bench.stage("self_edits"):
-            kept = bench.once("self_edits", lambda: self._plan(assignment, bench).to_json())
+            kept = bench.once(
+                beginning.name("self_edits"),
+                lambda: self._plan(beginning.assignment, bench).to_json(),
+            )
             plan = LessonPlan.from_json(kept)
+            new_rows = sum(edit.kind is not EditKind.REPLAY for edit in plan.edits)
+            replay = replayed(beginning, bench, self._config, new_rows=new_rows)
         with bench.stage("training"):
-            weights = bench.train(self._stage(plan.edits))
-        return Outcome(weights, {"self_edits": plan.report})
+            weights = bench.train(self._stage([*plan.edits, *replay]), start=beginning.start)
+        report: dict[str, JSON] = {
+            "self_edits": plan.report,
+            "continual": beginning.report(len(replay)),
+        }
+        return Outcome(weights, report, beginning.generation)
 
     def _plan(self, assignment: Assignment, bench: Workbench) -> LessonPlan:
         return self.plan(

@@ -18,7 +18,15 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from adapters.types import Component, PreferencePair, SelfEdit, TrainingSample, Unit, reply_mask
+from adapters.types import (
+    ChatMessage,
+    Component,
+    PreferencePair,
+    SelfEdit,
+    TrainingSample,
+    Unit,
+    reply_mask,
+)
 
 _UnitT = TypeVar("_UnitT", bound=Unit)
 
@@ -90,7 +98,7 @@ def encode(
     else:
         head = encode_prompt(edit.prompt, tokenizer)
         body = list(tokenizer(edit.text, add_special_tokens=False)["input_ids"])
-        end = _end_of_turn(tokenizer)
+        end = end_of_turn(tokenizer)
     while body and body[-1] == end:
         body.pop()
     ids = (*head, *body, end)[:max_tokens]
@@ -117,9 +125,14 @@ def as_anchor(sample: TrainingSample) -> TrainingSample:
 
 def encode_prompt(prompt: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Tokens before the reply when `prompt` is the only message of a chat."""
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False
-    )
+    return encode_messages([{"role": "user", "content": prompt}], tokenizer)
+
+
+def encode_messages(
+    messages: Sequence[ChatMessage], tokenizer: PreTrainedTokenizerBase
+) -> list[int]:
+    """Tokens before the reply to a conversation."""
+    text = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
@@ -370,7 +383,7 @@ def _required_eos(tokenizer: PreTrainedTokenizerBase) -> int:
     return tokenizer.eos_token_id
 
 
-def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int:
+def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int:
     """The first special token that the template writes after a reply; else the end of text."""
     reply = "~"
     text = tokenizer.apply_chat_template(

@@ -22,10 +22,11 @@ from transformers import PreTrainedTokenizerBase
 from adapters.lesson import Stage, stages_from_json
 from adapters.training.batch import encode
 from adapters.training.checkpoints import Checkpoints
+from adapters.training.distillation import Teacher, distill
 from adapters.training.many import Course, load_bank, train_many
 from adapters.training.model import load_trainee, save_adapter
 from adapters.training.speedups import apply_speedups, find_speedups
-from adapters.training.trainer import StepReport, TrainingDiverged, train
+from adapters.training.trainer import StepReport, TrainingDiverged, reference_logits, train
 from adapters.types import EditKind, TrainingSample, Unit
 
 _PARENT_POLL_S = 1.0
@@ -116,7 +117,12 @@ def _train_one(job: Job, out: TextIO) -> dict[str, object]:
         precision=spec.precision,
         start=job.start,
     )
-    units, anchors = _samples(stage, trainee.tokenizer)
+    trainee.model.eval()  # the teacher has no dropout
+    units, anchors = _samples(
+        stage,
+        trainee.tokenizer,
+        lambda batch: reference_logits(trainee, batch.to(trainee.device)),
+    )
     steps = spec.epochs * len(units) // spec.batch_size
     apply_speedups(trainee.model, find_speedups(trainee.device.type, steps=steps))
     tokens = 0
@@ -151,7 +157,9 @@ def _train_together(job: Job, out: TextIO) -> dict[str, object]:
     )
     courses = []
     for stage in job.stages:
-        units, anchors = _samples(stage, bank.tokenizer)
+        units, anchors = _samples(
+            stage, bank.tokenizer, lambda batch: bank.logits([batch.to(bank.device)])
+        )
         courses.append(Course(units, stage.training, stage.seed, anchors, stage.anchors_per_epoch))
     tokens = 0
     done = [0] * len(courses)
@@ -175,14 +183,22 @@ def _train_together(job: Job, out: TextIO) -> dict[str, object]:
 
 
 def _samples(
-    stage: Stage, tokenizer: PreTrainedTokenizerBase
+    stage: Stage, tokenizer: PreTrainedTokenizerBase, teacher: Teacher
 ) -> tuple[list[Unit], list[TrainingSample]]:
-    """What is learnt, and the anchors."""
+    """What is learnt, and the anchors; `teacher` is the base, asked here and never again."""
     most = stage.training.max_tokens
     encoded = [(edit.kind, encode(edit, tokenizer, max_tokens=most)) for edit in stage.edits]
     units: list[Unit] = [sample for kind, sample in encoded if kind is not EditKind.REPLAY]
     anchors = [sample for kind, sample in encoded if kind is EditKind.REPLAY]
-    return [*units, *stage.units], anchors
+    taught = distill(
+        stage.distillations,
+        tokenizer,
+        teacher,
+        max_tokens=most,
+        top_k=stage.losses.distill_top_k,
+        microbatch_tokens=stage.training.microbatch_tokens,
+    )
+    return [*units, *taught, *stage.units], anchors
 
 
 def environment(device: torch.device, dtype: torch.dtype) -> dict[str, str | int | None]:

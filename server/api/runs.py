@@ -13,7 +13,7 @@ from server.api.deps import Admin, ReadOrIngest, RequestId, RuntimeDep
 from server.api.schemas import Listing, RunBody, RunView, Text
 from server.api.views import run_view
 from server.runtime import Runtime
-from server.services import audit, registry, runs
+from server.services import audit, methods, registry, runs
 
 router = APIRouter(prefix="/runs", tags=["runs"])
 
@@ -24,13 +24,21 @@ _POLL_S = 0.5
 async def start_run(
     body: RunBody, response: Response, runtime: RuntimeDep, actor: Admin, request_id: RequestId
 ) -> RunView:
-    """Learn all documents of the line's owner now. A run that is open already is returned with 200."""
+    """Learn all documents of the line's owner now; a run that is open already is returned with 200.
+
+    ``method`` and ``config`` choose how; ``heal`` learns nothing new.
+    """
     settings = runtime.settings
 
     def start(session: Session) -> tuple[RunView, bool]:
         name = body.adapter or settings.model.name
         adapter = registry.own_adapter(session, name, tenant=actor.owner)
-        config = settings.learning.seal
+        config = methods.config_of(
+            settings.learning,
+            body.method,
+            body.config,
+            max_rank=settings.engine.max_lora_rank,
+        )
         run, is_new = runs.queue_run(
             session,
             adapter,
@@ -40,7 +48,7 @@ async def start_run(
             queue=runtime.queue,
         )
         if is_new:
-            detail = {"adapter": adapter.name}
+            detail = {"adapter": adapter.name, "method": config.type}
             audit.record(
                 session, actor, "run.start", run.id, detail, request_id, owner=adapter.owner
             )

@@ -145,6 +145,23 @@ class ChunkView(View):
 class RunBody(Body):
     adapter: Text | None = None
     """The line that learns; the served model's own when left out."""
+    method: Text | None = None
+    """How it learns; the settings' method when left out."""
+    config: dict[str, Any] = {}
+    """What is to differ from the settings' config of the method."""
+
+
+class MethodView(View):
+    """One way to learn."""
+
+    name: str
+    purpose: str
+    is_default: bool
+    """Whether it is used where none is named."""
+    config: dict[str, Any]
+    """What a run of it gets."""
+    json_schema: dict[str, Any]
+    """Of everything that its config can say."""
 
 
 class RunView(View):
@@ -157,7 +174,7 @@ class RunView(View):
     method: str
     status: str
     stage: str | None
-    """chunk, self_edits, training, exam or swap."""
+    """chunk, quiz, those of the method (self_edits, replies, training), exam or swap."""
     done: int
     total: int
     attempt: int
@@ -177,6 +194,9 @@ class VersionView(View):
     number: int
     status: str
     parent: str
+    """What it was trained on from: the base, or another version."""
+    generation: int
+    """How many times in a row it was trained on from another version; 0: from the clean base."""
     engine_name: str
     run_id: str | None
     documents: list[str]

@@ -250,6 +250,7 @@ def version_view(session: Session, adapter: Adapter, version: AdapterVersion) ->
         number=version.number,
         status=version.status,
         parent=registry.name_by_id(session, adapter, version.parent_id),
+        generation=version.generation,
         engine_name=registry.engine_name(adapter.name, version),
         run_id=version.run_id,
         documents=sorted(registry.documents_of(session, version)),

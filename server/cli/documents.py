@@ -74,12 +74,16 @@ def ingest(
 
 def learn(
     adapter: Annotated[str | None, typer.Argument(help="The line; else the model's own.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="How: seal, distill or heal; else the settings' method.")
+    ] = None,
     wait: Wait = False,
 ) -> None:
     """Start a run over all documents now."""
+    asked = {"adapter": adapter, "method": method}
     with connect() as api:
-        run = api.post("/api/v1/runs", {"adapter": adapter} if adapter else {})
-        out.print(f"{run['id']}  {run['status']}")
+        run = api.post("/api/v1/runs", {name: value for name, value in asked.items() if value})
+        out.print(f"{run['id']}  {run['method']}  {run['status']}")
         if wait:
             finish(follow(api, run["id"], out))
 

@@ -172,6 +172,8 @@ def _print_version(version: dict[str, Any]) -> None:
     out.print(f"  status     {version['status']}{_marks(version['aliases'])}")
     if version["retire_reason"]:
         out.print(f"  retired    {escape(version['retire_reason'])}")
+    if version["generation"]:
+        out.print(f"  trained    on from {version['parent']}, generation {version['generation']}")
     out.print(f"  digest     {version['digest']}")
     out.print(f"  documents  {', '.join(version['documents']) or 'none'}")
     manifest = version["manifest"] or {}

@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from adapters.spec import GateThresholds, SealConfig
+from adapters.spec import DistillConfig, GateThresholds, HealConfig, MethodConfig, SealConfig
 
 MIB = 1024 * 1024
 
@@ -116,10 +116,23 @@ class LearningSettings(Group):
     """Requests that learning keeps in flight at the engine, at low priority."""
     threads: int | None = None
     """CPU threads of a training process; empty: all but one, so that serving keeps a core."""
+    method: Literal["seal", "distill"] = "seal"
+    """How documents are learnt where a policy or an order names no method; `GET /api/v1/methods` lists them."""
     seal: SealConfig = SealConfig()
-    """The default policy's method: SEAL on documents."""
+    """SEAL on documents."""
+    distill: DistillConfig = DistillConfig()
+    """Distillation on documents."""
+    heal: HealConfig = HealConfig()
+    """Healing of a champion whose general ability has suffered."""
+    heal_after_items: int = Field(default=3, ge=0)
+    """A champion that lost at least so many items of the general suite, on balance, when it was examined is healed by itself, once; 0: never."""
     gate: GateThresholds = GateThresholds()
     """What a challenger must show before it serves."""
+
+    @property
+    def chosen(self) -> MethodConfig:
+        """The config of the method that documents are learnt by."""
+        return self.distill if self.method == "distill" else self.seal
 
 
 class SwapSettings(Group):

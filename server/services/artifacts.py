@@ -48,8 +48,12 @@ def enter(
     run_id: str | None,
     origin: VersionOrigin,
     status: VersionStatus,
+    parent: AdapterVersion | None = None,
 ) -> AdapterVersion:
-    """Number the artifact, give it its name in the folder ``line``, and register it."""
+    """Number the artifact, give it its name in the folder ``line``, and register it.
+
+    ``parent`` is the version that it was trained on from.
+    """
     adapter = session.get_one(Adapter, adapter_id, with_for_update=True)  # one number, one version
     number = registry.next_number(session, adapter)
     manifest = prepared.manifest
@@ -65,6 +69,7 @@ def enter(
         manifest=manifest.model_dump(mode="json"),
         origin=origin,
         status=status,
+        parent=parent,
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from adapters.types import ItemKind
 from server.core.clock import new_id
 from server.db import AdapterVersion, Evaluation, EvaluationResult
 
@@ -49,3 +50,14 @@ def results_of(session: Session, evaluation: Evaluation) -> list[dict[str, Any]]
     columns = (column.name for column in EvaluationResult.__table__.columns)
     names = [name for name in columns if name != "evaluation_id"]
     return [{name: getattr(row, name) for name in names} for row in rows]
+
+
+def net_loss(session: Session, evaluation: Evaluation, *, kind: ItemKind) -> int:
+    """Questions of a kind that the version answered wrongly and its champion rightly, less those
+    that went the other way."""
+    outcomes = session.execute(
+        select(EvaluationResult.champion_is_correct, EvaluationResult.challenger_is_correct).where(
+            EvaluationResult.evaluation_id == evaluation.id, EvaluationResult.kind == kind
+        )
+    )
+    return sum(int(champion) - int(challenger) for champion, challenger in outcomes)

@@ -85,16 +85,12 @@ def check_material(session: Session, adapter: Adapter, version: AdapterVersion) 
     name = registry.version_name(adapter.name, version.number)
     if version.origin == VersionOrigin.IMPORT:
         raise NotRebuildable(name, "it was imported, and only its maker knows how it was trained.")
-    try:
-        manifest = Manifest.model_validate(version.manifest)
-    except ValidationError as error:
-        field = ".".join(map(str, error.errors()[0]["loc"]))
-        raise NotRebuildable(name, f"its manifest lacks {field}.") from error
+    manifest = _manifest_of(version, name)
     if manifest.run_id is None or manifest.lesson_sha256 is None:
         raise NotRebuildable(name, "its manifest is of an older server, and names no lesson.")
     if manifest.base_hash != adapter.base_hash:
         raise NotRebuildable(name, "the base model of its line is another one now.")
-    if missing := _missing(session, manifest):
+    if missing := _missing(session, adapter, version):
         named = ", ".join(missing[:_MOST_NAMED])
         more = f" and {len(missing) - _MOST_NAMED} more" if len(missing) > _MOST_NAMED else ""
         raise NotRebuildable(
@@ -134,18 +130,32 @@ def lesson_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _missing(session: Session, manifest: Manifest) -> list[str]:
-    """Ids of documents and interactions that are not what they were when the version learnt."""
-    missing = []
-    for ref in manifest.documents:
-        row = session.get(Document, ref.id)
-        if row is None or row.deleted_at is not None or _text_hash(row) != ref.sha256:
-            missing.append(ref.id)
-    for interaction_id in manifest.interactions:
-        interaction = session.get(Interaction, interaction_id)
-        if interaction is None or interaction.redacted_at is not None:
-            missing.append(interaction_id)
-    return missing
+def _manifest_of(version: AdapterVersion, name: str) -> Manifest:
+    try:
+        return Manifest.model_validate(version.manifest)
+    except ValidationError as error:
+        field = ".".join(map(str, error.errors()[0]["loc"]))
+        raise NotRebuildable(name, f"its manifest lacks {field}.") from error
+
+
+def _missing(session: Session, adapter: Adapter, version: AdapterVersion) -> list[str]:
+    """Ids of documents and interactions that are not what they were when the version, or one that
+    it was trained on from, learnt them."""
+    missing: dict[str, None] = {}
+    for ancestor in registry.ancestry(session, version):
+        if ancestor is None:
+            continue
+        name = registry.version_name(adapter.name, ancestor.number)
+        manifest = _manifest_of(ancestor, name)
+        for ref in manifest.documents:
+            row = session.get(Document, ref.id)
+            if row is None or row.deleted_at is not None or _text_hash(row) != ref.sha256:
+                missing[ref.id] = None
+        for interaction_id in manifest.interactions:
+            interaction = session.get(Interaction, interaction_id)
+            if interaction is None or interaction.redacted_at is not None:
+                missing[interaction_id] = None
+    return list(missing)
 
 
 def _text_hash(document: Document) -> str:

@@ -157,13 +157,18 @@ def register_version(
     manifest: dict[str, Any],
     origin: VersionOrigin = VersionOrigin.RUN,
     status: VersionStatus = VersionStatus.CANDIDATE,
+    parent: AdapterVersion | None = None,
 ) -> AdapterVersion:
-    """Enter a finished artifact; the database refuses a second one for the run."""
+    """Enter a finished artifact; the database refuses a second one for the run.
+
+    ``parent`` is the version that it was trained on from; without it, it came of the clean base.
+    """
     version = AdapterVersion(
         id=new_id("ver"),
         adapter_id=adapter.id,
         number=number,
-        parent_id=None,  # trained from the clean base, always (methods.md 8.2)
+        parent_id=parent.id if parent else None,
+        generation=parent.generation + 1 if parent else 0,
         run_id=run_id,
         status=status,
         origin=origin,

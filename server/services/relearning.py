@@ -161,7 +161,7 @@ class LineWithout:
             .order_by(AdaptationPolicy.id)
             .limit(1)
         )
-        config = policies.resolved_config(policy, self._orders.learning.seal)
+        config = policies.resolved_config(policy, self._orders.learning.chosen)
         run, is_new = runs.queue_run(
             self._session,
             self._adapter,

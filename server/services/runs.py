@@ -35,6 +35,9 @@ OPEN = (RunStatus.QUEUED, RunStatus.RUNNING)
 NO_UPDATE = "no_update"
 """Verdict of a run that found nothing worth teaching; it makes no version."""
 
+HEAL = "heal"
+"""The method that teaches nothing new: its runs take what the champion knows, and no more."""
+
 MATERIAL_DELETED = "material_deleted"
 """Event of a run that ended early because what it had taken was deleted; its other documents still
 wait to be learnt."""
@@ -121,13 +124,18 @@ def claim(
 def take_documents(session: Session, owned: Claim) -> list[str]:
     """Fix what the run learns: all live documents of its line's owner, the first time it is asked.
 
-    No other owner's document ever gets into a run.
+    No other owner's document ever gets into a run. One that heals takes only those that the
+    champion has learnt: of the others its version would know nothing.
     """
     taken = documents_of(session, owned.run_id)
     if not taken:
-        line = line_of(session, get_run(session, owned.run_id))
+        run = get_run(session, owned.run_id)
+        line = line_of(session, run)
         live = documents.live_documents(session, owner=line.owner, lock=True)
         taken = [document.id for document in live]
+        if run.method == HEAL:
+            known = registry.documents_of(session, promotion.champion(session, line))
+            taken = [document_id for document_id in taken if document_id in known]
         session.add_all(
             RunDocument(run_id=owned.run_id, document_id=document_id) for document_id in taken
         )

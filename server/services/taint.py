@@ -3,12 +3,15 @@
 A run has seen a document or an interaction when it took it (``run_documents``,
 ``run_interactions``) and was begun before the deletion. One that is begun later took what was sent
 anew under the same id, which is another document.
+
+A version has seen what its run has seen, and what any version has seen that it was trained on from
+(``parent_id``).
 """
 
 from collections.abc import Sequence
 
-from sqlalchemy import ColumnElement, and_, exists, func, or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, Select, and_, exists, func, or_, select
+from sqlalchemy.orm import Session, aliased
 
 from server.db import (
     AdaptationRun,
@@ -24,32 +27,40 @@ _BEGUN = func.coalesce(AdaptationRun.started_at, AdaptationRun.created_at)
 
 
 def runs_that_saw(session: Session, deletion: Deletion) -> Sequence[AdaptationRun]:
-    """Every run that has taken what was deleted, oldest first."""
+    """Every run that has taken what was deleted, or made a version that has seen it; oldest first."""
+    versions = _versions(deletion)
     return session.scalars(
         select(AdaptationRun)
-        .join(Deletion, Deletion.id == deletion.id)
-        .where(_has_seen())
+        .where(
+            or_(
+                AdaptationRun.id.in_(_takers(deletion)),
+                AdaptationRun.id.in_(
+                    select(AdapterVersion.run_id).where(AdapterVersion.id.in_(versions))
+                ),
+            )
+        )
         .order_by(AdaptationRun.id)
         .execution_options(populate_existing=True)
     ).all()
 
 
 def versions_that_saw(session: Session, deletion: Deletion) -> Sequence[AdapterVersion]:
-    """The versions of those runs, by line and number."""
-    run_ids = [run.id for run in runs_that_saw(session, deletion)]
+    """The versions of the runs that took it and all trained on from them, by line and number."""
     return session.scalars(
         select(AdapterVersion)
-        .where(AdapterVersion.run_id.in_(run_ids))
+        .where(AdapterVersion.id.in_(_versions(deletion)))
         .order_by(AdapterVersion.adapter_id, AdapterVersion.number)
         .execution_options(populate_existing=True)
     ).all()
 
 
 def deletion_seen_by(session: Session, run_id: str) -> Deletion | None:
-    """The first deletion of what the run has taken; None when everything is still there."""
+    """The first deletion of what the run has taken, or what its version was trained on from has
+    seen; None when everything is still there."""
+    run_ids = {run_id} | _runs_before(session, run_id)
     return session.scalar(
         select(Deletion)
-        .join(AdaptationRun, AdaptationRun.id == run_id)
+        .join(AdaptationRun, AdaptationRun.id.in_(run_ids))
         .where(_has_seen())
         .order_by(Deletion.id)
         .limit(1)
@@ -61,6 +72,50 @@ def is_tainted(session: Session, version: AdapterVersion | None) -> bool:
     if version is None or version.run_id is None:
         return False
     return deletion_seen_by(session, version.run_id) is not None
+
+
+def _takers(deletion: Deletion) -> Select[str]:
+    """Ids of the runs that have taken what was deleted."""
+    return (
+        select(AdaptationRun.id)
+        .join(Deletion, Deletion.id == deletion.id)
+        .where(_has_seen())
+        .correlate(None)
+    )
+
+
+def _versions(deletion: Deletion) -> Select[str]:
+    """Ids of the versions that have seen it, themselves or before they were trained on."""
+    tainted = (
+        select(AdapterVersion.id)
+        .where(AdapterVersion.run_id.in_(_takers(deletion)))
+        .cte("tainted", recursive=True)
+    )
+    child = aliased(AdapterVersion)
+    tainted = tainted.union(select(child.id).join(tainted, child.parent_id == tainted.c.id))
+    return select(tainted.c.id)
+
+
+def _runs_before(session: Session, run_id: str) -> set[str]:
+    """The runs of the versions that the run's own version was trained on from, if it has one."""
+    line = (
+        select(AdapterVersion.parent_id)
+        .where(AdapterVersion.run_id == run_id, AdapterVersion.parent_id.is_not(None))
+        .cte("line", recursive=True)
+    )
+    above = aliased(AdapterVersion)
+    line = line.union(
+        select(above.parent_id)
+        .join(line, above.id == line.c.parent_id)
+        .where(above.parent_id.is_not(None))
+    )
+    return set(
+        session.scalars(
+            select(AdapterVersion.run_id).where(
+                AdapterVersion.id.in_(select(line.c.parent_id)), AdapterVersion.run_id.is_not(None)
+            )
+        )
+    )
 
 
 def _has_seen() -> ColumnElement[bool]:

@@ -69,6 +69,7 @@ ROUTES = {
     ("GET", "/api/v1/runs/{run_id}"): READ_OR_INGEST,
     ("GET", "/api/v1/runs/{run_id}/events"): READ_OR_INGEST,
     ("POST", "/api/v1/runs/{run_id}/cancel"): ADMIN,
+    ("GET", "/api/v1/methods"): READ_OR_INGEST,
     ("GET", "/api/v1/adapters"): READ,
     ("POST", "/api/v1/adapters"): ADMIN,
     ("GET", "/api/v1/adapters/{name}"): READ,

@@ -213,6 +213,23 @@ def test_the_lineage_is_drawn(api: Api, adapter_folder: Path) -> None:
     assert (raw["name"], raw["manifest"]["source"]) == ("smollm2@v2", "hub/ada")
 
 
+def test_a_version_that_was_trained_on_says_from_what(api: Api) -> None:
+    with api.database.unit_of_work() as session:
+        line = registry.get_adapter(session, "smollm2")
+        make_version(session, line, parent=make_version(session, line))
+
+    shown = run("adapters", "show", "smollm2", "v2").stdout
+    tree = run("adapters", "show", "smollm2").stdout.splitlines()
+    raw = json.loads(run("adapters", "show", "smollm2", "v2", "--json").stdout)
+    first = run("adapters", "show", "smollm2", "v1").stdout
+
+    assert "trained    on from smollm2@v1, generation 1" in shown
+    assert "trained" not in first
+    assert (raw["parent"], raw["generation"]) == ("smollm2@v1", 1)
+    assert [step["name"] for step in raw["lineage"]] == ["smollm2@v2", "smollm2@v1", "smollm2@base"]
+    assert tree[2].index("smollm2@v2") > tree[1].index("smollm2@v1")
+
+
 def test_an_export_tells_the_exam_question_by_question(api: Api, adapter_folder: Path) -> None:
     run("adapters", "import", "smollm2", adapter_folder)
     with api.database.unit_of_work() as session:

@@ -59,6 +59,7 @@ def make_version(
     *,
     status: VersionStatus = VersionStatus.SERVABLE,
     claim: Claim | None = None,
+    parent: AdapterVersion | None = None,
 ) -> AdapterVersion:
     """A registered version, of a finished run of its own unless a claim is given."""
     number = registry.next_number(session, adapter)
@@ -83,6 +84,7 @@ def make_version(
         path=Path(f"/nowhere/v{number:04d}"),
         digest=f"{number:064x}",
         manifest={},
+        parent=parent,
     )
     registry.set_status(session, version, status)
     return version

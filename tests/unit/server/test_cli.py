@@ -243,6 +243,23 @@ def test_failed_run_ends_with_status_1_and_its_error(server):
     assert "the trainer died" in result.stdout
 
 
+@pytest.mark.parametrize(
+    ("arguments", "sent"),
+    [
+        ([], {}),
+        (["--method", "distill"], {"method": "distill"}),
+        (["acme", "--method", "heal"], {"adapter": "acme", "method": "heal"}),
+    ],
+)
+def test_learn_says_how(server, arguments, sent):
+    server.answers["POST /api/v1/runs"] = (202, {**RUN, "method": "distill", "status": "queued"})
+
+    result = run("learn", *arguments)
+
+    assert server.asked == [("POST /api/v1/runs", sent)]
+    assert result.stdout.split() == ["run_1", "distill", "queued"]
+
+
 def test_broken_event_stream_is_taken_up_again(server):
     api = Api(server.url, "el_test")
     server.answers["GET /api/v1/runs/run_1/events"] = (200, sse(("run", RUN)))

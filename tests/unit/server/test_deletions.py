@@ -589,3 +589,59 @@ def test_tenants_forget_only_their_own(acme: Memory) -> None:
         assert [row.id for row in deletions.list_deletions(session, tenant="acme").rows] == [
             deletion_id
         ]
+
+
+# Versions that were trained on from others
+
+
+def test_what_a_version_was_trained_on_from_has_seen_it_has_seen(
+    memory: Memory, database: Database
+) -> None:
+    """None of the later runs took the document; fails where only runs are asked."""
+    secret = memory.document("The code is 4711.")
+    memory.document("The lamp is green.")
+    memory.learn()
+    with database.unit_of_work() as session:
+        line = session.merge(memory.line)
+        first = registry.versions_of(session, line)[0]
+        second = make_version(session, line, parent=first)
+        third = make_version(session, line, parent=second)
+        clean = make_version(session, line)
+        ids = {first.id, second.id, third.id}
+        move = promotion.plan_promotion(session, line, third.number)
+        promotion.apply_move(session, line, move, actor="test", reason="")
+
+    deletion_id = memory.forget(secret)
+
+    deletion = memory.deletion(deletion_id)
+    assert set(deletion.version_ids) == ids
+    with database.unit_of_work() as session:
+        tainted = {
+            version.id
+            for version in registry.versions_of(session, session.merge(memory.line))
+            if taint.is_tainted(session, version)
+        }
+        assert tainted == ids
+        assert clean.id not in tainted
+        seen_by = {run.id for run in taint.runs_that_saw(session, deletion)}
+        assert third.run_id in seen_by
+        assert clean.run_id not in seen_by
+
+
+def test_they_all_leave_when_the_line_is_rebuilt(memory: Memory, database: Database) -> None:
+    secret = memory.document("The code is 4711.")
+    memory.document("The lamp is green.")
+    memory.learn()
+    with database.unit_of_work() as session:
+        line = session.merge(memory.line)
+        second = make_version(session, line, parent=registry.versions_of(session, line)[0])
+        move = promotion.plan_promotion(session, line, second.number)
+        promotion.apply_move(session, line, move, actor="test", reason="")
+
+    deletion_id = memory.forget(secret, rebuild=True)
+    (run_id,) = memory.deletion(deletion_id).run_ids
+    memory.end(memory.claim(run_id))
+    memory.advance(deletion_id)
+
+    assert memory.status(1, 2, 3) == ["retired", "retired", "servable"]
+    assert memory.champion() == 3

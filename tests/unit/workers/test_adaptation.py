@@ -1,16 +1,18 @@
 """The end of a run: verdict, alias and status together, or nothing of it."""
 
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from adapters.evaluation.gate import Decision, Verdict
+from adapters.lesson import Weights
 from adapters.spec import SealConfig
 from server.core.clock import utc_now
 from server.core.errors import AliasMoved, LeaseLost
 from server.core.settings import RolloutSettings, Settings
-from server.db import Adapter, RunStatus, VersionStatus
+from server.db import Adapter, RunDocument, RunStatus, VersionStatus
 from server.db.session import Database
 from server.services import deletions, promotion, registry, runs, trials
 from tests.conftest import RecordingQueue
@@ -19,7 +21,7 @@ from workers.adaptation import Adaptation
 from workers.context import WorkerContext
 from workers.examination import Exam
 from workers.heart import Heart, RunCancelled
-from workers.material import Material, collect, with_champion
+from workers.material import Material, assignment_of, collect, with_champion
 
 LEASE = timedelta(seconds=30)
 
@@ -132,6 +134,52 @@ def test_a_version_of_what_was_deleted_meanwhile_never_serves(ending: Ending) ->
     assert ending.state() == NOTHING_CHANGED
     ending.adaptation.close(RunStatus.CANCELLED, error=str(cancelled.value))
     assert ending.state() == (RunStatus.CANCELLED, VersionStatus.RETIRED, None)
+
+
+def test_a_version_that_was_trained_on_from_one_that_saw_it_never_serves(ending: Ending) -> None:
+    """Its own run has not taken the document."""
+    with ending.database.unit_of_work() as session:
+        document_id = make_document(session, "The code is 4711.").id
+        parent = make_version(session, session.merge(ending.adapter))
+        session.add(RunDocument(run_id=parent.run_id, document_id=document_id))
+        registry.by_id(session, ending.version_id).parent_id = parent.id
+    with ending.database.unit_of_work() as session:
+        deletions.forget_document(session, principal(), document_id)
+
+    with pytest.raises(RunCancelled, match="was deleted meanwhile"):
+        ending.swap()
+
+    assert ending.state() == NOTHING_CHANGED
+
+
+def test_a_method_hears_what_serves_and_how_often_it_was_trained_on(ending: Ending) -> None:
+    ending.swap()
+    with ending.database.unit_of_work() as session:
+        registry.by_id(session, ending.version_id).generation = 3
+    with ending.database.unit_of_work() as session:
+        champion = with_champion(session, ending.material)
+        deletions.forget_document(session, principal(), ending.material.documents[0].id)
+    with ending.database.unit_of_work() as session:
+        tainted = with_champion(session, ending.material)
+
+    told = assignment_of(champion, (), ())
+    assert told.champion == Weights(Path("/nowhere/v0001"))
+    assert told.champion_generation == 3
+    assert assignment_of(tainted, (), ()).champion is None
+
+
+def test_healing_where_nothing_was_learnt_yet_takes_nothing_and_is_no_error(
+    database: Database, adapter: Adapter
+) -> None:
+    with database.unit_of_work() as session:
+        make_document(session)
+        run = make_run(session, session.merge(adapter))
+        run.method = runs.HEAL
+        session.flush()
+        owned = runs.claim(session, run.id, worker="a", lease=LEASE)
+        assert owned is not None
+
+        assert collect(session, owned, served="smollm2").documents == ()
 
 
 def test_a_champion_that_saw_what_was_deleted_writes_no_lessons(ending: Ending) -> None:

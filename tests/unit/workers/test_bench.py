@@ -1,5 +1,6 @@
 """A run's workbench: what one attempt has done, the next one finds."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -174,3 +175,30 @@ def test_a_run_that_ends_leaves_no_weights(
     drop_trained(tmp_path / "run")
 
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["attempt", LESSON]
+
+
+def test_only_a_lesson_that_begins_at_the_champion_names_it(
+    trainer: Trainer, context: WorkerContext, tmp_path: Path
+) -> None:
+    """A second stage begins at the first one's weights, not at the champion's."""
+    champion = Weights(tmp_path / "v1")
+    fresh = attempt(context, tmp_path / "fresh", champion)
+    fresh.settle(fresh.train(stage("b"), start=fresh.train(stage("a"))))
+    on = attempt(context, tmp_path / "on", champion)
+    on.settle(on.train(stage("b"), start=on.train(stage("a"), start=champion)))
+
+    assert read_lesson(tmp_path / "fresh" / LESSON, "m").started_from is None
+    assert read_lesson(tmp_path / "on" / LESSON, "m").started_from == "ver_1"
+
+
+def test_what_went_on_from_another_champion_is_trained_again(
+    trainer: Trainer, context: WorkerContext, tmp_path: Path
+) -> None:
+    champion = Weights(tmp_path / "v1")
+    attempt(context, tmp_path, champion).train(stage("a"), start=champion)
+    second = attempt(context, tmp_path, champion)
+    second.origin = replace(second.origin, champion_id="ver_2")
+    second.train(stage("a"), start=champion)
+
+    assert len(trainer.jobs) == 2
+    assert read_lesson(tmp_path / LESSON, "m").started_from == "ver_2"

@@ -1,5 +1,6 @@
 """Rebuilding a version: bit by bit the same, nothing else changed, and never from what was forgotten."""
 
+import dataclasses
 import io
 import json
 from collections.abc import Callable
@@ -26,7 +27,7 @@ from tests.support.factories import make_document, make_run
 from tests.unit.adapters.conftest import save_random_model
 from workers import adaptation, training, versions
 from workers.context import WorkerContext
-from workers.lesson import Lesson, Training
+from workers.lesson import CHAMPION, Lesson, Training
 from workers.material import collect
 
 LEASE = timedelta(seconds=30)
@@ -171,6 +172,76 @@ def test_what_was_forgotten_is_not_learnt_from_again(learnt: Learnt) -> None:
     assert learnt.document_id in str(run.error)
     with pytest.raises(NotRebuildable, match=learnt.document_id):
         learnt.order()
+
+
+@pytest.fixture
+def learnt_on(learnt: Learnt) -> Learnt:
+    """A second version, trained on from the first, on a document of its own."""
+    context, database = learnt.context, learnt.database
+    with database.unit_of_work() as session:
+        make_document(session, "The lamp of the tower is green.")
+        run = make_run(session, session.merge(learnt.adapter))
+        owned = runs.claim(session, run.id, worker="a", lease=LEASE)
+        assert owned is not None
+        material = dataclasses.replace(
+            collect(session, owned, served="smollm2"),
+            champion=registry.by_id(session, learnt.version_id),
+        )
+        assert material.champion is not None
+        start = material.champion.path
+    folder = context.settings.runs_path / owned.run_id
+    folder.mkdir(parents=True)
+    edit = SelfEdit(EditKind.PASSAGE, "d", None, "The lamp of the tower is green.", "rule")
+    stage = Stage(CONFIG.lora, CONFIG.training, CONFIG.seed, edits=(edit,))
+    lesson = folder / rebuilds.LESSON
+    Lesson((Training(stage, CHAMPION),), learnt.version_id).write(lesson)
+    order = {
+        "base_model": learnt.adapter.base_path,
+        "stages": stages_to_json([stage]),
+        "outputs": [str(folder / "adapter")],
+        "start": start,
+        "threads": 1,
+    }
+    closing = train_here(order, folder=folder, heart=None)
+    trained = versions.Trained(
+        folder / "adapter", rebuilds.lesson_hash(lesson), closing["environment"], generation=1
+    )
+    version_id = versions.register(context, owned, material, trained, config=CONFIG)
+    with database.unit_of_work() as session:
+        runs.finish(session, owned, status=RunStatus.SUCCEEDED, verdict="reject")
+    return dataclasses.replace(learnt, version_id=version_id)
+
+
+def test_a_version_that_was_trained_on_comes_out_the_same(learnt_on: Learnt) -> None:
+    """Fails when the second training begins at the base: the weights are then others."""
+    run = learnt_on.carry_out(learnt_on.order())
+
+    assert run.error is None
+    assert run.report["rebuild"]["is_identical"] is True
+
+
+def test_a_version_that_was_trained_on_says_from_what(learnt: Learnt, learnt_on: Learnt) -> None:
+    with learnt.database.unit_of_work() as session:
+        first = registry.by_id(session, learnt.version_id)
+        second = registry.by_id(session, learnt_on.version_id)
+
+        assert (first.generation, first.parent_id) == (0, None)
+        assert (second.generation, second.parent_id) == (1, first.id)
+        assert (first.manifest["generation"], first.manifest["parent"]) == (0, None)
+        assert (second.manifest["generation"], second.manifest["parent"]) == (1, first.number)
+
+
+def test_what_only_the_version_before_had_learnt_is_not_learnt_from_again(
+    learnt: Learnt, learnt_on: Learnt
+) -> None:
+    with learnt.database.unit_of_work() as session:
+        own = registry.by_id(session, learnt_on.version_id)
+        refs = [ref for ref in own.manifest["documents"] if ref["id"] != learnt.document_id]
+        own.manifest = {**own.manifest, "documents": refs}
+        documents.delete_document(session, learnt.document_id, tenant=None)
+
+    with pytest.raises(NotRebuildable, match=learnt.document_id):
+        learnt_on.order()
 
 
 @pytest.mark.parametrize("damage", ["changed", "gone"])
