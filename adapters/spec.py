@@ -89,6 +89,21 @@ class LossSpec(_Settings):
     generalised Jensen-Shannon divergence."""
 
 
+class EditPrompt(StrEnum):
+    """What a model is asked to write about a passage."""
+
+    IMPLICATIONS = "implications"
+    """Several things that follow from it."""
+    IMPLICATIONS_LONG = "implications-long"
+    """The same, as many as it finds."""
+    REWRITE = "rewrite"
+    """The passage said in several other ways."""
+    SELF_QA = "self-qa"
+    """Questions about it with their answers."""
+    NO_PROMPT = "no-prompt"
+    """Nothing: the passage alone is learnt, as a control."""
+
+
 class SelfEditSpec(_Settings):
     """What the served model writes from a document before training."""
 
@@ -100,6 +115,42 @@ class SelfEditSpec(_Settings):
     """Length of one question."""
     temperature: float = Field(default=0.5, ge=0.0, le=2.0)
     """Of the sampled rewordings; the checks on them are greedy."""
+    is_with_rules: bool = True
+    """Whether edits made by rule, the rewordings and the questions left to training are taught.
+    False leaves the text itself and what `prompts` bring, as in the paper."""
+    prompts: tuple[EditPrompt, ...] = ()
+    """What the editor writes freely about each document; every piece is checked against the text."""
+    edits_per_document: int = Field(default=5, ge=1, le=32)
+    """Free edits per document; they take the prompts in turn."""
+    passages_per_document: int = Field(default=4, ge=1)
+    """Passages, in order of the text, that a free edit covers."""
+    edit_tokens: int = Field(default=512, ge=16)
+    """Length of what is written freely about one passage."""
+    edit_temperature: float = Field(default=1.0, ge=0.0, le=2.0)
+    """Of the free edits; the checks on them are greedy."""
+    edit_top_p: float = Field(default=0.95, gt=0.0, le=1.0)
+    """Of the free edits: the likeliest tokens that make up this share are drawn from."""
+
+
+class OuterLoopSpec(_Settings):
+    """ReST^EM: of several free edits of a new document, keep the one that teaches most."""
+
+    is_enabled: bool = False
+    """Each candidate costs a short training of its own."""
+    prompts: tuple[EditPrompt, ...] = Field(
+        default=(EditPrompt.IMPLICATIONS, EditPrompt.REWRITE, EditPrompt.SELF_QA), min_length=1
+    )
+    """What the candidates are asked for, in turn."""
+    candidates: int = Field(default=5, ge=1, le=32)
+    """Edits per document that are tried."""
+    seeds: int = Field(default=1, ge=1, le=3)
+    """Trainings per candidate; its score is their mean. The paper takes 3."""
+    documents: int = Field(default=8, ge=0)
+    """New documents of a run that are searched; the others are learnt without."""
+    epochs: int = Field(default=10, ge=1)
+    """Passes of a trial over its edit."""
+    min_questions: int = Field(default=3, ge=1)
+    """Fewer questions than this, left to training by the split, tell edits not apart."""
 
 
 class ReplaySpec(_Settings):
@@ -140,6 +191,7 @@ class SealConfig(MethodSettings):
 
     type: Literal["seal"] = "seal"
     self_edits: SelfEditSpec = SelfEditSpec()
+    outer: OuterLoopSpec = OuterLoopSpec()
 
 
 MethodConfig: TypeAlias = SealConfig

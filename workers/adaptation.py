@@ -24,6 +24,7 @@ from server.core.errors import AliasMoved, AppError, LeaseLost
 from server.core.queue import RUN_ADAPTATION
 from server.db import Adapter, RunKind, RunStatus, VersionStatus
 from server.services import (
+    editing,
     evaluations,
     ingestion,
     promotion,
@@ -191,6 +192,9 @@ class Adaptation:
         )
         self._report |= outcome.report
         self._report["training"] = _summed(bench.closings)
+        with self._database.unit_of_work() as session:
+            found = (editing.Found(**dataclasses.asdict(edit)) for edit in outcome.accepted)
+            editing.keep(session, self._owned, found)
         if outcome.weights is None:
             return None
         lesson = bench.settle(outcome.weights)

@@ -9,12 +9,12 @@ from sqlalchemy.orm import Session
 
 from adapters.lesson import Weights
 from adapters.manifest import DocumentRef
-from adapters.methods import Assignment
+from adapters.methods import AcceptedSelfEdit, Assignment
 from adapters.redaction import redact_secrets
 from adapters.types import ExamItem, SourceDocument
 from server.core.errors import NothingToLearn
 from server.db import Adapter, AdapterVersion
-from server.services import documents, promotion, registry, runs, taint
+from server.services import documents, editing, promotion, registry, runs, taint
 from server.services.runs import Claim
 from workers.bench import Origin
 
@@ -32,6 +32,8 @@ class Material:
     """Of the champion alias: a swap is refused when it has moved since."""
     learnt_before: frozenset[str]
     """Documents that the champion was trained on."""
+    accepted: tuple[AcceptedSelfEdit, ...] = ()
+    """What earlier runs of the line found to teach most about these documents."""
     is_champion_tainted: bool = False
     """Whether the champion was trained on something that was deleted since."""
 
@@ -94,6 +96,10 @@ def collect(session: Session, owned: Claim, *, served: str) -> Material:
             )
             for row in rows
         ),
+        accepted=tuple(
+            AcceptedSelfEdit(row.document_id, row.prompt, row.text, row.score, row.base_score)
+            for row in editing.accepted_edits(session, adapter.id, taken)
+        ),
     )
     return with_champion(session, material)
 
@@ -120,6 +126,7 @@ def assignment_of(
         held_out=frozenset(item.prompt for item in exam),
         quiz=quiz,
         champion=_weights(material),
+        accepted=material.accepted,
     )
 
 

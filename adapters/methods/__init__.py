@@ -2,10 +2,10 @@
 
 from adapters.methods.base import Method
 from adapters.methods.seal import Seal
-from adapters.methods.workbench import Assignment, Outcome, Workbench
+from adapters.methods.workbench import AcceptedSelfEdit, Assignment, Outcome, Workbench
 from adapters.spec import MethodConfig, SealConfig
 
-__all__ = ["Assignment", "Method", "Outcome", "Workbench", "build_method"]
+__all__ = ["AcceptedSelfEdit", "Assignment", "Method", "Outcome", "Workbench", "build_method"]
 
 
 def build_method(config: MethodConfig) -> Method:
