@@ -74,9 +74,12 @@ class Source:
 
     def fault_of(self, statement: str) -> Ungrounded | None:
         """The first thing in the statement that the text does not have, or None."""
-        if any(not any(date <= known for known in self._dates) for date in _dates_of(statement)):
+        dates = list(_dates_of(statement))
+        if any(not any(date <= known for known in self._dates) for date in dates):
             return Ungrounded.DATE
-        if not self._numbers.issuperset(_numbers_of(_without_dates(statement))):
+        # The text may have a date in other words, "3 May" for "05-03".
+        dated = {part.partition(" ")[2] for date in dates for part in date}
+        if not (self._numbers | dated).issuperset(_numbers_of(statement)):
             return Ungrounded.NUMBER
         if not all(map(self._names, _names_of(statement))):
             return Ungrounded.NAME
@@ -133,13 +136,6 @@ def _dates_of(text: str) -> Iterator[frozenset[str]]:
     for span in find_spans(text, ()):
         if span.kind is SpanKind.DATE:
             yield frozenset(_date_parts(span.text))
-
-
-def _without_dates(text: str) -> str:
-    for span in reversed(find_spans(text, ())):
-        if span.kind is SpanKind.DATE:
-            text = f"{text[: span.start]} {text[span.end :]}"
-    return text
 
 
 def _date_parts(date: str) -> Iterator[str]:
