@@ -157,7 +157,7 @@ class RunView(View):
     method: str
     status: str
     stage: str | None
-    """chunk, self_edits, training, exam or swap."""
+    """chunk, quiz, those of the method (outer_loop, self_edits, training), exam or swap."""
     done: int
     total: int
     attempt: int
