@@ -151,6 +151,8 @@ class OuterLoopSpec(_Settings):
     """Passes of a trial over its edit."""
     min_questions: int = Field(default=3, ge=1)
     """Fewer questions than this, left to training by the split, tell edits not apart."""
+    editor_after: int = Field(default=50, ge=1)
+    """Accepted edits that no run of the line's editor has seen, at which one starts by itself."""
 
 
 class ReplaySpec(_Settings):
@@ -194,8 +196,37 @@ class SealConfig(MethodSettings):
     outer: OuterLoopSpec = OuterLoopSpec()
 
 
-MethodConfig: TypeAlias = SealConfig
-"""Config of any method; becomes a union discriminated by `type` with the second one."""
+class EditorExamSpec(_Settings):
+    """How a new editor is compared with the one before it."""
+
+    held_out_share: Share = 0.2
+    """Part of the documents, drawn by hash, whose edits no editor learns; these are written about."""
+    documents: int = Field(default=16, ge=1)
+    """Held-out documents that are written about, at most."""
+    min_documents: int = Field(default=5, ge=1)
+    """Fewer documents with enough questions leave the exam undecided."""
+    candidates: int = Field(default=2, ge=1, le=16)
+    """Edits that each editor writes about a document."""
+    alpha: float = Field(default=0.05, gt=0.0, lt=0.5)
+    """Level of the one-sided bootstrap test that the new editor's edits teach more."""
+
+
+class SealEditorConfig(MethodSettings):
+    """SEAL's outer step: the line's editor learns the edits that taught most."""
+
+    type: Literal["seal-editor"] = "seal-editor"
+    training: TrainingSpec = TrainingSpec(
+        learning_rate=3e-4, epochs=2, batch_size=10, max_tokens=2048, microbatch_tokens=2048
+    )
+    min_edits: int = Field(default=10, ge=1)
+    """Fewer accepted edits than this make no editor."""
+    inner: SealConfig = SealConfig()
+    """How edits are sampled, learnt and scored in the exam: as in the runs that accepted them."""
+    editor_exam: EditorExamSpec = EditorExamSpec()
+
+
+MethodConfig: TypeAlias = Annotated[SealConfig | SealEditorConfig, Field(discriminator="type")]
+"""Config of any method, told apart by `type`."""
 
 METHOD_CONFIG: TypeAdapter[MethodConfig] = TypeAdapter(MethodConfig)
 """Reads a config of any method."""

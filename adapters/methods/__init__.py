@@ -2,8 +2,9 @@
 
 from adapters.methods.base import Method
 from adapters.methods.seal import Seal
+from adapters.methods.seal_editor import SealEditor
 from adapters.methods.workbench import AcceptedSelfEdit, Assignment, Outcome, Workbench
-from adapters.spec import MethodConfig, SealConfig
+from adapters.spec import MethodConfig, SealConfig, SealEditorConfig
 
 __all__ = ["AcceptedSelfEdit", "Assignment", "Method", "Outcome", "Workbench", "build_method"]
 
@@ -13,3 +14,5 @@ def build_method(config: MethodConfig) -> Method:
     match config:
         case SealConfig():
             return Seal(config)
+        case SealEditorConfig():
+            return SealEditor(config)

@@ -122,18 +122,11 @@ class OuterLoop:
         self, search: _Search, exam: HeldOut, quiz: Sequence[ExamItem], bench: Workbench
     ) -> list[AcceptedSelfEdit]:
         """Fill in what is found for one document; the edits accepted, one for each passage."""
-        questions = [item for item in _about(search.document, quiz) if not exam.covers(item.prompt)]
+        questions = scoring_questions(search.document, quiz, exam)
         if self._has_too_few(search, questions):
             return []
         candidates = self._candidates(search, exam, bench)
-        taught = HeldOut(
-            piece.question
-            for candidate in candidates
-            for edit in candidate.edits
-            for piece in edit.pieces
-            if piece.question is not None
-        )
-        questions = [item for item in questions if not taught.covers(item.prompt)]
+        questions = scoring_questions(search.document, quiz, exam, candidates)
         if self._has_too_few(search, questions):
             return []
         if not any(candidate.edits for candidate in candidates):
@@ -185,58 +178,22 @@ class OuterLoop:
         questions: Sequence[ExamItem],
         bench: Workbench,
     ) -> Scores:
-        def measure() -> JSON:
-            rows: JSON = _SCORES.dump_python(
-                self._measure(search, candidates, questions, bench), mode="json"
-            )
-            return rows
-
-        return _SCORES.validate_python(bench.once(f"outer-{search.document.id}-scores", measure))
-
-    def _measure(
-        self,
-        search: _Search,
-        candidates: Sequence[Grounded],
-        questions: Sequence[ExamItem],
-        bench: Workbench,
-    ) -> Scores:
-        """Train every candidate under every seed, together, and ask all of them at once."""
-        seeds = range(self._spec.seeds)
-        trials = [
-            (number, self._trial(search.document, candidate, seed))
-            for number, candidate in enumerate(candidates)
-            if candidate.edits or self._is_control(number)
-            for seed in seeds
-        ]
-        trained = bench.try_out([stage for _, stage in trials])
-        weights = [each for each in trained if each is not None]
-
-        def share(sampler: Sampler) -> float:
-            answers = sit_exam(
+        def score() -> JSON:
+            scores = measure(
+                search.document,
+                [
+                    each.edits if each.edits or self._is_control(number) else None
+                    for number, each in enumerate(candidates)
+                ],
                 questions,
-                sampler,
-                max_new_tokens=self._config.exam.max_new_tokens,
+                bench,
+                config=self._config,
                 on_progress=search.on_progress,
             )
-            return sum(answer.is_correct for answer in answers) / len(answers)
+            rows: JSON = _SCORES.dump_python(scores, mode="json")
+            return rows
 
-        with bench.serving(weights) as samplers, ThreadPoolExecutor(_AT_ONCE) as pool:
-            base, *shares = pool.map(share, [bench.base, *samplers])
-        scores = Scores(base, [[] for _ in candidates])
-        known = iter(shares)
-        for (number, _), each in zip(trials, trained, strict=True):
-            scores.candidates[number].append(None if each is None else next(known))
-        return scores
-
-    def _trial(self, document: SourceDocument, candidate: Grounded, seed: int) -> Stage:
-        reading = read_text(document.text)
-        passages = titled_passages(document, self._config.self_edits.passages_per_document)
-        return Stage(
-            lora=self._config.lora,
-            training=self._config.training.model_copy(update={"epochs": self._spec.epochs}),
-            seed=self._config.seed + seed,
-            edits=(*passages, *as_self_edits(document, candidate.edits, reading)),
-        )
+        return _SCORES.validate_python(bench.once(f"outer-{search.document.id}-scores", score))
 
     def _choose(
         self, search: _Search, candidates: Sequence[Grounded], scores: Scores
@@ -281,17 +238,88 @@ class OuterLoop:
         return self._prompt_of(number) is EditPrompt.NO_PROMPT
 
 
+def measure(
+    document: SourceDocument,
+    candidates: Sequence[Sequence[PassageEdit] | None],
+    questions: Sequence[ExamItem],
+    bench: Workbench,
+    *,
+    config: SealConfig,
+    on_progress: ProgressCallback | None = None,
+) -> Scores:
+    """Train every candidate under every seed, together, and ask all of them and the base at once.
+
+    Each is trained with the document's passages; None is no candidate and is not trained.
+
+    Raises:
+        SamplingError: the engine failed.
+    """
+    trials = [
+        (number, _trial(document, candidate, seed, config))
+        for number, candidate in enumerate(candidates)
+        if candidate is not None
+        for seed in range(config.outer.seeds)
+    ]
+    trained = bench.try_out([stage for _, stage in trials])
+    weights = [each for each in trained if each is not None]
+
+    def share(sampler: Sampler) -> float:
+        answers = sit_exam(
+            questions,
+            sampler,
+            max_new_tokens=config.exam.max_new_tokens,
+            on_progress=on_progress,
+        )
+        return sum(answer.is_correct for answer in answers) / len(answers)
+
+    with bench.serving(weights) as samplers, ThreadPoolExecutor(_AT_ONCE) as pool:
+        base, *shares = pool.map(share, [bench.base, *samplers])
+    scores = Scores(base, [[] for _ in candidates])
+    known = iter(shares)
+    for (number, _), each in zip(trials, trained, strict=True):
+        scores.candidates[number].append(None if each is None else next(known))
+    return scores
+
+
+def scoring_questions(
+    document: SourceDocument,
+    quiz: Sequence[ExamItem],
+    exam: HeldOut,
+    candidates: Sequence[Grounded] = (),
+) -> list[ExamItem]:
+    """The questions that score edits of a document: none the exam's, none that an edit teaches."""
+    taught = HeldOut(
+        piece.question
+        for candidate in candidates
+        for edit in candidate.edits
+        for piece in edit.pieces
+        if piece.question is not None
+    )
+    return [
+        item
+        for item in quiz
+        if item.document_id == document.id
+        and item.kind is not ItemKind.GENERAL
+        and not exam.covers(item.prompt)
+        and not taught.covers(item.prompt)
+    ]
+
+
+def _trial(
+    document: SourceDocument, edits: Sequence[PassageEdit], seed: int, config: SealConfig
+) -> Stage:
+    passages = titled_passages(document, config.self_edits.passages_per_document)
+    return Stage(
+        lora=config.lora,
+        training=config.training.model_copy(update={"epochs": config.outer.epochs}),
+        seed=config.seed + seed,
+        edits=(*passages, *as_self_edits(document, edits, read_text(document.text))),
+    )
+
+
 _GROUNDED = TypeAdapter(list[Grounded])
 _SCORES = TypeAdapter(Scores)
 
 
 def _progress(bench: Workbench, done: int, total: int, *_: int) -> None:
     bench.progress(done, total)
-
-
-def _about(document: SourceDocument, quiz: Sequence[ExamItem]) -> list[ExamItem]:
-    return [
-        item
-        for item in quiz
-        if item.document_id == document.id and item.kind is not ItemKind.GENERAL
-    ]
