@@ -49,7 +49,9 @@ _SPELLED = re.compile(
 _ISO_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 _FIRST_WORD = re.compile(r"[\"'\u201c\u2018(]*(?P<word>[^\W\d_][\w'\u2019-]*)(?: (?P<next>\S+))?")
 _IS_COMMON = re.compile(r"(?:s|ing|ly|ed|tion|sion|ity|ment|ness)$")
+_LEADING_NUMBERS = re.compile(r"^(?:\d+ )+")  # of "In 1874 Ada Penhallow"; they are looked up apart
 _SINGULAR_VERBS = frozenset({"is", "was", "has", "does"})
+_PREPOSITIONS = frozenset({"as", "at", "by", "for", "from", "in", "on", "to", "with"})
 _CAPITALS = re.compile(r"(?<=\s)[\"'\u201c\u2018(]*(?P<word>[^\W\d_a-z][\w'\u2019-]*)")
 
 
@@ -89,7 +91,7 @@ class Source:
         """Whether the text names it, whole, or each part of "the Museum and the Tower"."""
         return all(
             f" {part} " in self._words or f" {part} " in self._resolved
-            for piece in re.split(r" and (?:the )?", name)
+            for piece in re.split(r" and (?:the )?", _LEADING_NUMBERS.sub("", name))
             if (part := _folded(piece))
         )
 
@@ -170,5 +172,7 @@ def _is_likely_name(word: str, after: str) -> bool:
     """Whether the first word of a sentence is a name, as far as its form and the next one tell."""
     lower = word.casefold()
     if lower in FUNCTION_WORDS or lower in _NUMERALS or not word[:1].isupper():
+        return False
+    if after in _PREPOSITIONS:  # "Built in 1874, ..."
         return False
     return after in _SINGULAR_VERBS or _IS_COMMON.search(lower) is None

@@ -59,11 +59,11 @@ class SealEditor:
             "accepted": len(assignment.accepted),
         }
         if len(edits) < self._config.min_edits:
-            report["no_update"] = (
+            why = (
                 f"{len(edits)} accepted edits may be learnt; min_edits asks for "
                 f"{self._config.min_edits}. More come of runs with the outer loop."
             )
-            return Outcome(None, {"editor": report})
+            return Outcome(None, {"editor": report, "no_update": why})
         with bench.stage("training"):
             weights = bench.train(
                 Stage(

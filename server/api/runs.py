@@ -13,7 +13,7 @@ from server.api.deps import Admin, ReadOrIngest, RequestId, RuntimeDep
 from server.api.schemas import Listing, RunBody, RunView, Text
 from server.api.views import run_view
 from server.runtime import Runtime
-from server.services import audit, registry, runs
+from server.services import audit, editing, registry, runs
 
 router = APIRouter(prefix="/runs", tags=["runs"])
 
@@ -31,14 +31,19 @@ async def start_run(
         name = body.adapter or settings.model.name
         adapter = registry.own_adapter(session, name, tenant=actor.owner)
         config = settings.learning.seal
-        run, is_new = runs.queue_run(
-            session,
-            adapter,
-            method=config.type,
-            config=config.model_dump(mode="json"),
-            requested_by=actor.label,
-            queue=runtime.queue,
-        )
+        if body.method == runs.EDITOR_METHOD:
+            run, is_new = editing.queue_editor_run(
+                session, adapter, inner=config, requested_by=actor.label, queue=runtime.queue
+            )
+        else:
+            run, is_new = runs.queue_run(
+                session,
+                adapter,
+                method=config.type,
+                config=config.model_dump(mode="json"),
+                requested_by=actor.label,
+                queue=runtime.queue,
+            )
         if is_new:
             detail = {"adapter": adapter.name}
             audit.record(

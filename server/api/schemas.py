@@ -145,6 +145,8 @@ class ChunkView(View):
 class RunBody(Body):
     adapter: Text | None = None
     """The line that learns; the served model's own when left out."""
+    method: Literal["seal", "seal-editor"] = "seal"
+    """seal: learn the documents. seal-editor: train who writes the line's self-edits."""
 
 
 class RunView(View):

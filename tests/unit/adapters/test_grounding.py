@@ -78,6 +78,8 @@ SENTENCES = st.lists(
         "Quill's oldest crane is Long Meg.",
         "One of its masters is Otto Brane.",
         "Visitors find cranes there.",
+        "In 1874 Ada Penhallow dug it.",
+        "Built by Ada Penhallow, it has cranes.",
         "Otto Brane and Ada Penhallow know it.",
     ],
 )
