@@ -92,6 +92,21 @@ class LossSpec(_Settings):
     together count as one more."""
 
 
+class EditPrompt(StrEnum):
+    """What a model is asked to write about a passage."""
+
+    IMPLICATIONS = "implications"
+    """Several things that follow from it."""
+    IMPLICATIONS_LONG = "implications-long"
+    """The same, as many as it finds."""
+    REWRITE = "rewrite"
+    """The passage said in several other ways."""
+    SELF_QA = "self-qa"
+    """Questions about it with their answers."""
+    NO_PROMPT = "no-prompt"
+    """Nothing: the passage alone is learnt, as a control."""
+
+
 class SelfEditSpec(_Settings):
     """What the served model writes from a document before training."""
 
@@ -103,6 +118,44 @@ class SelfEditSpec(_Settings):
     """Length of one question."""
     temperature: float = Field(default=0.5, ge=0.0, le=2.0)
     """Of the sampled rewordings; the checks on them are greedy."""
+    is_with_rules: bool = True
+    """Whether edits made by rule, the rewordings and the questions left to training are taught.
+    False leaves the text itself and what `prompts` bring, as in the paper."""
+    prompts: tuple[EditPrompt, ...] = ()
+    """What the editor writes freely about each document; every piece is checked against the text."""
+    edits_per_document: int = Field(default=5, ge=1, le=32)
+    """Free edits per document; they take the prompts in turn."""
+    passages_per_document: int = Field(default=4, ge=1)
+    """Passages, in order of the text, that a free edit covers."""
+    edit_tokens: int = Field(default=512, ge=16)
+    """Length of what is written freely about one passage."""
+    edit_temperature: float = Field(default=1.0, ge=0.0, le=2.0)
+    """Of the free edits; the checks on them are greedy."""
+    edit_top_p: float = Field(default=0.95, gt=0.0, le=1.0)
+    """Of the free edits: the likeliest tokens that make up this share are drawn from."""
+
+
+class OuterLoopSpec(_Settings):
+    """ReST^EM: of several free edits of a new document, keep the one that teaches most."""
+
+    is_enabled: bool = False
+    """Each candidate costs a short training of its own."""
+    prompts: tuple[EditPrompt, ...] = Field(
+        default=(EditPrompt.IMPLICATIONS, EditPrompt.REWRITE, EditPrompt.SELF_QA), min_length=1
+    )
+    """What the candidates are asked for, in turn."""
+    candidates: int = Field(default=5, ge=1, le=32)
+    """Edits per document that are tried."""
+    seeds: int = Field(default=1, ge=1, le=3)
+    """Trainings per candidate; its score is their mean. The paper takes 3."""
+    documents: int = Field(default=8, ge=0)
+    """New documents of a run that are searched; the others are learnt without."""
+    epochs: int = Field(default=10, ge=1)
+    """Passes of a trial over its edit."""
+    min_questions: int = Field(default=3, ge=1)
+    """Fewer questions than this, left to training by the split, tell edits not apart."""
+    editor_after: int = Field(default=50, ge=1)
+    """Accepted edits that no run of the line's editor has seen, at which one starts by itself."""
 
 
 class ReplaySpec(_Settings):
@@ -156,6 +209,7 @@ class SealConfig(MethodSettings):
 
     type: Literal["seal"] = "seal"
     self_edits: SelfEditSpec = SelfEditSpec()
+    outer: OuterLoopSpec = OuterLoopSpec()
 
 
 class DistillSpec(_Settings):
@@ -222,10 +276,44 @@ class HealConfig(MethodSettings):
     heal: HealSpec = HealSpec()
 
 
+class EditorExamSpec(_Settings):
+    """How a new editor is compared with the one before it."""
+
+    held_out_share: Share = 0.2
+    """Part of the documents, drawn by hash, whose edits no editor learns; these are written about."""
+    documents: int = Field(default=16, ge=1)
+    """Held-out documents that are written about, at most."""
+    min_documents: int = Field(default=5, ge=1)
+    """Fewer documents with enough questions leave the exam undecided."""
+    candidates: int = Field(default=2, ge=1, le=16)
+    """Edits that each editor writes about a document."""
+    alpha: float = Field(default=0.05, gt=0.0, lt=0.5)
+    """Level of the one-sided bootstrap test that the new editor's edits teach more."""
+
+
+class SealEditorConfig(MethodSettings):
+    """SEAL's outer step: the line's editor learns the edits that taught most."""
+
+    type: Literal["seal-editor"] = "seal-editor"
+    training: TrainingSpec = TrainingSpec(
+        learning_rate=3e-4, epochs=2, batch_size=10, max_tokens=2048, microbatch_tokens=2048
+    )
+    min_edits: int = Field(default=10, ge=1)
+    """Fewer accepted edits than this make no editor."""
+    inner: SealConfig = SealConfig()
+    """How edits are sampled, learnt and scored in the exam: as in the runs that accepted them."""
+    editor_exam: EditorExamSpec = EditorExamSpec()
+
+
+def editor_config(inner: SealConfig) -> SealEditorConfig:
+    """The config of an editor for a line that learns by `inner`."""
+    return SealEditorConfig(inner=inner, exam=inner.exam, seed=inner.seed)
+
+
 MethodConfig: TypeAlias = Annotated[
-    SealConfig | DistillConfig | HealConfig, Field(discriminator="type")
+    SealConfig | SealEditorConfig | DistillConfig | HealConfig, Field(discriminator="type")
 ]
-"""Config of any method."""
+"""Config of any method, told apart by `type`."""
 
 METHOD_CONFIG: TypeAdapter[MethodConfig] = TypeAdapter(MethodConfig)
 """Reads a config of any method."""

@@ -17,13 +17,14 @@ from pydantic import TypeAdapter
 from adapters.evaluation.gate import Verdict
 from adapters.methods import build_method
 from adapters.sampling import SamplingError
-from adapters.spec import METHOD_CONFIG
+from adapters.spec import METHOD_CONFIG, SealEditorConfig
 from adapters.types import ExamItem
 from server.core.clock import monotonic
 from server.core.errors import AliasMoved, AppError, LeaseLost
 from server.core.queue import RUN_ADAPTATION
 from server.db import Adapter, RunKind, RunStatus, VersionStatus
 from server.services import (
+    editing,
     evaluations,
     ingestion,
     promotion,
@@ -34,7 +35,7 @@ from server.services import (
     trials,
 )
 from server.services.runs import NO_UPDATE, Claim
-from workers import examination, quizzes, rebuild, replicas, versions
+from workers import editors, examination, quizzes, rebuild, replicas, versions
 from workers.bench import RunBench, drop_trained
 from workers.context import WorkerContext, worker_context
 from workers.heart import Heart, RunCancelled
@@ -115,10 +116,9 @@ class Adaptation:
         if version_id is None:
             self._end_without_update()
             return
-        asked = [item.id for item in quiz.exam]
         for attempt in range(1, _MOST_EXAMS + 1):
             try:
-                exam = self._examine(material, version_id, asked)
+                exam = self._examine(material, version_id, quiz)
                 if exam.decision.verdict == Verdict.PROMOTE:
                     versions.check_held(self._context, material, version_id)
                 self._swap(material, version_id, exam)
@@ -166,17 +166,18 @@ class Adaptation:
             kept = self._folder / _QUIZ
             if kept.exists():  # an earlier attempt of this run wrote it
                 return _QUIZZES.validate_json(kept.read_bytes())
-            served = EngineSampler(
-                self._context.settings,
-                material.writer_engine_name,
-                replicas.urls_holding(self._context, material.writer_engine_name),
-            )
-            found = quizzes.ensure_quizzes(
-                self._context, material, served, self._config, self._heart
-            )
+            found = self._found_quizzes(material)
             quiz = _Quiz(found.exam, found.train)
             write_json(kept, _QUIZZES.dump_python(quiz, mode="json"))
             return quiz
+
+    def _found_quizzes(self, material: Material) -> quizzes.Quizzes:
+        if isinstance(self._config, SealEditorConfig):  # its line has asked about all it learnt
+            return quizzes.stored_quizzes(self._context, material)
+        name = material.writer_engine_name
+        urls = replicas.urls_holding(self._context, name)
+        served = EngineSampler(self._context.settings, name, urls)
+        return quizzes.ensure_quizzes(self._context, material, served, self._config, self._heart)
 
     def _learn(self, material: Material, quiz: "_Quiz") -> str | None:
         """The id of the run's version: taught, verified and registered, once; None: no update."""
@@ -191,6 +192,9 @@ class Adaptation:
         )
         self._report |= outcome.report
         self._report["training"] = _summed(bench.closings)
+        with self._database.unit_of_work() as session:
+            found = (editing.Found(**dataclasses.asdict(edit)) for edit in outcome.accepted)
+            editing.keep(session, self._owned, found)
         if outcome.weights is None:
             return None
         lesson = bench.settle(outcome.weights)
@@ -243,14 +247,26 @@ class Adaptation:
                 runs.finish(session, self._owned, status=RunStatus.SUCCEEDED, report=self._report)
         log.info("run_succeeded", run_id=self._owned.run_id, **self._report["rebuild"])
 
-    def _examine(self, material: Material, version_id: str, asked: list[str]) -> examination.Exam:
+    def _examine(self, material: Material, version_id: str, quiz: "_Quiz") -> examination.Exam:
         with self._stage("exam"):
             self._report["engine"] = versions.load_and_prove(
                 self._context, material, version_id, self._heart
             )
-            exam = examination.examine(
-                self._context, material, version_id, asked, self._config, self._heart
-            )
+            if isinstance(self._config, SealEditorConfig):
+                assignment = assignment_of(material, quiz.exam, quiz.train)
+                exam, self._report["editor_exam"] = editors.examine(
+                    self._context,
+                    material,
+                    version_id,
+                    assignment,
+                    self._config,
+                    self._bench(material),
+                )
+            else:
+                asked = [item.id for item in quiz.exam]
+                exam = examination.examine(
+                    self._context, material, version_id, asked, self._config, self._heart
+                )
             self._report["exam"] = exam.decision.to_json()
             return exam
 

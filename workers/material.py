@@ -9,12 +9,12 @@ from sqlalchemy.orm import Session
 
 from adapters.lesson import Weights
 from adapters.manifest import DocumentRef
-from adapters.methods import Assignment
+from adapters.methods import AcceptedSelfEdit, Assignment
 from adapters.redaction import redact_secrets
 from adapters.types import ExamItem, SourceDocument
 from server.core.errors import NothingToLearn
-from server.db import Adapter, AdapterVersion
-from server.services import documents, promotion, registry, runs, taint
+from server.db import Adapter, AdapterVersion, LineRole
+from server.services import documents, editing, promotion, registry, runs, taint
 from server.services.runs import Claim
 from workers.bench import Origin
 
@@ -32,6 +32,10 @@ class Material:
     """Of the champion alias: a swap is refused when it has moved since."""
     learnt_before: frozenset[str]
     """Documents that the champion was trained on."""
+    accepted: tuple[AcceptedSelfEdit, ...] = ()
+    """What earlier runs of the line found to teach most about these documents."""
+    editor_engine_name: str | None = None
+    """Who writes the line's self-edits; None: the base model."""
     is_champion_tainted: bool = False
     """Whether the champion was trained on something that was deleted since."""
 
@@ -94,6 +98,11 @@ def collect(session: Session, owned: Claim, *, served: str) -> Material:
             )
             for row in rows
         ),
+        accepted=tuple(
+            AcceptedSelfEdit(row.document_id, row.prompt, row.text, row.score, row.base_score)
+            for row in editing.accepted_edits(session, adapter.edits_for or adapter.id, taken)
+        ),
+        editor_engine_name=editing.editor_engine_name(session, adapter),
     )
     return with_champion(session, material)
 
@@ -121,18 +130,22 @@ def assignment_of(
         quiz=quiz,
         champion=_weights(material),
         champion_generation=material.champion.generation if material.champion else 0,
+        accepted=material.accepted,
     )
 
 
 def origin_of(material: Material) -> Origin:
-    """The models that a run on the material works with."""
+    """The models that a run on the material works with; an editor's run is about its own line."""
     weights = _weights(material)
+    editor = material.editor_engine_name or material.base_engine_name
+    if material.adapter.role == LineRole.EDITOR:
+        editor = material.writer_engine_name
     return Origin(
         line=material.adapter.name,
         base_path=material.adapter.base_path,
         base_engine_name=material.base_engine_name,
         writer_engine_name=material.writer_engine_name,
-        editor_engine_name=material.base_engine_name,
+        editor_engine_name=editor,
         champion=weights,
         champion_id=material.champion.id if material.champion and weights else None,
     )

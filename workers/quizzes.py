@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from adapters.evaluation.quiz import build_exam_items
 from adapters.sampling import Sampler
-from adapters.spec import MethodConfig
+from adapters.spec import SealConfig
 from adapters.types import ExamItem, ItemKind
 from server.services import documents
 from workers.context import WorkerContext
@@ -25,18 +25,27 @@ class Quizzes:
         return frozenset(item.prompt for item in self.exam)
 
 
+def stored_quizzes(context: WorkerContext, material: Material) -> Quizzes:
+    """The questions that are there; none are written."""
+    ids = [document.id for document in material.documents]
+    with context.database.unit_of_work() as session:
+        return Quizzes(
+            exam=tuple(documents.exam_items(session, ids, split="exam")),
+            train=tuple(documents.exam_items(session, ids, split="train")),
+        )
+
+
 def ensure_quizzes(
     context: WorkerContext,
     material: Material,
     sampler: Sampler,
-    config: MethodConfig,
+    config: SealConfig,
     heart: Heart,
 ) -> Quizzes:
     """Give every document its exam items, and return those of all documents.
 
     A document that has its cloze items keeps its split for ever, also through later runs.
     """
-    ids = [document.id for document in material.documents]
     for document in material.documents:
         with context.database.unit_of_work() as session:
             stored = [
@@ -55,8 +64,4 @@ def ensure_quizzes(
         )
         with context.database.unit_of_work() as session:
             documents.add_exam_questions(session, document.id, exam=exam, train=train)
-    with context.database.unit_of_work() as session:
-        return Quizzes(
-            exam=tuple(documents.exam_items(session, ids, split="exam")),
-            train=tuple(documents.exam_items(session, ids, split="train")),
-        )
+    return stored_quizzes(context, material)

@@ -5,7 +5,7 @@ from datetime import timedelta
 from celery import shared_task
 
 from server.core.queue import TICK
-from server.services import policies, retention, runs
+from server.services import editing, policies, retention, runs
 from workers import cleaning
 from workers.context import WorkerContext, worker_context
 from workers.trials import judge_trials, watch_promotions
@@ -31,7 +31,7 @@ def tick(context: WorkerContext) -> None:
 
 
 def start_what_is_due(context: WorkerContext) -> None:
-    """Policies, lost runs and lost documents, in one transaction."""
+    """Policies, editors, lost runs and lost documents, in one transaction."""
     learning = context.settings.learning
     with context.database.unit_of_work() as session:
         policies.resend_ingests(session, queue=context.queue)
@@ -42,6 +42,7 @@ def start_what_is_due(context: WorkerContext) -> None:
             queue=context.queue,
         )
         policies.queue_due_runs(session, learning, queue=context.queue)
+        editing.queue_due_editors(session, learning, queue=context.queue)
 
 
 def clean_up(context: WorkerContext) -> None:

@@ -4,10 +4,11 @@ from adapters.methods.base import Method
 from adapters.methods.distill import Distill
 from adapters.methods.heal import Heal
 from adapters.methods.seal import Seal
-from adapters.methods.workbench import Assignment, Outcome, Workbench
-from adapters.spec import DistillConfig, HealConfig, MethodConfig, SealConfig
+from adapters.methods.seal_editor import SealEditor
+from adapters.methods.workbench import AcceptedSelfEdit, Assignment, Outcome, Workbench
+from adapters.spec import DistillConfig, HealConfig, MethodConfig, SealConfig, SealEditorConfig
 
-__all__ = ["Assignment", "Method", "Outcome", "Workbench", "build_method"]
+__all__ = ["AcceptedSelfEdit", "Assignment", "Method", "Outcome", "Workbench", "build_method"]
 
 
 def build_method(config: MethodConfig) -> Method:
@@ -19,3 +20,5 @@ def build_method(config: MethodConfig) -> Method:
             return Distill(config)
         case HealConfig():
             return Heal(config)
+        case SealEditorConfig():
+            return SealEditor(config)

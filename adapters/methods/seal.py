@@ -1,30 +1,42 @@
-"""SEAL, direct form: the served model writes training text about a document, LoRA learns it.
+"""SEAL on documents: the model writes training text about a document, LoRA learns it.
 
 Zweiger et al., "Self-Adapting Language Models", arXiv 2506.10943. Ours differs:
-- no outer loop: the writer is not itself trained by reward (about half of the gain needs none);
-- the edits are questions that the model words and answers from the text, each checked against it,
-  in company of edits made by rule: free implications of a small model are mostly false;
+- by default the edits are questions that the model words and answers from the text, each checked
+  against it, in company of edits made by rule: free implications of a small model are mostly false;
+- free edits, the paper's own, are off by default, and each piece of one is checked like the rest;
+- the outer loop chooses the best of several edits of a document (`outer_loop`), and is off by
+  default: about half of the paper's gain needs none;
 - one adapter from the clean base on the union of all documents, or a bounded number of times on
   from the champion with replay (`adapters/methods/continual.py`), never edit upon edit;
 - padding carries no loss, and replay of the base's own answers guards general ability.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from pydantic import TypeAdapter
 
 from adapters.corpus.questions import in_context, span_questions
-from adapters.corpus.reading import read_text
+from adapters.corpus.reading import Reading, read_text
 from adapters.evaluation.question_writer import WrittenQuestion, write_questions
 from adapters.lesson import Stage
 from adapters.methods.continual import begin, replayed
+from adapters.methods.free_edits import (
+    PassageEdit,
+    as_self_edits,
+    recall,
+    titled_passages,
+    write_free_edits,
+)
+from adapters.methods.grounding import Grounded, ground
 from adapters.methods.held_out import HeldOut
+from adapters.methods.outer_loop import OuterLoop, Searched
 from adapters.methods.replay import replay_edits
 from adapters.methods.rule_edits import rule_edits
-from adapters.methods.workbench import Assignment, Outcome, Workbench
+from adapters.methods.workbench import AcceptedSelfEdit, Assignment, Outcome, Workbench
 from adapters.rewards.answers import normalise
 from adapters.sampling import Sampler
 from adapters.spec import SealConfig
@@ -66,10 +78,11 @@ class Seal:
     def learn(self, assignment: Assignment, bench: Workbench) -> Outcome:
         """See `Method.learn`."""
         beginning = begin(assignment, self._config)
+        searched = self._search(beginning.assignment, bench)
         with bench.stage("self_edits"):
             kept = bench.once(
                 beginning.name("self_edits"),
-                lambda: self._plan(beginning.assignment, bench).to_json(),
+                lambda: self._plan(beginning.assignment, bench, searched),
             )
             plan = LessonPlan.from_json(kept)
             new_rows = sum(edit.kind is not EditKind.REPLAY for edit in plan.edits)
@@ -80,17 +93,28 @@ class Seal:
             "self_edits": plan.report,
             "continual": beginning.report(len(replay)),
         }
-        return Outcome(weights, report, beginning.generation)
+        if self._config.outer.is_enabled:
+            report["outer_loop"] = searched.report
+        return Outcome(weights, report, beginning.generation, accepted=searched.accepted)
 
-    def _plan(self, assignment: Assignment, bench: Workbench) -> LessonPlan:
-        return self.plan(
+    def _search(self, assignment: Assignment, bench: Workbench) -> Searched:
+        if not self._config.outer.is_enabled:
+            return Searched()
+        with bench.stage("outer_loop"):
+            return OuterLoop(self._config).search(assignment, bench)
+
+    def _plan(self, assignment: Assignment, bench: Workbench, searched: Searched) -> JSON:
+        plan = self.plan(
             assignment.documents,
             sampler=bench.writer,
             base_sampler=bench.base,
+            editor=bench.editor,
             held_out=assignment.held_out,
             quiz=assignment.quiz,
+            found=_recalled(assignment) | dict(searched.kept),
             on_progress=bench.progress,
         )
+        return plan.to_json()
 
     def _stage(self, edits: Sequence[SelfEdit]) -> Stage:
         config = self._config
@@ -108,49 +132,63 @@ class Seal:
         *,
         sampler: Sampler,
         base_sampler: Sampler | None = None,
+        editor: Sampler | None = None,
         held_out: frozenset[str] = frozenset(),
         quiz: Sequence[ExamItem] = (),
+        found: Mapping[str, Sequence[PassageEdit]] | None = None,
         on_progress: ProgressCallback | None = None,
     ) -> LessonPlan:
         """Write the self-edits of all documents, and the replay.
 
-        `sampler` is the served model; `base_sampler` the untouched base, which answers the replay
-        prompts (`sampler` does where it is not given). No edit has a prompt of `held_out`, the
-        exam's, or nearly one; `quiz` are checked questions that the split left to training.
+        No edit has a prompt of `held_out`, the exam's, or nearly one.
+
+        Args:
+            sampler: the served model, which rewords questions.
+            base_sampler: the untouched base, which answers the replay prompts and checks free
+                edits; `sampler` where it is not given.
+            editor: who writes free edits; the base where it is not given.
+            quiz: checked questions that the split left to training.
+            found: by document id, grounded edits that are there already; no others are written.
 
         Raises:
             SamplingError: the engine failed.
         """
-        exam = HeldOut(held_out)
-        dropped: Counter[str] = Counter()
+        base = base_sampler or sampler
+        writing = _Writing(sampler, base, editor or base, HeldOut(held_out), found or {})
+        spec = self._config.self_edits
         total = len(documents) + 1
         edits: list[SelfEdit] = []
-        for number, document in enumerate(documents, start=1):
-            edits += self._edits_of(document, sampler, exam, dropped)
-            if on_progress:
-                on_progress(number, total)
-        edits += [edit for item in quiz for edit in _left_to_training(item, exam)]
+        for number, document in enumerate(documents):
+            writing.on_progress = partial(_progress, on_progress, number, total)
+            edits += self._edits_of(document, writing, first_seed=number * spec.edits_per_document)
+            writing.on_progress(0, 0)
+        if spec.is_with_rules:
+            edits += [edit for item in quiz for edit in _left_to_training(item, writing.exam)]
         replay = replay_edits(
-            base_sampler or sampler,
+            base,
             self._config.replay,
             forbidden=frozenset(normalise(prompt) for prompt in held_out),
         )
         if on_progress:
             on_progress(total, total)
         written = Counter(f"{e.kind} by {e.written_by}" for e in (*edits, *replay))
-        return LessonPlan(
-            [*edits, *replay], {"written": dict(written), "dropped": dict(sorted(dropped.items()))}
-        )
+        return LessonPlan([*edits, *replay], {"written": dict(written)} | writing.account())
 
     def _edits_of(
-        self,
-        document: SourceDocument,
-        sampler: Sampler,
-        exam: HeldOut,
-        dropped: Counter[str],
+        self, document: SourceDocument, writing: "_Writing", *, first_seed: int
     ) -> list[SelfEdit]:
-        """Rule edits and written ones; of equal prompts the first, none that the exam asks."""
+        """Those by rule, written to a rule and free; of equal prompts the first, none the exam's."""
         reading = read_text(document.text)
+        if self._config.self_edits.is_with_rules:
+            edits = self._ruled(document, reading, writing)
+        else:
+            edits = titled_passages(document)
+        edits += as_self_edits(document, self._free(document, writing, first_seed), reading)
+        return list(_kept(edits, writing.exam, writing.dropped))
+
+    def _ruled(
+        self, document: SourceDocument, reading: Reading, writing: "_Writing"
+    ) -> list[SelfEdit]:
         questions = span_questions(reading.sentences)
         spec = self._config.self_edits
         edits = rule_edits(document, reading, questions)
@@ -165,14 +203,74 @@ class Seal:
             for question in write_questions(
                 questions[: spec.questions_per_document],
                 reading,
-                sampler=sampler,
+                sampler=writing.writer,
                 params=params,
-                dropped=dropped,
+                dropped=writing.dropped,
                 style=attempt + 1,
             ):
                 prompt = in_context(question.prompt, reading)
                 edits.append(_written(document, question, prompt))
-        return list(_kept(edits, exam, dropped))
+        return edits
+
+    def _free(
+        self, document: SourceDocument, writing: "_Writing", first_seed: int
+    ) -> list[PassageEdit]:
+        """What was found for the document, else what is written now and borne out by it."""
+        if document.id in writing.found:
+            return list(writing.found[document.id])
+        spec = self._config.self_edits
+        candidates = write_free_edits(
+            document,
+            spec.prompts,
+            spec.edits_per_document,
+            editor=writing.editor,
+            spec=spec,
+            seed=self._config.seed + first_seed,
+            on_progress=writing.on_progress,
+        )
+        grounded = ground(
+            document,
+            candidates,
+            reader=writing.base,
+            exam=writing.exam,
+            on_progress=writing.on_progress,
+        )
+        for candidate, left in zip(candidates, grounded, strict=True):
+            writing.note(candidate, left)
+        return [edit for each in grounded for edit in each.edits]
+
+
+@dataclass(slots=True)
+class _Writing:
+    """Who writes a plan, what is there already, and what has been counted."""
+
+    writer: Sampler
+    base: Sampler
+    editor: Sampler
+    exam: HeldOut
+    found: Mapping[str, Sequence[PassageEdit]]
+    on_progress: ProgressCallback = lambda done, total: None
+    dropped: Counter[str] = field(default_factory=Counter)
+    free_written: Counter[str] = field(default_factory=Counter)
+    free_kept: Counter[str] = field(default_factory=Counter)
+
+    def note(self, candidate: Sequence[PassageEdit], left: Grounded) -> None:
+        """Count the pieces of one free edit, and what is left of them."""
+        self.dropped += left.dropped
+        for edit in candidate:
+            self.free_written[edit.kind] += len(edit.pieces)
+        for edit in left.edits:
+            self.free_kept[edit.kind] += len(edit.pieces)
+
+    def account(self) -> dict[str, Any]:
+        """What was dropped by reason, and of free edits what was written and kept by kind."""
+        account: dict[str, Any] = {"dropped": dict(sorted(self.dropped.items()))}
+        if self.free_written:
+            account["free"] = {
+                kind: {"written": written, "kept": self.free_kept[kind]}
+                for kind, written in sorted(self.free_written.items())
+            }
+        return account
 
 
 _PLAN = TypeAdapter(LessonPlan)
@@ -201,3 +299,24 @@ def _left_to_training(item: ExamItem, exam: HeldOut) -> Iterator[SelfEdit]:
         yield SelfEdit(
             EditKind.QUESTION, item.document_id, item.prompt, f"{item.answers[0]}.", "model"
         )
+
+
+def _recalled(assignment: Assignment) -> dict[str, tuple[PassageEdit, ...]]:
+    """What earlier runs have found best for documents that say the same still."""
+    by_document: dict[str, list[AcceptedSelfEdit]] = {}
+    for accepted in assignment.accepted:
+        by_document.setdefault(accepted.document_id, []).append(accepted)
+    found: dict[str, tuple[PassageEdit, ...]] = {}
+    for document in assignment.documents:
+        again = (
+            recall(document, accepted.prompt, accepted.text)
+            for accepted in by_document.get(document.id, [])
+        )
+        if edits := tuple(edit for edit in again if edit is not None):
+            found[document.id] = edits
+    return found
+
+
+def _progress(callback: ProgressCallback | None, done: int, total: int, *_: int) -> None:
+    if callback is not None:
+        callback(done, total)

@@ -25,8 +25,25 @@ class Assignment:
     """Checked questions that the split left to training."""
     champion: Weights | None = None
     """What serves now; None: the base model, or a champion that must not be built on."""
+    accepted: tuple["AcceptedSelfEdit", ...] = ()
+    """Edits of these documents that earlier runs of the line have kept."""
     champion_generation: int = 0
     """How many times in a row the champion was trained on from another version."""
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptedSelfEdit:
+    """A free edit of one passage that taught more than the others: what an editor learns from."""
+
+    document_id: str
+    prompt: str
+    """What the editor was asked, the passage included."""
+    text: str
+    """What was kept of its reply, in the form that the prompt asks for."""
+    score: float
+    """Share of the questions right after learning it, in 0..1."""
+    base_score: float
+    """The same of the base model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +55,8 @@ class Outcome:
     report: dict[str, JSON]
     generation: int = 0
     """0 when trained from the clean base, one more than the champion's when trained on from it."""
+    accepted: tuple[AcceptedSelfEdit, ...] = ()
+    """Edits that the outer loop kept."""
 
 
 class Workbench(Protocol):

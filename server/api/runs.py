@@ -9,11 +9,12 @@ from fastapi import APIRouter, Query, Response
 from fastapi.responses import StreamingResponse
 from sqlalchemy.orm import Session
 
+from adapters.spec import SealEditorConfig
 from server.api.deps import Admin, ReadOrIngest, RequestId, RuntimeDep
 from server.api.schemas import Listing, RunBody, RunView, Text
 from server.api.views import run_view
 from server.runtime import Runtime
-from server.services import audit, methods, registry, runs
+from server.services import audit, editing, methods, registry, runs
 
 router = APIRouter(prefix="/runs", tags=["runs"])
 
@@ -39,14 +40,19 @@ async def start_run(
             body.config,
             max_rank=settings.engine.max_lora_rank,
         )
-        run, is_new = runs.queue_run(
-            session,
-            adapter,
-            method=config.type,
-            config=config.model_dump(mode="json"),
-            requested_by=actor.label,
-            queue=runtime.queue,
-        )
+        if isinstance(config, SealEditorConfig):
+            run, is_new = editing.queue_editor_run(
+                session, adapter, config, requested_by=actor.label, queue=runtime.queue
+            )
+        else:
+            run, is_new = runs.queue_run(
+                session,
+                adapter,
+                method=config.type,
+                config=config.model_dump(mode="json"),
+                requested_by=actor.label,
+                queue=runtime.queue,
+            )
         if is_new:
             detail = {"adapter": adapter.name, "method": config.type}
             audit.record(

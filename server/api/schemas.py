@@ -174,7 +174,7 @@ class RunView(View):
     method: str
     status: str
     stage: str | None
-    """chunk, quiz, those of the method (self_edits, replies, training), exam or swap."""
+    """chunk, quiz, those of the method (outer_loop, self_edits, replies, training), exam or swap."""
     done: int
     total: int
     attempt: int

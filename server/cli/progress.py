@@ -16,12 +16,16 @@ from server.cli.console import Failure
 STAGES = {
     "chunk": "chunk",
     "quiz": "quiz",
+    "outer_loop": "outer loop",
     "self_edits": "self-edits",
     "training": "training",
     "exam": "exam",
     "swap": "swap",
 }
 """Stages of learning in order, with the words shown for them."""
+
+_OPTIONAL = frozenset({"outer_loop"})
+"""Stages that show only when a run comes to them."""
 
 REBUILD_STAGES = {"chunk": "material", "training": "training", "compare": "compare"}
 """Stages of training an old version again."""
@@ -127,7 +131,9 @@ class _Bars:
         if not self._tasks:
             stages = REBUILD_STAGES if run.get("kind") == "rebuild" else STAGES
             self._tasks = {
-                stage: self._progress.add_task(words, total=None, start=False, visible=True)
+                stage: self._progress.add_task(
+                    words, total=None, start=False, visible=stage not in _OPTIONAL
+                )
                 for stage, words in stages.items()
             }
         order = list(self._tasks)
@@ -139,7 +145,8 @@ class _Bars:
                 self._fill(task)
             elif position == now:
                 self._progress.start_task(task)
-                self._progress.update(task, completed=run["done"], total=run["total"] or None)
+                done, total = run["done"], run["total"] or None
+                self._progress.update(task, completed=done, total=total, visible=True)
 
     def _fill(self, task: TaskID) -> None:
         state = self._progress.tasks[task]

@@ -127,6 +127,18 @@ class NothingToLearn(InvalidRequest):
         )
 
 
+class NoAcceptedEdits(InvalidRequest):
+    """An editor has nothing to learn from."""
+
+    code = "no_accepted_edits"
+
+    def __init__(self, adapter: str) -> None:
+        super().__init__(
+            f"No run of {adapter} has kept a self-edit, so its editor has nothing to learn from; "
+            "learn new documents with outer.is_enabled first."
+        )
+
+
 class Unauthenticated(AppError):
     status = 401
     type = "invalid_request_error"

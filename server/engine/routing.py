@@ -85,6 +85,8 @@ class AdapterRoutes:
     """The tenant who alone may ask for it; None is everybody's."""
     trial: TrialRoute | None = None
     """The running trial, if it has live traffic."""
+    is_routed: bool = True
+    """Whether users may ask for it; an editor's versions are kept in the engine all the same."""
     previous: int | None = None
     """What served before the champion, where a rollback leads; None for the base model."""
 
@@ -181,7 +183,7 @@ def public_models(snapshot: RoutingSnapshot, tenant: str | None = None) -> dict[
 
 
 def _is_open(routes: AdapterRoutes, tenant: str | None) -> bool:
-    return routes.owner is None or tenant is None or routes.owner == tenant
+    return routes.is_routed and (routes.owner is None or tenant is None or routes.owner == tenant)
 
 
 def _base(routes: AdapterRoutes) -> Route:

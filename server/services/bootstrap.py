@@ -26,7 +26,7 @@ def ensure_line(
     name = settings.model.name
     adapter = session.scalar(select(Adapter).where(Adapter.name == name))
     if adapter is None:
-        adapter = _add_line(
+        adapter = add_line(
             session,
             name,
             owner=None,
@@ -59,7 +59,7 @@ def create_line(session: Session, settings: Settings, name: str, *, owner: str |
     first = registry.get_adapter(session, settings.model.name)
     try:
         with session.begin_nested():
-            adapter = _add_line(
+            adapter = add_line(
                 session,
                 name,
                 owner=owner,
@@ -73,7 +73,8 @@ def create_line(session: Session, settings: Settings, name: str, *, owner: str |
     return adapter
 
 
-def _add_line(session: Session, name: str, **fields: Any) -> Adapter:
+def add_line(session: Session, name: str, **fields: Any) -> Adapter:
+    """A line with the columns of Adapter, and its champion: the base model."""
     adapter = Adapter(id=new_id("ada"), name=name, revision=1, **fields)
     session.add(adapter)
     session.flush()

@@ -14,6 +14,7 @@ from server.core.clock import new_id, utc_now
 from server.core.errors import DocumentEmpty, DocumentNotText, RowNotFound
 from server.core.queue import INGEST_DOCUMENT, Queue
 from server.db import (
+    AcceptedEdit,
     AdapterVersion,
     Chunk,
     Document,
@@ -197,7 +198,7 @@ def list_documents(
 def delete_document(session: Session, document_id: str, *, tenant: str | None) -> Document:
     """Forget what a document says; its row stays, to name the versions that saw it.
 
-    Text, chunks and questions go, and what exams quoted of it. No run takes it from now on.
+    Text, chunks and questions go, and what exams and accepted edits quoted of it. No run takes it from now on.
     Doing it twice changes nothing. What became of it already is the matter of
     :mod:`server.services.deletions`.
 
@@ -206,7 +207,8 @@ def delete_document(session: Session, document_id: str, *, tenant: str | None) -
     """
     document = get_document(session, document_id, tenant=tenant)
     session.refresh(document, with_for_update=True)  # a run that takes it now is waited for
-    for table in (Chunk, ExamQuestion, EvaluationResult, DocumentSource, SketchHash):
+    quoting = (Chunk, ExamQuestion, EvaluationResult, AcceptedEdit, DocumentSource, SketchHash)
+    for table in quoting:
         session.execute(delete(table).where(table.document_id == document_id))
     document.text = ""
     document.title = DELETED_TITLE

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from adapters.spec import METHODS, MethodConfig
+from adapters.spec import METHODS, MethodConfig, SealEditorConfig, editor_config
 from server.core.errors import InvalidRequest, UnknownField
 from server.core.settings import LearningSettings
 
@@ -75,6 +75,8 @@ def config_of(
 
 def _set(learning: LearningSettings, name: str) -> MethodConfig:
     """What the settings say of a method; its own defaults where they say nothing."""
+    if METHODS[name] is SealEditorConfig:
+        return editor_config(learning.seal)
     kept: MethodConfig | None = getattr(learning, name.replace("-", "_"), None)
     return METHODS[name]() if kept is None else kept
 

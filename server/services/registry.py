@@ -15,6 +15,7 @@ from server.db import (
     AdapterVersion,
     Alias,
     AliasEvent,
+    LineRole,
     RunDocument,
     Trial,
     TrialMode,
@@ -94,10 +95,12 @@ def own_adapter(session: Session, name: str, *, tenant: str | None = None) -> Ad
 
 
 def list_adapters(session: Session, *, tenant: str | None = None) -> Sequence[Adapter]:
-    """The lines that ``tenant`` may ask for, by name."""
+    """The lines that ``tenant`` may ask for, by name; editors answer nobody."""
     open_to_all = Adapter.owner.is_(None)
     return session.scalars(
-        select(Adapter).where(or_(open_to_all, only(Adapter.owner, tenant))).order_by(Adapter.name)
+        select(Adapter)
+        .where(Adapter.role == LineRole.SERVE, or_(open_to_all, only(Adapter.owner, tenant)))
+        .order_by(Adapter.name)
     ).all()
 
 
@@ -281,7 +284,7 @@ def snapshot(session: Session, *, resident_versions: int, served: str) -> Routin
         revision=snapshot_revision(session),
         adapters={
             adapter.name: _routes(session, adapter, resident_versions, served)
-            for adapter in list_adapters(session)
+            for adapter in session.scalars(select(Adapter).order_by(Adapter.name))
         },
     )
 
@@ -302,6 +305,7 @@ def _routes(
         owner=adapter.owner,
         aliases=aliases,
         previous=previous,
+        is_routed=adapter.role == LineRole.SERVE,
         versions={
             version.number: VersionRoute(
                 number=version.number,

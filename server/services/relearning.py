@@ -21,6 +21,7 @@ from server.db import (
     Deletion,
     DeletionKind,
     DeletionState,
+    LineRole,
     RunKind,
     RunStatus,
     Trial,
@@ -96,7 +97,8 @@ class LineWithout:
             self._retire(closed)
         if len(closed) < len(live):
             return None  # a run is still being cancelled
-        if self._deletion.state == DeletionState.REBUILDING and self._is_broken_off:
+        is_rebuilding = self._deletion.state == DeletionState.REBUILDING
+        if is_rebuilding and self._is_broken_off and self._adapter.role == LineRole.SERVE:
             return self._learn_on()
         return ""
 
@@ -113,6 +115,10 @@ class LineWithout:
         return ""
 
     def _make_anew(self) -> str | None:
+        if self._adapter.role == LineRole.EDITOR:
+            # The base writes self-edits as well; the next editor is due when edits have come.
+            self._go_back_to_base()
+            return None
         run = runs.open_run_of(self._session, self._adapter)
         if run is not None:
             if self._counts(run) and run.id not in self._deletion.run_ids:

@@ -13,12 +13,19 @@ from sqlalchemy import and_, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from server.core.clock import new_id, utc_now
-from server.core.errors import LeaseLost, NothingToLearn, RowNotFound, RunNotCancellable
+from server.core.errors import (
+    InvalidRequest,
+    LeaseLost,
+    NothingToLearn,
+    RowNotFound,
+    RunNotCancellable,
+)
 from server.core.queue import RUN_ADAPTATION, Queue
 from server.db import (
     AdaptationRun,
     Adapter,
     DocumentState,
+    LineRole,
     RunDocument,
     RunEvent,
     RunInteraction,
@@ -37,6 +44,8 @@ NO_UPDATE = "no_update"
 
 HEAL = "heal"
 """The method that teaches nothing new: its runs take what the champion knows, and no more."""
+EDITOR_METHOD = "seal-editor"
+"""The only method of lines that write self-edits."""
 
 MATERIAL_DELETED = "material_deleted"
 """Event of a run that ended early because what it had taken was deleted; its other documents still
@@ -65,7 +74,14 @@ def queue_run(
 
     Raises:
         NothingToLearn: there is no document.
+        InvalidRequest: the line is an editor, and the method not an editor's.
     """
+    if adapter.role == LineRole.EDITOR and method != EDITOR_METHOD:
+        raise InvalidRequest(
+            f"{adapter.name} writes self-edits and learns no documents; name the line that it "
+            f"writes for, with the method {EDITOR_METHOD}.",
+            "adapter",
+        )
     session.get_one(Adapter, adapter.id, with_for_update=True)  # one order at a time per line
     if open_run := session.scalar(
         select(AdaptationRun).where(
@@ -125,12 +141,13 @@ def take_documents(session: Session, owned: Claim) -> list[str]:
     """Fix what the run learns: all live documents of its line's owner, the first time it is asked.
 
     No other owner's document ever gets into a run. One that heals takes only those that the
-    champion has learnt: of the others its version would know nothing.
+    champion has learnt: of the others its version would know nothing. What an editor's run makes
+    of them is not what users ask for, so it leaves their states alone.
     """
     taken = documents_of(session, owned.run_id)
+    run = get_run(session, owned.run_id)
+    line = line_of(session, run)
     if not taken:
-        run = get_run(session, owned.run_id)
-        line = line_of(session, run)
         live = documents.live_documents(session, owner=line.owner, lock=True)
         taken = [document.id for document in live]
         if run.method == HEAL:
@@ -139,7 +156,8 @@ def take_documents(session: Session, owned: Claim) -> list[str]:
         session.add_all(
             RunDocument(run_id=owned.run_id, document_id=document_id) for document_id in taken
         )
-    documents.set_states(session, taken, DocumentState.LEARNING)
+    if line.role == LineRole.SERVE:
+        documents.set_states(session, taken, DocumentState.LEARNING)
     return taken
 
 
@@ -393,8 +411,10 @@ def _owned_update(owned: Claim) -> Any:
 
 
 def _close_documents(session: Session, run_id: str, *, is_learnt: bool) -> None:
-    run = get_run(session, run_id)
-    serving = promotion.champion(session, line_of(session, run))
+    line = line_of(session, get_run(session, run_id))
+    if line.role == LineRole.EDITOR:
+        return
+    serving = promotion.champion(session, line)
     known = registry.documents_of(session, serving)
     for document_id in documents_of(session, run_id):
         state = (

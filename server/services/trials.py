@@ -31,6 +31,7 @@ from server.db import (
     Adapter,
     AdapterVersion,
     Alias,
+    LineRole,
     Trial,
     TrialMode,
     TrialState,
@@ -63,7 +64,12 @@ class Finding:
 
 
 def config_of(adapter: Adapter, defaults: RolloutSettings) -> RolloutSettings:
-    """How a line's versions come to serve: its own values, and the settings' for the rest."""
+    """How a line's versions come to serve: its own values, and the settings' for the rest.
+
+    An editor's never meet live traffic, so they serve as soon as they have passed.
+    """
+    if adapter.role == LineRole.EDITOR:
+        return RolloutSettings()
     return defaults.model_copy(update=_known(adapter.rollout or {}))
 
 

@@ -237,3 +237,15 @@ def test_the_share_is_kept_and_another_trial_draws_anew() -> None:
 
     assert 320 <= len(drawn) <= 480
     assert len(drawn & again) < len(drawn) / 3
+
+
+def test_an_editor_answers_nobody_and_is_kept_in_the_engine() -> None:
+    editor = replace(line(version(1), name="smollm2-editor", champion=1), is_routed=False)
+    both = snapshot(line(version(2), champion=2), editor)
+
+    for name in ("smollm2-editor", "smollm2-editor@base", "smollm2-editor@v1"):
+        with pytest.raises(ModelNotFound) as refused:
+            resolve(both, name)
+        assert "There is smollm2;" in str(refused.value)
+    assert not any("editor" in name for name in public_models(both))
+    assert "smollm2-editor@v1.00000001" not in {r.engine_name for r in public_models(both).values()}
