@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from adapters.spec import GateThresholds, SealConfig
+from adapters.spec import GateThresholds, JudgeSpec, SealConfig
 
 MIB = 1024 * 1024
 
@@ -120,6 +120,8 @@ class LearningSettings(Group):
     """The default policy's method: SEAL on documents."""
     gate: GateThresholds = GateThresholds()
     """What a challenger must show before it serves."""
+    judge: JudgeSpec = JudgeSpec()
+    """When the base model may judge answers in exams."""
 
 
 class SwapSettings(Group):
