@@ -128,6 +128,8 @@ class ExamSpec(_Settings):
     """Most of them by one end user, so that nobody alone decides what is examined."""
     traffic_checks: int = Field(default=64, ge=0)
     """Most questions from traffic that one run looks up in its documents, the newest first."""
+    traffic_days: int = Field(default=30, ge=1, le=3650)
+    """How far back traffic is heard for questions, in days."""
 
 
 class QuizSpec(_Settings):

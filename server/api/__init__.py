@@ -10,6 +10,7 @@ from server.api import (
     feedback,
     interactions,
     keys,
+    questions,
     replicas,
     runs,
     trials,
@@ -18,6 +19,7 @@ from server.api import (
 
 PARTS = (
     documents,
+    questions,
     interactions,
     feedback,
     runs,

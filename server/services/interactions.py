@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from server.core.clock import utc_now
 from server.core.errors import RowNotFound
 from server.db import Arm, Endpoint, Feedback, Interaction, Message, Outcome
-from server.services import feedback, messages, privacy
+from server.services import feedback, messages, privacy, questions
 from server.services.keys import Principal
 from server.services.paging import Page, page_of
 
@@ -142,6 +142,7 @@ def _blank(session: Session, interaction: Interaction) -> None:
     interaction.may_learn = False
     interaction.redacted_at = interaction.redacted_at or utc_now()
     feedback.blank(session, interaction.id)
+    questions.forget_heard(session, [interaction.id])
     session.flush()
     _delete_unreached(session, [(last_message, interaction.conversation_id)])
 
@@ -164,6 +165,7 @@ def delete_rows(session: Session, rows: Sequence[Interaction]) -> None:
     ends = [(row.last_message_id, row.conversation_id) for row in rows]
     for row in rows:
         session.expunge(row)
+    questions.forget_heard(session, ids)
     session.execute(delete(Feedback).where(Feedback.interaction_id.in_(ids)))
     session.execute(delete(Interaction).where(Interaction.id.in_(ids)))
     _delete_unreached(session, ends)

@@ -142,7 +142,9 @@ _CELLS = st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=4), min_size=
 
 
 @given(_CELLS, _CELLS)
-def test_two_grids_are_the_same_only_when_they_are(one: list[list[int]], two: list[list[int]]) -> None:
+def test_two_grids_are_the_same_only_when_they_are(
+    one: list[list[int]], two: list[list[int]]
+) -> None:
     def drawn(rows: list[list[int]], gap: str) -> str:
         return "\n".join(gap.join(map(str, row)) for row in rows)
 

@@ -92,7 +92,9 @@ def test_the_thresholds_are_settings() -> None:
 def test_a_reply_without_a_word_is_wrong_and_not_shown() -> None:
     sampler = ScriptedSampler(lambda _: "yes")
 
-    assert Judge(sampler).verdicts([Claim("Who?", ("Ada",), " ?! "), Claim("Who?", ("A",), "B")]) == [
+    assert Judge(sampler).verdicts(
+        [Claim("Who?", ("Ada",), " ?! "), Claim("Who?", ("A",), "B")]
+    ) == [
         False,
         True,
     ]
