@@ -143,7 +143,9 @@ def _sent(row: Any, number: int) -> Sent:
         body = _ONE.validate_python(row)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "question"
+        # What is said of the whole is said of the answers: they do not fit the grader.
+        whole = "answers" if first["type"] == "value_error" else "question"
+        field = ".".join(map(str, first["loc"])) or whole
         where = f"question {number + 1}, {field}"
         if first["type"] == "extra_forbidden":
             known = ", ".join(QuestionBody.model_fields)
