@@ -37,7 +37,7 @@ def seat_judge(context: WorkerContext, base: Sampler, *, base_hash: str) -> Seat
 
 
 def _known(context: WorkerContext, digest: str) -> Calibration | None:
-    with context.database.unit_of_work() as session:
+    with context.database.look() as session:
         row = calibrations.latest(session, digest)
         if row is None:
             return None

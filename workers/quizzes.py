@@ -143,7 +143,7 @@ def _hear(
 ) -> dict[str, Any]:
     """Take users' own questions into the exam; what became of those that were heard, in numbers."""
     ids = [document.id for document in material.documents]
-    with context.database.unit_of_work() as session:
+    with context.database.look() as session:
         so_far = questions.heard_so_far(session, ids)
     asked = _questions_heard(context, material, spec, so_far.interactions)
     if not asked:
@@ -173,7 +173,7 @@ def _questions_heard(
     redactor = build_redactor(context.settings.capture.redactor)
     since = utc_now() - timedelta(days=spec.traffic_days)
     newest: deque[Asked] = deque(maxlen=spec.traffic_checks)
-    with context.database.unit_of_work() as session:
+    with context.database.look() as session:
         for one in experience.learnable(
             session, material.adapter, split="gate", since=since, redactor=redactor
         ):
@@ -194,7 +194,7 @@ def _stored(
 ) -> tuple[list[ExamItem], list[ExamItem]]:
     """The exam's items of these documents, and those left to training."""
     ids = [document.id for document in of]
-    with context.database.unit_of_work() as session:
+    with context.database.look() as session:
         return (
             documents.exam_items(session, ids, split="exam"),
             documents.exam_items(session, ids, split="train"),

@@ -61,7 +61,7 @@ def _lesson_of(context: WorkerContext, version: AdapterVersion) -> Lesson | None
 def _begun_from(context: WorkerContext, lesson: Lesson) -> AdapterVersion | None:
     if lesson.started_from is None:
         return None
-    with context.database.unit_of_work() as session:
+    with context.database.look() as session:
         return registry.by_id(session, lesson.started_from)
 
 
