@@ -1,6 +1,6 @@
 """The questions of each document: gathered and split once, before anything is taught."""
 
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -21,6 +21,8 @@ from workers.heart import Heart
 from workers.material import Material
 from workers.taught import Taught, taught_by
 
+_LOOKED_UP_FOR_ONE = 8
+"""Questions of one asker that are looked up, for each that may be taken."""
 _WRITTEN = (ItemKind.MODEL, ItemKind.CLOZE)
 
 
@@ -169,18 +171,24 @@ def _hear(
 def _questions_heard(
     context: WorkerContext, material: Material, spec: ExamSpec, used: frozenset[str]
 ) -> list[Asked]:
-    """The newest questions of the gate's share of the line's traffic, newest first."""
+    """The newest questions of the gate's share of the line's traffic, newest first; of one asker
+    only a few, so that nobody who asks much keeps others out.
+    """
     redactor = build_redactor(context.settings.capture.redactor)
     since = utc_now() - timedelta(days=spec.traffic_days)
-    newest: deque[Asked] = deque(maxlen=spec.traffic_checks)
+    few = _LOOKED_UP_FOR_ONE * spec.traffic_items_per_user
+    by_asker: dict[str, deque[tuple[int, Asked]]] = defaultdict(lambda: deque(maxlen=few))
     with context.database.look() as session:
-        for one in experience.learnable(
+        learnable = experience.learnable(
             session, material.adapter, split="gate", since=since, redactor=redactor
-        ):
+        )
+        for place, one in enumerate(learnable):
             text = None if one.was_redacted else question_in(one.messages)
             if text is not None and one.interaction_id not in used:
-                newest.append(Asked(one.interaction_id, one.end_user or one.key_id, text))
-    return list(reversed(newest))
+                asker = one.end_user or one.key_id
+                by_asker[asker].append((place, Asked(one.interaction_id, asker, text)))
+    newest = sorted((entry for kept in by_asker.values() for entry in kept), key=lambda e: -e[0])
+    return [asked for _, asked in newest[: spec.traffic_checks]]
 
 
 def _store(context: WorkerContext, found: Sequence[Found]) -> int:

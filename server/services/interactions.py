@@ -142,8 +142,8 @@ def _blank(session: Session, interaction: Interaction) -> None:
     interaction.may_learn = False
     interaction.redacted_at = interaction.redacted_at or utc_now()
     feedback.blank(session, interaction.id)
-    questions.forget_heard(session, [interaction.id])
     session.flush()
+    questions.forget_heard(session, [interaction.id])
     _delete_unreached(session, [(last_message, interaction.conversation_id)])
 
 
@@ -165,9 +165,10 @@ def delete_rows(session: Session, rows: Sequence[Interaction]) -> None:
     ends = [(row.last_message_id, row.conversation_id) for row in rows]
     for row in rows:
         session.expunge(row)
-    questions.forget_heard(session, ids)
     session.execute(delete(Feedback).where(Feedback.interaction_id.in_(ids)))
     session.execute(delete(Interaction).where(Interaction.id.in_(ids)))
+    # Only now: whoever makes a question of one of them right now holds its row until it is stored.
+    questions.forget_heard(session, ids)
     _delete_unreached(session, ends)
 
 

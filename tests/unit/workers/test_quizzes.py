@@ -237,6 +237,17 @@ def test_one_user_decides_little_run_after_run(desk: Desk) -> None:
     assert heard(again) == heard(quiz)
 
 
+def test_whoever_asks_much_keeps_nobody_out(desk: Desk) -> None:
+    desk.hear(KEEPER, request={"user": "ada"})
+    for number in range(12):
+        desk.hear(f"Who is number {number} of Marlow Lighthouse?", request={"user": "eve"})
+
+    quiz = desk.gather(traffic_items_per_user=1, traffic_checks=10)
+
+    assert [item.prompt for item in heard(quiz)] == [KEEPER]
+    assert quiz.report["traffic"]["heard"] == 9  # eight of eve's
+
+
 def test_without_a_name_the_key_is_the_user(desk: Desk) -> None:
     desk.hear(KEEPER, key_id="key_1")
     desk.hear(STEPS, key_id="key_1")
