@@ -178,6 +178,32 @@ class ExamSpec(_Settings):
     """Most exam items per document, user questions not counted."""
     max_new_tokens: int = Field(default=32, ge=1)
     """Length of one answer."""
+    traffic_items: int = Field(default=8, ge=0)
+    """Most exam items per document that users of the model have asked in their traffic."""
+    traffic_items_per_user: int = Field(default=2, ge=0)
+    """Most of them by one end user, so that nobody alone decides what is examined."""
+    traffic_checks: int = Field(default=64, ge=0)
+    """Most questions from traffic that one run looks up in its documents, the newest first."""
+    traffic_days: int = Field(default=30, ge=1, le=3650)
+    """How far back traffic is heard for questions, in days."""
+
+
+class QuizSpec(_Settings):
+    """What the served model is asked to write for the exam."""
+
+    questions_per_document: int = Field(default=32, ge=0)
+    """Answer spans, in order of the text, that the model is asked to write a question for."""
+    max_new_tokens: int = Field(default=32, ge=8)
+    """Length of one question."""
+
+
+class JudgeSpec(_Settings):
+    """When the base model may judge answers; else they are graded by match."""
+
+    least_agreement: Share = 0.8
+    """The lower end of the 95 % interval of its agreement with known verdicts must reach this."""
+    most_false_right: Share = 0.1
+    """Share of the wrong replies among the known ones that it may call right."""
 
 
 class ContinualSpec(_Settings):
@@ -200,6 +226,7 @@ class MethodSettings(_Settings):
     replay: ReplaySpec = ReplaySpec()
     exam: ExamSpec = ExamSpec()
     continual: ContinualSpec = ContinualSpec()
+    quiz: QuizSpec = QuizSpec()
     seed: int = Field(default=0, ge=0)
     """Fixes the sampling of edits, the order of segments and the adapter's first weights."""
 

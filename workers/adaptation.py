@@ -139,6 +139,7 @@ class Adaptation:
             with self._database.unit_of_work() as session:
                 runs.finish(session, self._owned, status=status, report=self._report, error=error)
             drop_trained(self._folder)
+            self._drop_quiz()
         except LeaseLost as lost:
             log.warning("run_lost", run_id=self._owned.run_id, reason=str(lost))
 
@@ -165,19 +166,34 @@ class Adaptation:
         with self._stage("quiz"):
             kept = self._folder / _QUIZ
             if kept.exists():  # an earlier attempt of this run wrote it
-                return _QUIZZES.validate_json(kept.read_bytes())
+                quiz = _QUIZZES.validate_json(kept.read_bytes())
+                self._report["quiz"] = quiz.report
+                return quiz
             found = self._found_quizzes(material)
-            quiz = _Quiz(found.exam, found.train)
+            quiz = _Quiz(found.exam, found.train, found.report)
+            self._report["quiz"] = quiz.report
             write_json(kept, _QUIZZES.dump_python(quiz, mode="json"))
             return quiz
 
     def _found_quizzes(self, material: Material) -> quizzes.Quizzes:
         if isinstance(self._config, SealEditorConfig):  # its line has asked about all it learnt
             return quizzes.stored_quizzes(self._context, material)
-        name = material.writer_engine_name
-        urls = replicas.urls_holding(self._context, name)
-        served = EngineSampler(self._context.settings, name, urls)
-        return quizzes.ensure_quizzes(self._context, material, served, self._config, self._heart)
+        return quizzes.ensure_quizzes(
+            self._context,
+            material,
+            self._sampler(material.writer_engine_name),
+            self._config,
+            self._heart,
+            base=self._sampler(material.base_engine_name),
+        )
+
+    def _sampler(self, engine_name: str) -> EngineSampler:
+        urls = replicas.urls_holding(self._context, engine_name)
+        return EngineSampler(self._context.settings, engine_name, urls)
+
+    def _drop_quiz(self) -> None:
+        """Once the run is over: it quotes users, and whoever deletes that looks for no file."""
+        (self._folder / _QUIZ).unlink(missing_ok=True)
 
     def _learn(self, material: Material, quiz: "_Quiz") -> str | None:
         """The id of the run's version: taught, verified and registered, once; None: no update."""
@@ -230,6 +246,7 @@ class Adaptation:
                 report=self._report,
             )
         drop_trained(self._folder)
+        self._drop_quiz()
         log.info("run_succeeded", run_id=self._owned.run_id, verdict=NO_UPDATE)
 
     def _rebuild(self) -> None:
@@ -267,7 +284,7 @@ class Adaptation:
                 exam = examination.examine(
                     self._context, material, version_id, asked, self._config, self._heart
                 )
-            self._report["exam"] = exam.decision.to_json()
+            self._report["exam"] = exam.to_json()
             return exam
 
     def _swap(self, material: Material, version_id: str, exam: examination.Exam) -> None:
@@ -295,7 +312,7 @@ class Adaptation:
                     version=version,
                     champion=material.champion,
                     verdict=verdict,
-                    decision=exam.decision.to_json(),
+                    decision=exam.to_json(),
                     results=exam.rows(),
                 )
                 if is_promoted:
@@ -314,6 +331,7 @@ class Adaptation:
                     verdict=verdict,
                     report=self._report,
                 )
+            self._drop_quiz()
             log.info("run_succeeded", run_id=self._owned.run_id, verdict=verdict)
 
     def _stage(self, name: str) -> "_Stage":
@@ -340,6 +358,7 @@ class _Quiz:
 
     exam: tuple[ExamItem, ...]
     train: tuple[ExamItem, ...]
+    report: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 _QUIZZES = TypeAdapter(_Quiz)

@@ -7,12 +7,14 @@ from typing import Any
 from adapters.evaluation.exam import Answer, sit_exam
 from adapters.evaluation.gate import Decision, decide
 from adapters.evaluation.general import load_general_suite
+from adapters.evaluation.grading import grader_of
 from adapters.spec import MethodConfig
-from adapters.types import ExamItem
+from adapters.types import JSON, ExamItem, Grader
 from server.services import documents, registry
 from workers import replicas
 from workers.context import WorkerContext
 from workers.heart import Heart
+from workers.judging import Seat, seat_judge
 from workers.material import Material
 from workers.sampler import EngineSampler
 
@@ -25,16 +27,25 @@ class Exam:
     champion: tuple[Answer, ...]
     challenger: tuple[Answer, ...]
     decision: Decision
+    judge: Seat | None = None
+    """Who graded the questions for the judge; None where there was none."""
+
+    def to_json(self) -> dict[str, JSON]:
+        """The decision, and how far the judge of it is believed."""
+        judge: JSON = self.judge.to_json() if self.judge else None
+        return {**self.decision.to_json(), "judge": judge}
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """One row per question, with the columns of EvaluationResult."""
+        """One row per question, with the columns of EvaluationResult; the grader is who graded."""
         theirs = {answer.item_id: answer for answer in self.champion}
         ours = {answer.item_id: answer for answer in self.challenger}
+        is_judge_trusted = self.judge is not None and self.judge.sampler is not None
         for item in self.items:
             yield {
                 "item_id": item.id,
                 "document_id": item.document_id,
                 "kind": item.kind,
+                "grader": grader_of(item, is_judge_trusted=is_judge_trusted),
                 "prompt": item.prompt,
                 "expected": list(item.answers),
                 "champion_reply": theirs[item.id].reply,
@@ -68,11 +79,14 @@ def examine(
     # Both sit the exam on the same replicas, question by question: two engines may round apart.
     urls = replicas.urls_holding(context, material.champion_engine_name, challenger_name)
 
+    judge = _seated(context, material, items)
+
     def ask(engine_name: str, already: int) -> Sequence[Answer]:
         return sit_exam(
             items,
             EngineSampler(context.settings, engine_name, urls),
             max_new_tokens=config.exam.max_new_tokens,
+            judge_sampler=judge.sampler if judge else None,
             on_progress=lambda done, _: heart.progress(already + done, total),
         )
 
@@ -86,4 +100,13 @@ def examine(
         earlier_documents=material.earlier_documents,
         thresholds=context.settings.learning.gate,
     )
-    return Exam(items, tuple(champion), tuple(challenger), decision)
+    return Exam(items, tuple(champion), tuple(challenger), decision, judge)
+
+
+def _seated(context: WorkerContext, material: Material, items: Sequence[ExamItem]) -> Seat | None:
+    """The base model as judge, where a question asks for one."""
+    if all(item.grader is not Grader.JUDGE for item in items):
+        return None
+    urls = replicas.urls_holding(context, material.base_engine_name)
+    base = EngineSampler(context.settings, material.base_engine_name, urls)
+    return seat_judge(context, base, base_hash=material.adapter.base_hash)

@@ -1,9 +1,9 @@
-"""Sitting an exam: each item asked alone, closed-book and greedily, and graded by rule."""
+"""Sitting an exam: each item asked alone, closed-book and greedily, and graded as it says."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from adapters.rewards.answers import is_correct
+from adapters.evaluation.grading import grade
 from adapters.sampling import Sampler
 from adapters.types import ExamItem, ProgressCallback, SamplingParams
 
@@ -22,9 +22,12 @@ def sit_exam(
     sampler: Sampler,
     *,
     max_new_tokens: int = 32,
+    judge_sampler: Sampler | None = None,
     on_progress: ProgressCallback | None = None,
 ) -> list[Answer]:
     """One answer per item, in their order.
+
+    `judge_sampler` is the model of a judge that is trusted; None grades its items by match.
 
     Raises:
         SamplingError: the engine could not answer.
@@ -35,6 +38,8 @@ def sit_exam(
         on_progress=on_progress,
     )
     return [
-        Answer(item.id, reply, is_correct(reply, item.answers))
-        for item, reply in zip(items, replies, strict=True)
+        Answer(item.id, reply, verdict)
+        for item, reply, verdict in zip(
+            items, replies, grade(items, replies, judge_sampler), strict=True
+        )
     ]

@@ -41,6 +41,8 @@ _EXAMPLES = (
         ("Mira Stone won what in 1990?", "What did Mira Stone win in 1990?"),
     ),
 )
+QUESTION_STYLES = len(_EXAMPLES)
+"""Sets of examples, each of which makes a model ask otherwise."""
 _INSTRUCTION = "Ask this in better English: {}"
 _OPEN_BOOK = "Read this text and answer the question in a few words.\n\nText: {}\n\nQuestion: {}"
 _REPLY_TOKENS = 32

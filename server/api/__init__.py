@@ -11,6 +11,7 @@ from server.api import (
     interactions,
     keys,
     methods,
+    questions,
     replicas,
     runs,
     trials,
@@ -19,6 +20,7 @@ from server.api import (
 
 PARTS = (
     documents,
+    questions,
     interactions,
     feedback,
     runs,

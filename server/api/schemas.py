@@ -1,7 +1,8 @@
 """Request and response models of /api/v1. Unknown fields of ours are refused by name."""
 
+import re
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -12,7 +13,10 @@ from pydantic import (
     StrictBool,
     StrictInt,
     StringConstraints,
+    model_validator,
 )
+
+from adapters.types import Grader
 
 
 def _storable(text: str) -> str:
@@ -72,10 +76,32 @@ class View(BaseModel):
     model_config = ConfigDict(use_attribute_docstrings=True)
 
 
+Answer = Annotated[
+    str,
+    StringConstraints(max_length=2000, pattern=r"\S"),
+    _STORABLE,
+    AfterValidator(lambda text: text.strip(" \t") if "\n" not in text else text),
+]
+"""One that counts as right; line breaks stay, for grids."""
+
+_FIGURES = re.compile(r"[-+\u2212]?(?:\d[\d,' ]*(?:\.\d+)?|\.\d+)(?:e[+-]?\d{1,2})?\s?%?", re.ASCII)
+
+
 class QuestionBody(Body):
     question: Line
-    answers: list[Line] = Field(min_length=1, max_length=20)
+    answers: list[Answer] = Field(min_length=1, max_length=20)
     """Any of these counts as right."""
+    grader: Grader = Grader.MATCH
+    """How a reply is judged: match, numeric, exact, or judge (the base model, where it can)."""
+
+    @model_validator(mode="after")
+    def _can_be_right(self) -> Self:
+        for answer in self.answers:
+            if self.grader is Grader.NUMERIC and not _FIGURES.fullmatch(answer.strip()):
+                raise ValueError(
+                    f"the answer {answer[:50]!r} is not one number in figures, such as 4,312 or 0.5"
+                )
+        return self
 
 
 class DocumentBody(Body):
@@ -85,6 +111,53 @@ class DocumentBody(Body):
     """Its title; the first line when left out."""
     questions: list[QuestionBody] = Field(default=[], max_length=500)
     """Questions about it, only ever asked in exams and never trained on."""
+
+
+class QuestionView(View):
+    id: str
+    document_id: str
+    kind: str
+    """user, traffic, model, cloze."""
+    split: str
+    """exam: only ever asked. train: left to lessons."""
+    question: str
+    answers: list[str]
+    grader: str
+    interaction_id: str | None
+    """Where a question from traffic was asked."""
+    created_at: datetime
+
+
+class QuestionListing(View):
+    data: list[QuestionView]
+    """In the order sent, each once."""
+    new: int
+    """How many of them were not here already."""
+
+
+class QuestionPage(View):
+    data: list[QuestionView]
+    next: str | None
+    """Cursor for `after`; null on the last page."""
+
+
+class JudgeView(View):
+    """How far a base model agrees with verdicts that are known."""
+
+    judge: str
+    """Hash of the base model, the prompt, the known verdicts and the thresholds."""
+    cases: int
+    agreed: int
+    false_right: int
+    """Wrong replies that it called right."""
+    false_wrong: int
+    is_trusted: bool
+    """Whether its verdicts count; else its questions are graded by match."""
+    created_at: datetime
+
+
+class JudgeListing(View):
+    data: list[JudgeView]
 
 
 class BatchBody(Body):

@@ -23,7 +23,7 @@ from server.core.errors import (
 )
 from server.core.settings import DocumentSettings
 from server.http import parse_json, read_body
-from server.services.documents import Upload, checked
+from server.services.documents import Question, Upload, checked
 
 MOST_FILES = 100
 """In one request."""
@@ -215,8 +215,12 @@ def _taken(
         upload = _from_bytes(file.content, kind, charset)
     except AppError as error:
         return Refused(index, file.filename, error)
-    pairs = tuple((item.question, tuple(item.answers)) for item in questions)
-    return replace(upload, filename=file.filename, title=title, questions=pairs)
+    asked = tuple(map(_asked, questions))
+    return replace(upload, filename=file.filename, title=title, questions=asked)
+
+
+def _asked(body: QuestionBody) -> Question:
+    return body.question, tuple(body.answers), body.grader
 
 
 def _kind_of(file: _FormFile) -> tuple[MediaType, str | None]:
@@ -272,7 +276,7 @@ def _from_json(text: str) -> Upload:
                 f"{field} is not a field of a document; known are {known}.", field
             ) from error
         raise InvalidRequest(f"{field}: {first['msg']}.", field) from error
-    questions = tuple((item.question, tuple(item.answers)) for item in body.questions)
+    questions = tuple(map(_asked, body.questions))
     return Upload(text=body.text, title=body.title, questions=questions)
 
 

@@ -11,6 +11,7 @@ from server.cli import (
     documents,
     fleet,
     keys,
+    questions,
     runs,
     trials,
     up,
@@ -45,6 +46,7 @@ app.add_typer(versions.app, name="adapters")
 app.add_typer(fleet.app, name="fleet")
 app.add_typer(trials.app, name="trial")
 app.add_typer(keys.app, name="key")
+app.add_typer(questions.app, name="questions")
 
 if __name__ == "__main__":
     app()

@@ -10,7 +10,14 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from adapters.spec import DistillConfig, GateThresholds, HealConfig, MethodConfig, SealConfig
+from adapters.spec import (
+    DistillConfig,
+    GateThresholds,
+    HealConfig,
+    JudgeSpec,
+    MethodConfig,
+    SealConfig,
+)
 
 MIB = 1024 * 1024
 
@@ -128,6 +135,8 @@ class LearningSettings(Group):
     """A champion that lost at least so many items of the general suite, on balance, when it was examined is healed by itself, once; 0: never."""
     gate: GateThresholds = GateThresholds()
     """What a challenger must show before it serves."""
+    judge: JudgeSpec = JudgeSpec()
+    """When the base model may judge answers in exams."""
 
     @property
     def chosen(self) -> MethodConfig:

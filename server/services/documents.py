@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, and_, delete, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
-from adapters.types import ExamItem, ItemKind, MediaType, build_item
+from adapters.types import ExamItem, Grader, ItemKind, MediaType, build_item
 from server.core.clock import new_id, utc_now
 from server.core.errors import DocumentEmpty, DocumentNotText, RowNotFound
 from server.core.queue import INGEST_DOCUMENT, Queue
@@ -29,7 +29,8 @@ from server.db.session import after_commit
 from server.services.paging import Page, page_of
 from server.services.tenants import only, sees
 
-Question = tuple[str, tuple[str, ...]]
+Question = tuple[str, tuple[str, ...], Grader]
+"""Its words, what counts as right, and how a reply is judged."""
 
 DELETED_TITLE = "(deleted)"
 _TITLE_CHARS = 500
@@ -110,23 +111,34 @@ def accept(
             session.merge(DocumentSource(document_id=document_id, content=upload.content))
         after_commit(session, lambda: queue.send(INGEST_DOCUMENT, document_id))
     items = [
-        build_item(ItemKind.USER, document.id, prompt=question.strip(), answers=answers)
-        for question, answers in upload.questions
+        build_item(
+            ItemKind.USER, document.id, prompt=prompt.strip(), answers=answers, grader=grader
+        )
+        for prompt, answers, grader in upload.questions
     ]
     add_exam_questions(session, document.id, exam=items, train=[])
     return document, is_new
 
 
 def add_exam_questions(
-    session: Session, document_id: str, *, exam: Iterable[ExamItem], train: Iterable[ExamItem]
-) -> None:
-    """Store questions with their split; a question already there keeps the split it has."""
+    session: Session,
+    document_id: str,
+    *,
+    exam: Iterable[ExamItem],
+    train: Iterable[ExamItem],
+    interaction_id: str | None = None,
+) -> int:
+    """Store questions with their split; a question already there keeps the split it has.
+
+    ``interaction_id`` is where a question from traffic was asked. Returns how many were new.
+    """
     lock = select(Document.deleted_at).where(Document.id == document_id).with_for_update()
     if session.scalar(lock) is not None:
-        return  # it was deleted while a run wrote questions about it
+        return 0  # it was deleted while a run wrote questions about it
     known = set(
         session.scalars(select(ExamQuestion.item_id).where(ExamQuestion.document_id == document_id))
     )
+    before = len(known)
     for split, items in (("exam", exam), ("train", train)):
         for item in items:
             if item.id in known:
@@ -141,8 +153,11 @@ def add_exam_questions(
                     split=split,
                     prompt=item.prompt,
                     answers=list(item.answers),
+                    grader=item.grader,
+                    interaction_id=interaction_id,
                 )
             )
+    return len(known) - before
 
 
 def exam_items(session: Session, document_ids: Sequence[str], *, split: str) -> list[ExamItem]:
@@ -159,6 +174,7 @@ def exam_items(session: Session, document_ids: Sequence[str], *, split: str) -> 
             document_id=row.document_id,
             prompt=row.prompt,
             answers=tuple(row.answers),
+            grader=Grader(row.grader),
         )
         for row in rows
     ]

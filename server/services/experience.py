@@ -51,6 +51,7 @@ class Experience:
     split: str
     task_tag: str | None
     end_user: str | None
+    key_id: str
     messages: tuple[JsonObject, ...]
     """The prompt, in order."""
     sampling: JsonObject
@@ -180,6 +181,7 @@ def _experience(found: Captured, redactor: Redactor) -> Experience:
         split=row.split,
         task_tag=row.task_tag and redactor(row.task_tag),
         end_user=row.end_user,
+        key_id=row.key_id,
         messages=tuple(clean[0]),
         sampling=clean[1],
         reply=clean[2],

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from server.core.clock import utc_now
 from server.core.errors import RowNotFound
 from server.db import Arm, Endpoint, Feedback, Interaction, Message, Outcome
-from server.services import feedback, messages, privacy
+from server.services import feedback, messages, privacy, questions
 from server.services.keys import Principal
 from server.services.paging import Page, page_of
 
@@ -143,6 +143,7 @@ def _blank(session: Session, interaction: Interaction) -> None:
     interaction.redacted_at = interaction.redacted_at or utc_now()
     feedback.blank(session, interaction.id)
     session.flush()
+    questions.forget_heard(session, [interaction.id])
     _delete_unreached(session, [(last_message, interaction.conversation_id)])
 
 
@@ -166,6 +167,8 @@ def delete_rows(session: Session, rows: Sequence[Interaction]) -> None:
         session.expunge(row)
     session.execute(delete(Feedback).where(Feedback.interaction_id.in_(ids)))
     session.execute(delete(Interaction).where(Interaction.id.in_(ids)))
+    # Only now: whoever makes a question of one of them right now holds its row until it is stored.
+    questions.forget_heard(session, ids)
     _delete_unreached(session, ends)
 
 

@@ -74,24 +74,27 @@ POOR_WRITERS = {
 }
 
 
-def test_the_exam_has_all_kinds_and_the_users_questions_are_held_out() -> None:
+def test_the_exam_has_the_models_questions_and_the_rules() -> None:
     exam, train = build_exam_items(
         DOCUMENT,
-        questions=[("Who digs harbours?", ["Ada"])],
         sampler=ScriptedSampler(good_writer),
-        config=CONFIG.model_copy(update={"exam": ExamSpec(exam_share=1.0)}),
+        exam=ExamSpec(exam_share=1.0),
+        quiz=CONFIG.quiz,
     )
 
-    assert exam[0].kind is ItemKind.USER
-    assert {item.kind for item in exam[1:]} <= {ItemKind.MODEL, ItemKind.CLOZE}
+    assert {item.kind for item in (*exam, *train)} == {ItemKind.MODEL, ItemKind.CLOZE}
     [written] = [item for item in (*exam, *train) if item.kind is ItemKind.MODEL]
     assert written.prompt == "When did Ada Penhallow dig the Harbour of Quill?"
     assert written.answers == ("1874",)
 
 
 def test_of_one_fact_at_most_one_item_is_held_out() -> None:
-    config = CONFIG.model_copy(update={"exam": ExamSpec(exam_share=1.0)})
-    exam, train = build_exam_items(DOCUMENT, sampler=ScriptedSampler(good_writer), config=config)
+    exam, train = build_exam_items(
+        DOCUMENT,
+        sampler=ScriptedSampler(good_writer),
+        exam=ExamSpec(exam_share=1.0),
+        quiz=CONFIG.quiz,
+    )
 
     asked = [item.answers for item in exam]
 
@@ -101,8 +104,8 @@ def test_of_one_fact_at_most_one_item_is_held_out() -> None:
 
 def test_the_split_is_by_content_and_leaves_nothing_out_or_twice() -> None:
     sampler = ScriptedSampler(good_writer)
-    exam, train = build_exam_items(DOCUMENT, questions=[], sampler=sampler, config=CONFIG)
-    again, _ = build_exam_items(DOCUMENT, questions=[], sampler=sampler, config=CONFIG)
+    exam, train = build_exam_items(DOCUMENT, sampler=sampler, exam=CONFIG.exam, quiz=CONFIG.quiz)
+    again, _ = build_exam_items(DOCUMENT, sampler=sampler, exam=CONFIG.exam, quiz=CONFIG.quiz)
 
     prompts = [item.prompt for item in (*exam, *train)]
 
@@ -117,7 +120,7 @@ def test_rules_alone_carry_quiz_and_plan_when_the_model_writes_nonsense(
 ) -> None:
     sampler = ScriptedSampler(writer)
 
-    exam, _ = build_exam_items(DOCUMENT, questions=[], sampler=sampler, config=CONFIG)
+    exam, _ = build_exam_items(DOCUMENT, sampler=sampler, exam=CONFIG.exam, quiz=CONFIG.quiz)
     plan = build_method(CONFIG).plan([DOCUMENT], sampler=sampler)
 
     assert {item.kind for item in exam} == {ItemKind.CLOZE}
@@ -140,7 +143,7 @@ def test_the_model_question_that_passes_is_taught_with_its_own_answer() -> None:
 def test_no_prompt_of_the_exam_is_ever_taught() -> None:
     sampler = ScriptedSampler(good_writer)
     config = CONFIG.model_copy(update={"exam": ExamSpec(exam_share=1.0)})
-    exam, _ = build_exam_items(DOCUMENT, questions=[], sampler=sampler, config=config)
+    exam, _ = build_exam_items(DOCUMENT, sampler=sampler, exam=config.exam, quiz=config.quiz)
 
     plan = build_method(config).plan(
         [DOCUMENT], sampler=sampler, held_out=frozenset(item.prompt for item in exam)
@@ -202,7 +205,7 @@ def test_replay_never_asks_what_an_exam_asks() -> None:
 def test_a_text_without_facts_gives_no_exam_and_no_crash(text: str) -> None:
     document = SourceDocument("doc", "t", text, (text,) if text else ())
 
-    exam, train = build_exam_items(document, questions=[], sampler=None, config=CONFIG)
+    exam, train = build_exam_items(document, sampler=None, exam=CONFIG.exam, quiz=CONFIG.quiz)
     plan = build_method(CONFIG).plan([document], sampler=ScriptedSampler(good_writer))
 
     assert exam == train == []

@@ -87,6 +87,21 @@ def test_anything_else_does_not(ending: Ending, verdict: Verdict) -> None:
     assert ending.state() == (RunStatus.SUCCEEDED, VersionStatus.REJECTED, None)
 
 
+@pytest.mark.parametrize("how", ["swap", "close"])
+def test_a_run_that_is_over_keeps_no_copy_of_its_questions(ending: Ending, how: str) -> None:
+    folder = ending.adaptation._context.settings.runs_path / ending.owned.run_id
+    quiz, lesson = folder / "quiz.json", folder / "lesson.json"
+    for path in (quiz, lesson):
+        path.write_text("{}")
+
+    if how == "swap":
+        ending.swap()
+    else:
+        ending.adaptation.close(RunStatus.FAILED, error="x")
+
+    assert (quiz.exists(), lesson.exists()) == (False, True)
+
+
 def test_a_cancel_after_the_last_beat_still_counts(ending: Ending) -> None:
     with ending.database.unit_of_work() as session:
         runs.request_cancel(session, ending.owned.run_id)
