@@ -49,7 +49,7 @@ def build_exam_items(
     Raises:
         SamplingError: the engine failed.
     """
-    reading = read_text(document.text)
+    reading = read_text(document.rule_text)
     spans = span_questions(reading.sentences)
     user = [
         build_item(ItemKind.USER, document.id, prompt=prompt.strip(), answers=tuple(answers))

@@ -138,7 +138,7 @@ class Seal:
         dropped: Counter[str],
     ) -> list[SelfEdit]:
         """Rule edits and written ones; of equal prompts the first, none that the exam asks."""
-        reading = read_text(document.text)
+        reading = read_text(document.rule_text)
         questions = span_questions(reading.sentences)
         spec = self._config.self_edits
         edits = rule_edits(document, reading, questions)

@@ -139,7 +139,7 @@ def _missing(session: Session, manifest: Manifest) -> list[str]:
     missing = []
     for ref in manifest.documents:
         row = session.get(Document, ref.id)
-        if row is None or row.deleted_at is not None or _text_hash(row) != ref.sha256:
+        if row is None or row.deleted_at is not None or text_hash(row) != ref.sha256:
             missing.append(ref.id)
     for interaction_id in manifest.interactions:
         interaction = session.get(Interaction, interaction_id)
@@ -148,5 +148,6 @@ def _missing(session: Session, manifest: Manifest) -> list[str]:
     return missing
 
 
-def _text_hash(document: Document) -> str:
+def text_hash(document: Document) -> str:
+    """sha256 of a document's text without secrets, by which a manifest names it."""
     return hashlib.sha256(redact_secrets(document.text).encode()).hexdigest()
