@@ -18,7 +18,7 @@ from adapters.corpus.reading import Reading, Sentence, read_text
 from adapters.corpus.spans import Span, SpanKind
 from adapters.corpus.words import FUNCTION_WORDS
 
-LEAST_OVERLAP = 0.6
+LEAST_OVERLAP = 0.5
 """Share of the frames' words in common (Jaccard) from which two facts say the same thing."""
 _WORD = re.compile(r"[^\W_]+")
 _ARTICLE = re.compile(r"(?:the|an?) ", re.IGNORECASE)
