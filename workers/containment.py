@@ -27,7 +27,11 @@ class Lesson:
 
 
 def lesson_of(
-    row: Document, chunks: Sequence[str], *, asked_elsewhere: Collection[str], most_chunks: int | None
+    row: Document,
+    chunks: Sequence[str],
+    *,
+    asked_elsewhere: Collection[str],
+    most_chunks: int | None,
 ) -> Lesson:
     """The document without what is contained, and without secrets.
 

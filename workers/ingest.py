@@ -63,9 +63,7 @@ def ingest(context: WorkerContext, document_id: str) -> None:
                 inspecting.name_near_duplicate(session, document_id, likeness)
 
 
-def _compare(
-    session: Session, document_id: str, sketch: Sketch, *, least: float
-) -> float | None:
+def _compare(session: Session, document_id: str, sketch: Sketch, *, least: float) -> float | None:
     """Name the document that this one nearly repeats, if there is one; how like it is."""
     lookup = sketch[:LOOKUP_SIZE]
     likeness = {

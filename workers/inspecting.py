@@ -23,7 +23,6 @@ from adapters.corpus.inspection import (
     Inspection,
     Limits,
     Severity,
-    excerpt,
 )
 from adapters.corpus.languages import READ_BY_RULE
 from server.core.settings import DocumentSettings
@@ -123,7 +122,9 @@ class _Side:
     id: str
     title: str
     topic: str | None
-    created_at: datetime
+    came: tuple[datetime, str]
+    """When, and its id: the order of all documents."""
+    created_by: str
     facts: tuple[Fact, ...]
 
     def is_about(self, subject: str) -> bool:
@@ -131,87 +132,112 @@ class _Side:
         return self.topic == subject or f" {subject} " in f" {subject_key(self.title)} "
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Doubt:
+    """A fact that is left out: of which document, and the value that no question asks for now."""
+
+    at_fault: str
+    finding: Finding
+    value: str
+
+
 def _weigh(session: Session, document_id: str, sheet: FactSheet, *, most: int) -> None:
     """Decide, for every fact on which it and another document disagree, which one is left out."""
     document = documents.get_document(session, document_id)
-    this = _Side(document_id, document.title, sheet.topic, document.created_at, sheet.facts)
-    doubts: dict[str, list[Finding]] = {}
-    for witness in inspections.witnesses(
-        session, document_id, {fact.subject for fact in sheet.facts}
-    ):
-        if document.near_duplicate_of == witness.id:
-            continue  # it is replaced as a whole
-        other = _side(witness)
-        older, newer = sorted((this, other), key=lambda side: (side.created_at, side.id))
-        for said, known in disagreements(newer.facts, older.facts):
-            _judge(session, newer, older, (said, known), doubts)
-    for at_fault, findings in doubts.items():
-        inspections.add_findings(session, at_fault, rows_of(_once(findings)))
-        places = {f.start for f in findings if f.kind is FindingKind.CONTRADICTION}
-        if len(places) >= most:
-            reason = Finding(
-                FindingKind.CONTRADICTION,
-                Severity.QUARANTINE,
-                f"It states {len(places)} facts about the subjects of other documents otherwise "
-                "than they do: it may be poisoned. An admin can release it; else delete it.",
-            )
-            inspections.add_findings(session, at_fault, rows_of([reason]))
+    this = _Side(
+        document_id,
+        document.title,
+        sheet.topic,
+        (document.created_at, document.id),
+        document.created_by,
+        sheet.facts,
+    )
+    doubts: list[_Doubt] = []
+    for witness in inspections.witnesses(session, document_id, {f.subject for f in sheet.facts}):
+        if document.near_duplicate_of != witness.id:  # else it is replaced as a whole
+            older, newer = sorted((this, _side(witness)), key=lambda side: side.came)
+            doubts += _doubts(newer, older, most)
+    places: dict[str, set[int | None]] = {}
+    for doubt in doubts:
+        if doubt.finding.kind is FindingKind.CONTRADICTION:
+            places.setdefault(doubt.at_fault, set()).add(doubt.finding.start)
+    poisoned = {at_fault for at_fault, starts in places.items() if len(starts) >= most}
+    for at_fault in sorted({doubt.at_fault for doubt in doubts}):
+        # What is in quarantine supersedes nothing.
+        own = [d for d in doubts if d.at_fault == at_fault and d.finding.document not in poisoned]
+        findings = _once(doubt.finding for doubt in own)
+        if at_fault in poisoned:
+            findings.append(_poison(len(places[at_fault])))
+        inspections.add_findings(session, at_fault, rows_of(findings))
+        inspections.drop_questions(session, at_fault, {doubt.value for doubt in own})
+        if at_fault in poisoned:
             inspections.quarantine(session, at_fault)
 
 
-def _judge(
-    session: Session,
-    newer: _Side,
-    older: _Side,
-    facts: tuple[Fact, Fact],
-    doubts: dict[str, list[Finding]],
-) -> None:
-    """A document is believed about its own subject, the newer of two; another one is not."""
-    said, known = facts
-    if newer.is_about(said.subject):
-        doubts.setdefault(older.id, []).append(
-            _doubt(
-                FindingKind.SUPERSEDED,
-                known,
-                newer.id,
-                f"{newer.id}, newer and about the same subject, says {said.value} where this says "
-                f"{known.value}; this is left out",
-            )
-        )
-        inspections.drop_questions(session, older.id, {known.value})
-    else:
-        doubts.setdefault(newer.id, []).append(
-            _doubt(
-                FindingKind.CONTRADICTION,
-                said,
-                older.id,
-                f"It says {said.value} of {said.subject} where {older.id} says {known.value}, and "
-                f"{said.subject} is not its subject; this is left out",
-            )
-        )
-        inspections.drop_questions(session, newer.id, {said.value})
+def _doubts(newer: _Side, older: _Side, most: int) -> list[_Doubt]:
+    """Of two documents about a subject the newer is believed; one about another subject is not.
+
+    Nor is one that overturns many facts of a document that came by another key.
+    """
+    pairs = disagreements(newer.facts, older.facts)
+    revised = [said for said, _ in pairs if newer.is_about(said.subject)]
+    is_trusted = newer.created_by == older.created_by or len(revised) < most
+    return [
+        _superseded(said, known, newer, older)
+        if is_trusted and newer.is_about(said.subject)
+        else _contradiction(said, known, newer, older)
+        for said, known in pairs
+    ]
 
 
-def _doubt(kind: FindingKind, fact: Fact, document: str, detail: str) -> Finding:
+def _superseded(said: Fact, known: Fact, newer: _Side, older: _Side) -> _Doubt:
+    detail = (
+        f"{newer.id}, newer and about the same subject, says '{said.value}' where this says "
+        f"'{known.value}' ({' '.join(known.frame)}); this is left out."
+    )
+    finding = _finding(FindingKind.SUPERSEDED, detail, known, newer.id)
+    return _Doubt(older.id, finding, known.value)
+
+
+def _contradiction(said: Fact, known: Fact, newer: _Side, older: _Side) -> _Doubt:
+    why = (
+        "which came by another key"
+        if newer.is_about(said.subject)
+        else "and it is about something else"
+    )
+    detail = (
+        f"It says '{said.value}' of {said.subject} ({' '.join(said.frame)}) where {older.id} says "
+        f"'{known.value}', {why}; this is left out."
+    )
+    finding = _finding(FindingKind.CONTRADICTION, detail, said, older.id)
+    return _Doubt(newer.id, finding, said.value)
+
+
+def _finding(kind: FindingKind, detail: str, fact: Fact, document: str) -> Finding:
     return Finding(
-        kind,
-        Severity.CONTAIN,
-        f"{detail}: {excerpt(' '.join(fact.frame))}",
-        start=fact.start,
-        end=fact.end,
-        document=document,
+        kind, Severity.CONTAIN, detail, start=fact.start, end=fact.end, document=document
+    )
+
+
+def _poison(count: int) -> Finding:
+    return Finding(
+        FindingKind.CONTRADICTION,
+        Severity.QUARANTINE,
+        f"It states {count} facts otherwise than other documents do about their own subjects: it "
+        "may be poisoned. An admin can release it; else delete it.",
     )
 
 
 def _once(findings: Iterable[Finding]) -> list[Finding]:
     """One finding a sentence."""
-    return list({(f.kind, f.start): f for f in reversed(list(findings))}.values())[::-1]
+    first: dict[tuple[FindingKind, int | None], Finding] = {}
+    for finding in findings:
+        first.setdefault((finding.kind, finding.start), finding)
+    return list(first.values())
 
 
 def _row(fact: Fact) -> FactRow:
-    return FactRow(
-        fact.subject, fact.slot, " ".join(fact.frame), fact.value, fact.start, fact.end
-    )
+    return FactRow(fact.subject, fact.slot, " ".join(fact.frame), fact.value, fact.start, fact.end)
 
 
 def _side(witness: Witness) -> _Side:
@@ -219,4 +245,11 @@ def _side(witness: Witness) -> _Side:
         Fact(row.subject, row.slot, tuple(row.frame.split()), row.value, row.start, row.end)
         for row in witness.facts
     )
-    return _Side(witness.id, witness.title, witness.topic, witness.created_at, facts)
+    return _Side(
+        witness.id,
+        witness.title,
+        witness.topic,
+        (witness.created_at, witness.id),
+        witness.created_by,
+        facts,
+    )

@@ -37,9 +37,7 @@ def safe_title(title: str) -> str:
     return _UNTITLED if find_suspects(title) else neutralise(title).strip() or _UNTITLED
 
 
-def places_of_questions(
-    chunks: Sequence[str], prompts: Collection[str]
-) -> list[tuple[int, int]]:
+def places_of_questions(chunks: Sequence[str], prompts: Collection[str]) -> list[tuple[int, int]]:
     """Where the chunks put one of these questions, and the sentence after it, which may answer it.
 
     Held-out questions about one document must not be answered by another one's lesson.

@@ -182,7 +182,9 @@ def _subject_of(sentence: Sentence) -> Span | None:
     for span in sentence.spans:
         if span.kind is SpanKind.NAME:
             before = sentence.text[: span.start]
-            is_near = re.fullmatch(r"(?:(?:The|An?|In|At) )?(?:[a-z-]+ ){0,2}(?:of |at )?(?:the )?", before)
+            is_near = re.fullmatch(
+                r"(?:(?:The|An?|In|At) )?(?:[a-z-]+ ){0,2}(?:of |at )?(?:the )?", before
+            )
             return span if is_near or not before else None
     return None
 
@@ -203,6 +205,8 @@ def _value(span: Span) -> str:
 
 def _slot(sentence: Sentence, span: Span) -> str:
     before = _WORD.findall(sentence.text[: span.start])
-    lead = next((word for word in reversed(before) if word.casefold() not in ("the", "a", "an")), "")
+    lead = next(
+        (word for word in reversed(before) if word.casefold() not in ("the", "a", "an")), ""
+    )
     kind = "name" if span.kind is SpanKind.NAME else "number"
     return f"{lead.casefold()[:_MOST_SLOT_CHARS]} {kind}"

@@ -23,8 +23,12 @@ _REACH = 2
 _BLOB = re.compile(r"[A-Za-z0-9+/_-]{24,}={0,2}")
 _BLOB_CHARS = 200
 """A run of letters and digits this long is no word of any language, whatever is encoded in it."""
-_END = re.compile(r"[.!?\u3002\uff01\uff1f][\"'\u201d\u2019)\]]*\s+|\n\s*\n|\n(?=\s*(?:[-*+#>|]|\d+[.)])\s)")
-_INVISIBLE = re.compile("[\u200b\u2060\ufeff\u180e\u00ad\u202a-\u202e\u2066-\u2069\U000e0000-\U000e007f]")
+_END = re.compile(
+    r"[.!?\u3002\uff01\uff1f][\"'\u201d\u2019)\]]*\s+|\n\s*\n|\n(?=\s*(?:[-*+#>|]|\d+[.)])\s)"
+)
+_INVISIBLE = re.compile(
+    "[\u200b\u2060\ufeff\u180e\u00ad\u202a-\u202e\u2066-\u2069\U000e0000-\U000e007f]"
+)
 _JOINERS = re.compile("(?<=[!-~])[\u200c\u200d]|[\u200c\u200d](?=[!-~])")
 """Zero-width joiners beside a Latin letter join nothing; Persian and Hindi need theirs."""
 _CONCEALED = re.compile("[\u202d\u202e\U000e0000-\U000e007f]")
@@ -82,11 +86,24 @@ _WEAK = re.compile(
     re.IGNORECASE,
 )
 _ROLE_LINE = re.compile(r"^[ \t>*#]*(human|user|assistant|system|ai|bot)[ *]*:", re.I | re.M)
-_HEADED = re.compile(r"^\s*#{2,} ?(?:instruction|response|system|human|assistant|input)s?\b ?:", re.I | re.M)
+_HEADED = re.compile(
+    r"^\s*#{2,} ?(?:instruction|response|system|human|assistant|input)s?\b ?:", re.I | re.M
+)
 _HINTS = (
     *("ignor", "disregard", "forget", "overrid", "bypass", "discard", "neglect", "overlook"),
     *("delete", "erase", "obey", "follow", "attention", "you", "now", "henceforth", "pretend"),
-    *("as an ai", "as a", "prompt", "instruct", " ai", "answer", "reply", "respond", "say", "output"),
+    *(
+        "as an ai",
+        "as a",
+        "prompt",
+        "instruct",
+        " ai",
+        "answer",
+        "reply",
+        "respond",
+        "say",
+        "output",
+    ),
     *("print", "write", "return", "repeat", "state", "claim", "tell", "asked", "model", "assist"),
     *("learner", "trainee", "llm", "bot", "gpt", "network", "mode", "vergiss", "oubli", "olvida"),
 )

@@ -383,9 +383,7 @@ def _plain_ids(
     marker = tokenizer.convert_ids_to_tokens(end)
     while marker and text.rstrip().endswith(marker):
         text = text.rstrip().removesuffix(marker)
-    encoded = tokenizer(
-        text, add_special_tokens=add_special_tokens, split_special_tokens=True
-    )
+    encoded = tokenizer(text, add_special_tokens=add_special_tokens, split_special_tokens=True)
     ids = list(encoded["input_ids"])
     while ids and ids[-1] == end:  # the tokenizer's own, after a text
         ids.pop()

@@ -40,6 +40,8 @@ class Witness:
     title: str
     topic: str | None
     created_at: datetime
+    created_by: str
+    """The key that sent it."""
     facts: tuple[FactRow, ...]
 
 
@@ -56,9 +58,7 @@ def store(
     document.findings = [dict(finding) for finding in findings]
 
 
-def add_findings(
-    session: Session, document_id: str, findings: Sequence[Mapping[str, Any]]
-) -> None:
+def add_findings(session: Session, document_id: str, findings: Sequence[Mapping[str, Any]]) -> None:
     """Keep what a comparison showed, behind what is there."""
     if not findings:
         return
@@ -134,9 +134,7 @@ def store_facts(
     )
 
 
-def witnesses(
-    session: Session, document_id: str, subjects: Collection[str]
-) -> list[Witness]:
+def witnesses(session: Session, document_id: str, subjects: Collection[str]) -> list[Witness]:
     """Other documents of the same owner that say something of the subjects, the newest first.
 
     At most 5,000 facts are looked at; those in quarantine say nothing.
@@ -163,7 +161,14 @@ def witnesses(
                 FactRow(fact.subject, fact.slot, fact.frame, fact.value, fact.start, fact.end)
             )
     return [
-        Witness(other.id, other.title, other.topic, other.created_at, tuple(facts))
+        Witness(
+            other.id,
+            other.title,
+            other.topic,
+            other.created_at,
+            other.created_by,
+            tuple(facts),
+        )
         for other, facts in found.values()
     ]
 

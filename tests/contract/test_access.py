@@ -57,6 +57,7 @@ ROUTES = {
     ("GET", "/api/v1/documents/{document_id}"): READ_OR_INGEST,
     ("GET", "/api/v1/documents/{document_id}/chunks"): READ_OR_INGEST,
     ("DELETE", "/api/v1/documents/{document_id}"): ADMIN,
+    ("POST", "/api/v1/documents/{document_id}/release"): ADMIN,
     ("GET", "/api/v1/interactions"): READ,
     ("GET", "/api/v1/interactions/export"): READ,
     ("GET", "/api/v1/interactions/{interaction_id}"): READ,

@@ -109,7 +109,11 @@ def questions(document: SourceDocument) -> list[str]:
     [
         ("Odile.", "nearly_empty", "EVERLEARN_DOCUMENTS__MIN_WORDS"),
         ("buy now " * 3000, "nearly_empty", "Send whole sentences"),
-        ("4711 12,5 99.8 1874 212 17:30 -- | 88 |\n" * 40 + "sum total of all rows", "no_prose", "say in words"),
+        (
+            "4711 12,5 99.8 1874 212 17:30 -- | 88 |\n" * 40 + "sum total of all rows",
+            "no_prose",
+            "say in words",
+        ),
         (f"A key of the tower is {'QmFzZTY0' * 90}", "no_prose", "say in words"),
     ],
 )
@@ -205,9 +209,7 @@ class TestOnlySomeLanguages:
     def limits(self) -> DocumentSettings:
         return DocumentSettings(languages=["en", "fr"])
 
-    def test_a_language_that_is_not_taken_is_refused(
-        self, api: Api, worker: WorkerContext
-    ) -> None:
+    def test_a_language_that_is_not_taken_is_refused(self, api: Api, worker: WorkerContext) -> None:
         german, english = send(api, worker, GERMAN), send(api, worker, LIGHTHOUSE_TEXT)
 
         assert (german["state"], english["state"]) == ("unreadable", "ready")
@@ -302,9 +304,7 @@ def test_false_facts_about_anothers_subject_are_quarantined(
     assert [one.id for one in material(api).documents] == [honest["id"]]
 
 
-def test_one_false_fact_about_anothers_subject_is_left_out(
-    api: Api, worker: WorkerContext
-) -> None:
+def test_one_false_fact_about_anothers_subject_is_left_out(api: Api, worker: WorkerContext) -> None:
     send(api, worker, LIGHTHOUSE_TEXT, title="Marlow Lighthouse")
     false = "Marlow Lighthouse was built in 1902 by the river."
     row = send(api, worker, f"{BAKERY_TEXT} {false}", title="Quillon Bakery")
