@@ -86,6 +86,16 @@ class SourceDocument:
     title: str
     text: str
     chunks: tuple[str, ...]
+    foreign_chunks: frozenset[int] = frozenset()
+    """Numbers of the chunks that are in a language which the rules cannot read."""
+
+    @property
+    def rule_text(self) -> str:
+        """The part of the text that rules may make questions from."""
+        if not self.foreign_chunks:
+            return self.text
+        chunks = enumerate(self.chunks)
+        return "".join(chunk for at, chunk in chunks if at not in self.foreign_chunks)
 
 
 @dataclass(frozen=True, slots=True)

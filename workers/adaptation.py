@@ -152,7 +152,15 @@ class Adaptation:
             for document_id in self._not_yet_chunked():
                 ingest(self._context, document_id)
             with self._database.unit_of_work() as session:
-                material = collect(session, self._owned, served=self._context.settings.model.name)
+                settings = self._context.settings
+                material = collect(
+                    session,
+                    self._owned,
+                    served=settings.model.name,
+                    lesson_chunks=settings.documents.lesson_chunks,
+                )
+            if material.contained:
+                self._report["contained"] = material.contained
             self._heart.progress(len(material.documents), len(material.documents))
         return material
 

@@ -1,8 +1,8 @@
 """What a run learns from and is examined with: rows in, plain values of `adapters` out."""
 
 import dataclasses
-import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sqlalchemy.orm import Session
@@ -10,12 +10,13 @@ from sqlalchemy.orm import Session
 from adapters.lesson import Weights
 from adapters.manifest import DocumentRef
 from adapters.methods import AcceptedSelfEdit, Assignment
-from adapters.redaction import redact_secrets
 from adapters.types import ExamItem, SourceDocument
 from server.core.errors import NothingToLearn
 from server.db import Adapter, AdapterVersion, LineRole
 from server.services import documents, editing, promotion, registry, runs, taint
+from server.services.rebuilds import text_hash
 from server.services.runs import Claim
+from workers import containment
 from workers.bench import Origin
 
 
@@ -38,6 +39,10 @@ class Material:
     """Who writes the line's self-edits; None: the base model."""
     is_champion_tainted: bool = False
     """Whether the champion was trained on something that was deleted since."""
+    hashes: Mapping[str, str] = field(default_factory=dict)
+    """By document, of its whole text, of which the lesson may be a part."""
+    contained: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """By document, how many of its parts are left out, by kind of finding."""
 
     @property
     def champion_engine_name(self) -> str:
@@ -64,18 +69,24 @@ class Material:
     def refs(self) -> tuple[DocumentRef, ...]:
         """The documents as a manifest names them."""
         return tuple(
-            DocumentRef(id=document.id, sha256=hashlib.sha256(document.text.encode()).hexdigest())
+            DocumentRef(id=document.id, sha256=self.hashes[document.id])
             for document in self.documents
         )
 
 
-def collect(session: Session, owned: Claim, *, served: str) -> Material:
+def collect(
+    session: Session, owned: Claim, *, served: str, lesson_chunks: int | None = None
+) -> Material:
     """The union of all live documents of the line's owner, and who champions the line.
 
-    ``served`` is the settings' model name, under which the engine knows its base model.
+    Of a document with findings only what is not contained; see :mod:`workers.containment`.
+
+    Args:
+        served: the settings' model name, under which the engine knows its base model.
+        lesson_chunks: how many chunks of one document a lesson takes; None: all.
 
     Raises:
-        NothingToLearn: no document has been chunked.
+        NothingToLearn: no document has been chunked, or nothing of them may be taught.
     """
     run = runs.get_run(session, owned.run_id)
     adapter = runs.line_of(session, run)
@@ -83,27 +94,33 @@ def collect(session: Session, owned: Claim, *, served: str) -> Material:
     if not taken and run.method != runs.HEAL:
         raise NothingToLearn(adapter.name)
     rows = [documents.get_document(session, document_id) for document_id in taken]
+    asked = documents.exam_items(session, taken, split="exam")
+    lessons = [
+        containment.lesson_of(
+            row,
+            documents.chunks_of(session, row.id),
+            asked_elsewhere={item.prompt for item in asked if item.document_id != row.id},
+            most_chunks=lesson_chunks,
+        )
+        for row in rows
+    ]
     material = Material(
         adapter=adapter,
         champion=None,
         base_engine_name=registry.base_engine_name_of(session, adapter, served),
         champion_revision=0,
         learnt_before=frozenset(),
-        documents=tuple(
-            SourceDocument(
-                id=row.id,
-                title=redact_secrets(row.title),
-                text=redact_secrets(row.text),
-                chunks=tuple(map(redact_secrets, documents.chunks_of(session, row.id))),
-            )
-            for row in rows
-        ),
+        documents=tuple(one.document for one in lessons if one.document.text.strip()),
+        hashes={row.id: text_hash(row) for row in rows},
+        contained={one.document.id: one.counts for one in lessons if one.counts},
         accepted=tuple(
             AcceptedSelfEdit(row.document_id, row.prompt, row.text, row.score, row.base_score)
             for row in editing.accepted_edits(session, adapter.edits_for or adapter.id, taken)
         ),
         editor_engine_name=editing.editor_engine_name(session, adapter),
     )
+    if not material.documents and run.method != runs.HEAL:
+        raise NothingToLearn(adapter.name)
     return with_champion(session, material)
 
 

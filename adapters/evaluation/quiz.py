@@ -52,7 +52,7 @@ def build_exam_items(
     Raises:
         SamplingError: the engine failed.
     """
-    reading = read_text(document.text)
+    reading = read_text(document.rule_text)
     spans = span_questions(reading.sentences)
     facts: dict[SpanQuestion, list[ExamItem]] = {span: [] for span in spans}
     for span, prompt in _written(reading, spans, sampler, quiz):
@@ -85,7 +85,7 @@ def write_further_items(
     Raises:
         SamplingError: the engine failed.
     """
-    reading = read_text(document.text)
+    reading = read_text(document.rule_text)
     answered = {normalise(answer) for item in exam for answer in item.answers}
     spans = [
         span for span in span_questions(reading.sentences) if normalise(span.answer) not in answered

@@ -179,7 +179,7 @@ class _Shelf:
     @cached_property
     def named(self) -> frozenset[str]:
         """Words of its names, and its numbers."""
-        reading = read_text(self.document.text)
+        reading = read_text(self.document.rule_text)
         spans = (span.text for sentence in reading.sentences for span in sentence.spans)
         return _words(" ".join((*reading.names, *spans)))
 

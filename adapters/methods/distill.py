@@ -232,7 +232,7 @@ _ROUND = TypeAdapter(Round)
 
 def _asked_of(document: SourceDocument, quiz: Sequence[ExamItem]) -> Iterator[Question | None]:
     """Every question that can be asked of a document; None for one that no chunk answers."""
-    reading = read_text(document.text)
+    reading = read_text(document.rule_text)
     spans = span_questions(reading.sentences)
     for item in quiz:
         sources = [span for span in spans if span.answer in item.answers]

@@ -313,7 +313,7 @@ def _trial(
         lora=config.lora,
         training=config.training.model_copy(update={"epochs": config.outer.epochs}),
         seed=config.seed + seed,
-        edits=(*passages, *as_self_edits(document, edits, read_text(document.text))),
+        edits=(*passages, *as_self_edits(document, edits, read_text(document.rule_text))),
     )
 
 

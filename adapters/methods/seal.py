@@ -178,7 +178,7 @@ class Seal:
         self, document: SourceDocument, writing: "_Writing", *, first_seed: int
     ) -> list[SelfEdit]:
         """Those by rule, written to a rule and free; of equal prompts the first, none the exam's."""
-        reading = read_text(document.text)
+        reading = read_text(document.rule_text)
         if self._config.self_edits.is_with_rules:
             edits = self._ruled(document, reading, writing)
         else:

@@ -88,19 +88,18 @@ def encode(
     """A self-edit as a sample for `ce`, ending in exactly one end-of-text or end-of-turn.
 
     A prompt is rendered by the tokenizer's chat template, as the engine's chat endpoint does.
-    An edit longer than `max_tokens` loses its tail, the end marker with it. The weights lie between
+    What the texts themselves hold of the model's control tokens is encoded as the plain characters
+    that it is: a document cannot end a turn. An edit longer than `max_tokens` loses its tail, the end marker with it. The weights lie between
     a token mean and a sequence mean: a long passage counts more than a name, not 50 times.
     """
     if edit.prompt is None:
         head: list[int] = []
-        body = list(tokenizer(edit.text)["input_ids"])
         end = _required_eos(tokenizer)
+        body = plain_ids(edit.text, tokenizer, end)
     else:
         head = encode_prompt(edit.prompt, tokenizer)
-        body = list(tokenizer(edit.text, add_special_tokens=False)["input_ids"])
         end = end_of_turn(tokenizer)
-    while body and body[-1] == end:
-        body.pop()
+        body = plain_ids(edit.text, tokenizer, end, add_special_tokens=False)
     ids = (*head, *body, end)[:max_tokens]
     return lesson(ids, max(1, min(len(head), len(ids) - 1)))
 
@@ -131,9 +130,24 @@ def encode_prompt(prompt: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
 def encode_messages(
     messages: Sequence[ChatMessage], tokenizer: PreTrainedTokenizerBase
 ) -> list[int]:
-    """Tokens before the reply to a conversation."""
-    text = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
+    """Tokens before the reply to a conversation.
+
+    The control tokens are the template's own; those spelt in a message lose their brackets.
+    """
+    plain = [
+        {**message, "content": without_control_tokens(message["content"], tokenizer)}
+        for message in messages
+    ]
+    text = tokenizer.apply_chat_template(plain, add_generation_prompt=True, tokenize=False)
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def without_control_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The text with the tokenizer's control tokens spelt so that they are none: "im_end"."""
+    for token in sorted(tokenizer.all_special_tokens, key=len, reverse=True):
+        bare = token.strip("<>|[]\uff5c")
+        text = text.replace(token, "" if bare == token else bare)
+    return text
 
 
 def members(unit: Unit) -> tuple[TrainingSample, ...]:
@@ -375,6 +389,20 @@ def _attention_mask(groups_T: Tensor, owners_T: Tensor) -> Tensor:
     group_TT = (groups_T[:, None] == groups_T[None, :]) | (groups_T[None, :] == -1)
     own_TT = (owners_T[:, None] == owners_T[None, :]) | is_shared_T[None, :]
     return (group_TT & own_TT).tril()[None, None]
+
+
+def plain_ids(
+    text: str, tokenizer: PreTrainedTokenizerBase, end: int, *, add_special_tokens: bool = True
+) -> list[int]:
+    """A text as tokens none of which is a control token, without an end marker spelt at its end."""
+    marker = tokenizer.convert_ids_to_tokens(end)
+    while marker and text.rstrip().endswith(marker):
+        text = text.rstrip().removesuffix(marker)
+    encoded = tokenizer(text, add_special_tokens=add_special_tokens, split_special_tokens=True)
+    ids = list(encoded["input_ids"])
+    while ids and ids[-1] == end:  # the tokenizer's own, after a text
+        ids.pop()
+    return ids
 
 
 def _required_eos(tokenizer: PreTrainedTokenizerBase) -> int:

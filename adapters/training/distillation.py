@@ -20,6 +20,7 @@ from adapters.training.batch import (
     end_of_turn,
     lesson,
     pack,
+    plain_ids,
     split_by_tokens,
 )
 from adapters.types import Component, Distillation, TopK, TrainingSample
@@ -75,10 +76,9 @@ def _encode(
                 f"training.max_tokens (now {max_tokens}), or make the chunks of documents smaller"
             )
     end = end_of_turn(tokenizer)
-    body = list(tokenizer(one.reply, add_special_tokens=False)["input_ids"])
-    while body and body[-1] == end:
-        body.pop()
-    reply = (*body, end)[: max_tokens - max(map(len, heads))]
+    reply = (*plain_ids(one.reply, tokenizer, end, add_special_tokens=False), end)[
+        : max_tokens - max(map(len, heads))
+    ]
     student, teacher = (lesson((*head, *reply), len(head)) for head in heads)
     return student, dataclasses.replace(teacher, group=_beginning(heads[1]))
 

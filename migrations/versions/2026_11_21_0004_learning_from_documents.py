@@ -82,6 +82,27 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_accepted_edits_run_id"), ["run_id"], unique=False)
 
     op.create_table(
+        "document_facts",
+        sa.Column("document_id", sa.String(length=48), nullable=False),
+        sa.Column("position", sa.Integer(), nullable=False),
+        sa.Column("subject", sa.String(length=120), nullable=False),
+        sa.Column("slot", sa.String(length=60), nullable=False),
+        sa.Column("frame", sa.Text(), nullable=False),
+        sa.Column("value", sa.String(length=120), nullable=False),
+        sa.Column("start", sa.Integer(), nullable=False),
+        sa.Column("end", sa.Integer(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["document_id"],
+            ["documents.id"],
+            name=op.f("fk_document_facts_document_id"),
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("document_id", "position", name=op.f("pk_document_facts")),
+    )
+    with op.batch_alter_table("document_facts", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_document_facts_subject"), ["subject"], unique=False)
+
+    op.create_table(
         "run_tasks",
         sa.Column("run_id", sa.String(length=48), nullable=False),
         sa.Column("task_id", sa.String(length=48), nullable=False),
@@ -111,6 +132,7 @@ def upgrade() -> None:
     with op.batch_alter_table("documents", schema=None) as batch_op:
         batch_op.add_column(sa.Column("language", sa.String(length=10), nullable=True))
         batch_op.add_column(sa.Column("findings", sa.JSON(), nullable=True))
+        batch_op.add_column(sa.Column("topic", sa.String(length=120), nullable=True))
         batch_op.add_column(sa.Column("released_at", sa.DateTime(timezone=True), nullable=True))
 
     with op.batch_alter_table("evaluation_results", schema=None) as batch_op:
@@ -139,6 +161,7 @@ def downgrade() -> None:
 
     with op.batch_alter_table("documents", schema=None) as batch_op:
         batch_op.drop_column("released_at")
+        batch_op.drop_column("topic")
         batch_op.drop_column("findings")
         batch_op.drop_column("language")
 
@@ -154,6 +177,10 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_run_tasks_task_id"))
 
     op.drop_table("run_tasks")
+    with op.batch_alter_table("document_facts", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_document_facts_subject"))
+
+    op.drop_table("document_facts")
     with op.batch_alter_table("accepted_edits", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_accepted_edits_run_id"))
         batch_op.drop_index(batch_op.f("ix_accepted_edits_document_id"))

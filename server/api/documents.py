@@ -27,7 +27,7 @@ from server.api.uploads import Refused
 from server.api.views import document_view
 from server.core.errors import AppError, InvalidRequest
 from server.db import DocumentState
-from server.services import deletions, documents
+from server.services import deletions, documents, inspections
 from server.services.documents import Upload
 
 router = APIRouter(prefix="/documents", tags=["documents"])
@@ -151,6 +151,19 @@ async def list_chunks(document_id: Text, runtime: RuntimeDep, actor: ReadOrInges
         return [ChunkView(position=position, text=text) for position, text in enumerate(texts)]
 
     return Listing(data=await runtime.database.read(read))
+
+
+@router.post("/{document_id}/release", responses={404: {}, 409: {}})
+async def release_document(
+    document_id: Text, runtime: RuntimeDep, actor: Admin, request_id: RequestId
+) -> DocumentView:
+    """Let a quarantined document be learnt, whole, in spite of its findings."""
+
+    def release(session: Session) -> DocumentView:
+        row = inspections.release(session, actor, document_id, request_id=request_id)
+        return document_view(session, row)
+
+    return await runtime.database.run(release)
 
 
 @router.delete("/{document_id}", responses={404: {}})

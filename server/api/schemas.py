@@ -170,6 +170,20 @@ class BatchBody(Body):
     """A JSON list like ``questions`` of a document."""
 
 
+class FindingView(View):
+    kind: str
+    severity: str
+    """`refuse`, `quarantine`, `contain` (the part is left out of lessons and exams) or `note`."""
+    detail: str
+    """What is wrong, and what can be done."""
+    chunk: int | None = None
+    start: int | None = None
+    """With `end`, the part at fault: characters of the text."""
+    end: int | None = None
+    document: str | None = None
+    """Another document that it is about."""
+
+
 class DocumentView(View):
     id: str
     owner: str | None
@@ -179,6 +193,12 @@ class DocumentView(View):
     state: str
     error: str | None
     """Why it is unreadable, and what can be done."""
+    language: str | None
+    """ISO 639-1 code of what it is mostly written in; null where nothing could be told."""
+    findings: list[FindingView]
+    """What is wrong with it, and what follows."""
+    released_at: datetime | None
+    """When an admin let it be learnt in spite of its findings."""
     near_duplicate_of: str | None
     """An earlier document that says nearly the same; this one is learnt in its place."""
     replaced_by: str | None

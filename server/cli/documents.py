@@ -90,12 +90,23 @@ def learn(
 
 def show(
     delete: Annotated[str | None, typer.Option(help="Id of one to forget.")] = None,
+    release: Annotated[
+        str | None, typer.Option(help="Id of one in quarantine, to be learnt all the same.")
+    ] = None,
+    state: Annotated[
+        str | None, typer.Option(help="Only those in it, such as quarantined.")
+    ] = None,
     limit: Annotated[int, typer.Option(help="How many are listed.")] = 20,
 ) -> None:
-    """What it was given to learn; or forget one of them."""
+    """What it was given to learn, and what is wrong with it; or forget or release one of them."""
     with connect() as api:
+        if release is not None:
+            document = api.post(f"{_PATH}/{release}/release")
+            out.print(f"{document['id']} is released; the next run learns all of it.")
+            return
         if delete is None:
-            _print_list(api.get(_PATH, limit=limit)["data"])
+            only = {} if state is None else {"state": state}
+            _print_list(api.get(_PATH, limit=limit, **only)["data"])
             return
         document = api.delete(f"{_PATH}/{delete}")
         out.print(f"{document['id']} is forgotten.")
@@ -122,6 +133,10 @@ def _state(row: dict[str, Any]) -> str:
         return escape(f"{row['state']}: {row['error']}")
     if row["replaced_by"]:
         return f"replaced by {row['replaced_by']}"
+    if reasons := [f["detail"] for f in row["findings"] if f["severity"] == "quarantine"]:
+        return escape(f"{row['state']}: {reasons[0]}")
+    if contained := sum(f["severity"] == "contain" for f in row["findings"]):
+        return f"{row['state']}, {contained} findings contained"
     return str(row["state"])
 
 

@@ -17,6 +17,7 @@ AppError
 ├── Conflict 409
 │   ├── NothingToRollBack
 │   ├── VersionNotServable
+│   ├── DocumentNotQuarantined
 │   ├── AliasMoved
 │   ├── AlreadyChampion
 │   ├── FilesGone · NotRebuildable
@@ -222,6 +223,13 @@ class NothingToRollBack(Conflict):
 class VersionNotServable(Conflict):
     code = "version_not_servable"
     template = "{}@v{} cannot serve: {}"
+
+
+class DocumentNotQuarantined(Conflict):
+    """Facts: the document's id and its state."""
+
+    code = "document_not_quarantined"
+    template = "{} is {}, not quarantined; there is nothing to release."
 
 
 class AlreadyChampion(Conflict):

@@ -40,6 +40,8 @@ class Figures:
     """By status."""
     deletions: Mapping[str, int] = field(default_factory=dict)
     """By state."""
+    documents: Mapping[str, int] = field(default_factory=dict)
+    """By state; the deleted do not count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,6 +325,12 @@ class _MomentCollector:
             "Acts of forgetting, by state.",
             ("state",),
             {(state,): count for state, count in figures.deletions.items()},
+        )
+        yield _gauge(
+            "everlearn_documents",
+            "Documents, by state.",
+            ("state",),
+            {(state,): count for state, count in figures.documents.items()},
         )
 
 

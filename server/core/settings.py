@@ -104,6 +104,16 @@ class DocumentSettings(Group):
     """Size of a chunk, in characters."""
     near_duplicate_similarity: float = Field(default=0.9, gt=0, le=1)
     """Share of common word runs from which a document replaces an earlier one of its owner in lessons; 1: only when every word is the same."""
+    min_words: int = Field(default=5, ge=1)
+    """Different words below which a document is refused as nearly empty."""
+    languages: list[str] = []
+    """Languages taken, as ISO 639-1 codes such as en; empty: any, but only English is read by the rules, the rest is learnt as passages."""
+    instruction_share: float = Field(default=0.2, gt=0, le=1)
+    """Share of a text that tells the learner what to do, from which all of it is quarantined; below it, those sentences are left out."""
+    max_contradictions: int = Field(default=3, ge=1)
+    """Facts about another document's subject that it states otherwise, from which a document is quarantined as possibly poisoned; below it, those sentences are left out."""
+    lesson_chunks: int = Field(default=400, ge=1)
+    """Chunks of one document that a lesson takes, from its beginning."""
 
 
 class LearningSettings(Group):

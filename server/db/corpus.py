@@ -64,6 +64,8 @@ class Document(Row):
     """ISO 639-1 code of what it is mostly written in; null where nothing could be told."""
     findings: Mapped[list[dict[str, Any]] | None] = mapped_column(JSON)
     """What is suspicious about it: rows of ``kind`` and ``detail``, and what they were found in."""
+    topic: Mapped[str | None] = mapped_column(String(120))
+    """What most of its sentences are about, as facts name their subjects."""
     released_at: Mapped[datetime | None]
     """When an admin let it be learnt in spite of its findings."""
     created_by: Mapped[str] = mapped_column(String(48))
@@ -91,6 +93,25 @@ class SketchHash(Base):
         ForeignKey("documents.id", ondelete="CASCADE"), primary_key=True
     )
     hash: Mapped[int] = mapped_column(BigInteger, primary_key=True, index=True)
+
+
+class DocumentFact(Base):
+    """A subject, a sentence frame and a value: see :mod:`adapters.corpus.facts`."""
+
+    __tablename__ = "document_facts"
+
+    document_id: Mapped[str] = mapped_column(
+        ForeignKey("documents.id", ondelete="CASCADE"), primary_key=True
+    )
+    position: Mapped[int] = mapped_column(primary_key=True)
+    subject: Mapped[str] = mapped_column(String(120), index=True)
+    slot: Mapped[str] = mapped_column(String(60))
+    frame: Mapped[str] = mapped_column(Text)
+    """Its words, sorted, one space between them."""
+    value: Mapped[str] = mapped_column(String(120))
+    start: Mapped[int]
+    """Of its sentence in the document's text, in characters."""
+    end: Mapped[int]
 
 
 class Chunk(Base):

@@ -4,8 +4,9 @@ import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
-from sqlalchemy import ColumnElement, and_, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, Text, and_, cast, delete, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
@@ -18,6 +19,7 @@ from server.db import (
     AdapterVersion,
     Chunk,
     Document,
+    DocumentFact,
     DocumentSource,
     DocumentState,
     EvaluationResult,
@@ -223,7 +225,16 @@ def delete_document(session: Session, document_id: str, *, tenant: str | None) -
     """
     document = get_document(session, document_id, tenant=tenant)
     session.refresh(document, with_for_update=True)  # a run that takes it now is waited for
-    quoting = (Chunk, ExamQuestion, EvaluationResult, AcceptedEdit, DocumentSource, SketchHash)
+    _forget_mentions(session, document)
+    quoting = (
+        Chunk,
+        ExamQuestion,
+        EvaluationResult,
+        AcceptedEdit,
+        DocumentSource,
+        SketchHash,
+        DocumentFact,
+    )
     for table in quoting:
         session.execute(delete(table).where(table.document_id == document_id))
     document.text = ""
@@ -231,9 +242,41 @@ def delete_document(session: Session, document_id: str, *, tenant: str | None) -
     document.filename = None
     document.error = None
     document.sketch = None
+    document.findings = None
+    document.language = None
+    document.topic = None
+    document.released_at = None
     document.size_bytes = 0
     document.deleted_at = document.deleted_at or utc_now()
     return document
+
+
+def _forget_mentions(session: Session, document: Document) -> None:
+    """Take out of other documents' findings what they quote of this one.
+
+    What was left out of their lessons because of it is learnt again. One that is in quarantine
+    stays there until an admin releases it.
+    """
+    mentions = select(Document).where(
+        Document.owner.is_not_distinct_from(document.owner),
+        Document.id != document.id,
+        cast(Document.findings, Text).contains(document.id),
+    )
+    for other in session.scalars(mentions.with_for_update()):
+        other.findings = [
+            _without_mention(finding) if finding.get("document") == document.id else finding
+            for finding in other.findings or ()
+        ]
+
+
+def _without_mention(finding: dict[str, Any]) -> dict[str, Any]:
+    return finding | {
+        "severity": "note",
+        "detail": "It was about another document, which was deleted since.",
+        "start": None,
+        "end": None,
+        "document": None,
+    }
 
 
 def is_learnable(owner: str | None) -> ColumnElement[bool]:
@@ -242,11 +285,15 @@ def is_learnable(owner: str | None) -> ColumnElement[bool]:
     No other owner's will do, the operator's least of all: None is an owner like any other here.
     Of two that say nearly the same the newer is learnt, which is most often a revision.
     """
-    states = (DocumentState.RECEIVED, DocumentState.UNREADABLE)
+    states = (DocumentState.RECEIVED, DocumentState.UNREADABLE, DocumentState.QUARANTINED)
     newer = aliased(Document)
     is_replaced = (
         select(newer.id)
-        .where(newer.near_duplicate_of == Document.id, newer.deleted_at.is_(None))
+        .where(
+            newer.near_duplicate_of == Document.id,
+            newer.deleted_at.is_(None),
+            newer.state != DocumentState.QUARANTINED,
+        )
         .exists()
     )
     return and_(
@@ -305,7 +352,7 @@ def set_states(session: Session, document_ids: Iterable[str], state: DocumentSta
         .where(
             Document.id.in_(list(document_ids)),
             Document.deleted_at.is_(None),
-            Document.state != DocumentState.RECEIVED,
+            Document.state.not_in((DocumentState.RECEIVED, DocumentState.QUARANTINED)),
         )
         .values(state=state)
     )
@@ -325,7 +372,11 @@ def replaced_by(session: Session, document_id: str) -> str | None:
     """The newest document that says nearly the same, and is learnt in its place."""
     return session.scalar(
         select(Document.id)
-        .where(Document.near_duplicate_of == document_id, Document.deleted_at.is_(None))
+        .where(
+            Document.near_duplicate_of == document_id,
+            Document.deleted_at.is_(None),
+            Document.state != DocumentState.QUARANTINED,
+        )
         .order_by(Document.created_at.desc())
         .limit(1)
     )
@@ -369,6 +420,10 @@ def _fill(document: Document, upload: Upload, size_bytes: int, created_by: str) 
     document.error = None
     document.deleted_at = None
     document.near_duplicate_of = None
+    document.findings = None
+    document.language = None
+    document.topic = None
+    document.released_at = None
 
 
 def _filename(sent: str | None) -> str | None:

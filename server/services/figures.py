@@ -1,14 +1,14 @@
-"""What metrics tell of the database: counts of runs, verdicts, trials and deletions."""
+"""What metrics tell of the database: counts of runs, verdicts, trials, deletions and documents."""
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from server.core.metrics import Figures
-from server.db import AdaptationRun, Adapter, Deletion, RunKind, Trial
+from server.db import AdaptationRun, Adapter, Deletion, Document, RunKind, Trial
 
 
 def read(session: Session) -> Figures:
-    """Four counts over tables that grow by runs, not by requests."""
+    """Five counts over tables that grow by runs and documents, not by requests."""
     verdicts = session.execute(
         select(Adapter.name, AdaptationRun.verdict, func.count())
         .join(Adapter, Adapter.id == AdaptationRun.adapter_id)
@@ -24,9 +24,15 @@ def read(session: Session) -> Figures:
         select(AdaptationRun.status, func.count()).group_by(AdaptationRun.status)
     )
     deletions = session.execute(select(Deletion.state, func.count()).group_by(Deletion.state))
+    documents = session.execute(
+        select(Document.state, func.count())
+        .where(Document.deleted_at.is_(None))
+        .group_by(Document.state)
+    )
     return Figures(
         verdicts={(line, verdict or ""): count for line, verdict, count in verdicts},
         trials={(line, mode, state): count for line, mode, state, count in trials},
         runs=dict(runs.all()),  # a result has keys(), and dict() would take it for a mapping
         deletions=dict(deletions.all()),
+        documents=dict(documents.all()),
     )

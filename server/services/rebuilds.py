@@ -149,7 +149,7 @@ def _missing(session: Session, adapter: Adapter, version: AdapterVersion) -> lis
         manifest = _manifest_of(ancestor, name)
         for ref in manifest.documents:
             row = session.get(Document, ref.id)
-            if row is None or row.deleted_at is not None or _text_hash(row) != ref.sha256:
+            if row is None or row.deleted_at is not None or text_hash(row) != ref.sha256:
                 missing[ref.id] = None
         for interaction_id in manifest.interactions:
             interaction = session.get(Interaction, interaction_id)
@@ -158,5 +158,6 @@ def _missing(session: Session, adapter: Adapter, version: AdapterVersion) -> lis
     return list(missing)
 
 
-def _text_hash(document: Document) -> str:
+def text_hash(document: Document) -> str:
+    """sha256 of a document's text without secrets, by which a manifest names it."""
     return hashlib.sha256(redact_secrets(document.text).encode()).hexdigest()

@@ -61,6 +61,7 @@ ROUTES = {
     ("GET", "/api/v1/documents/{document_id}/questions"): READ_OR_INGEST,
     ("DELETE", "/api/v1/documents/{document_id}/questions/{question_id}"): ADMIN,
     ("GET", "/api/v1/exams/judge"): READ,
+    ("POST", "/api/v1/documents/{document_id}/release"): ADMIN,
     ("GET", "/api/v1/interactions"): READ,
     ("GET", "/api/v1/interactions/export"): READ,
     ("GET", "/api/v1/interactions/{interaction_id}"): READ,

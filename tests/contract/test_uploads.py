@@ -26,7 +26,7 @@ SEA = " ".join(f"The sea at Vessin has number {number} of its moods." for number
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    limits = DocumentSettings(max_bytes=MAX_BYTES, max_batch_bytes=MAX_BATCH_BYTES)
+    limits = DocumentSettings(max_bytes=MAX_BYTES, max_batch_bytes=MAX_BATCH_BYTES, min_words=1)
     return settings.model_copy(update={"documents": limits})
 
 

@@ -55,6 +55,7 @@ DOCUMENT = {
     "state": "received",
     "error": None,
     "replaced_by": None,
+    "findings": [],
     "versions": [],
 }
 MOVE = {
@@ -230,6 +231,27 @@ def test_ingest_of_a_document_that_cannot_be_read_says_why(server):
 
     assert result.exit_code == 1
     assert "no whole PDF" in result.stderr
+
+
+def test_documents_names_what_is_wrong_and_releases_it(server):
+    quarantined = {
+        **DOCUMENT,
+        "state": "quarantined",
+        "findings": [{"severity": "quarantine", "detail": "It speaks to the learner."}],
+    }
+    contained = {**DOCUMENT, "state": "ready", "findings": [{"severity": "contain", "detail": ""}]}
+    server.answers["GET /api/v1/documents?limit=20&state=quarantined"] = (
+        200,
+        {"data": [quarantined, contained]},
+    )
+    server.answers["POST /api/v1/documents/doc_1/release"] = (200, {**DOCUMENT, "state": "ready"})
+
+    listed = run("documents", "--state", "quarantined")
+    released = run("documents", "--release", "doc_1")
+
+    assert "It speaks to the learner." in " ".join(listed.stdout.split())
+    assert "1 findings contained" in " ".join(listed.stdout.split())
+    assert "doc_1 is released" in released.stdout
 
 
 def test_failed_run_ends_with_status_1_and_its_error(server):

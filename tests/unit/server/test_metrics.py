@@ -10,7 +10,7 @@ from server.core.metrics import Figures, Metrics, Moment, ReplicaMoment
 from server.db import AdaptationRun, Adapter, Deletion, RunKind, Trial
 from server.db.session import Database
 from server.services import figures
-from tests.support.factories import make_version
+from tests.support.factories import make_document, make_version
 
 
 class Clock:
@@ -121,6 +121,7 @@ def test_what_is_true_now_is_told_and_then_forgotten(metrics: Metrics) -> None:
             trials={("smollm2", "canary", "running"): 1},
             runs={"queued": 3},
             deletions={"open": 1},
+            documents={"quarantined": 2},
         ),
     )
     metrics.render("", moment)
@@ -137,6 +138,7 @@ def test_what_is_true_now_is_told_and_then_forgotten(metrics: Metrics) -> None:
     assert sample(metrics, "everlearn_trial", **trial) == 1
     assert sample(metrics, "everlearn_runs", status="queued") == 3
     assert sample(metrics, "everlearn_deletions", state="open") == 1
+    assert sample(metrics, "everlearn_documents", state="quarantined") == 2
 
     metrics.render("", Moment())
 
@@ -186,6 +188,7 @@ def test_what_stands_in_the_database_is_counted(database: Database, adapter: Ada
         version = make_version(session, adapter)
         session.add(_trial(adapter, version.id))
         session.add(_deletion())
+        make_document(session)
         session.flush()
 
         found = figures.read(session)
@@ -194,6 +197,7 @@ def test_what_stands_in_the_database_is_counted(database: Database, adapter: Ada
     assert found.trials == {("smollm2", "canary", "running"): 1}
     assert found.runs == {"queued": 4, "failed": 1, "succeeded": 1}
     assert found.deletions == {"open": 1}
+    assert found.documents == {"ready": 1}
 
 
 def test_an_empty_database_has_no_figures(database: Database) -> None:
