@@ -142,8 +142,42 @@ class SealConfig(MethodSettings):
     self_edits: SelfEditSpec = SelfEditSpec()
 
 
-MethodConfig: TypeAlias = SealConfig
-"""Config of any method; becomes a union discriminated by `type` with the second one."""
+class FewShotConfig(MethodSettings):
+    """SEAL on a task given by examples: the model chooses how it is trained, and tries it out."""
+
+    type: Literal["seal-fewshot"] = "seal-fewshot"
+    candidates: int = Field(default=5, ge=1, le=32)
+    """Self-edits that are asked for."""
+    temperature: float = Field(default=0.8, ge=0.0, le=2.0)
+    """Of the self-edits; answers to inputs are greedy."""
+    max_new_tokens: int = Field(default=128, ge=16)
+    """Length of one self-edit."""
+    left_out: int = Field(default=3, ge=1)
+    """Examples that are left out in turn, to score a self-edit on."""
+    shown: int = Field(default=4, ge=0)
+    """Examples that a prompt shows before the input; fewer where they do not fit."""
+    together: int = Field(default=5, ge=1)
+    """Throw-away adapters that are trained, and served, at once."""
+    most_examples: int = Field(default=250, ge=1)
+    """Augmented examples of one training."""
+    most_steps: int = Field(default=375, ge=1)
+    """A self-edit that needs more optimiser steps is dropped."""
+    training: TrainingSpec = TrainingSpec(
+        learning_rate=5e-4,
+        schedule="cosine",
+        warmup_share=0.03,
+        epochs=3,
+        batch_size=2,
+        microbatch_tokens=2048,
+        max_tokens=2048,
+    )
+    """Rate and epochs are the default self-edit's, and otherwise the model's choice."""
+    replay: ReplaySpec = ReplaySpec(prompts=24, prompts_per_epoch=8)
+    """Only in the training on all examples."""
+
+
+MethodConfig: TypeAlias = Annotated[SealConfig | FewShotConfig, Field(discriminator="type")]
+"""Config of any method."""
 
 METHOD_CONFIG: TypeAdapter[MethodConfig] = TypeAdapter(MethodConfig)
 """Reads a config of any method."""

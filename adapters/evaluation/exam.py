@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from adapters.rewards.answers import is_correct
+from adapters.rewards.exact import is_exact
 from adapters.sampling import Sampler
-from adapters.types import ExamItem, ProgressCallback, SamplingParams
+from adapters.types import ExamItem, Grader, ProgressCallback, SamplingParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,11 @@ def sit_exam(
         on_progress=on_progress,
     )
     return [
-        Answer(item.id, reply, is_correct(reply, item.answers))
+        Answer(item.id, reply, _is_right(item, reply))
         for item, reply in zip(items, replies, strict=True)
     ]
+
+
+def _is_right(item: ExamItem, reply: str) -> bool:
+    judge = is_exact if item.grader is Grader.EXACT else is_correct
+    return judge(reply, item.answers)

@@ -2,8 +2,9 @@
 
 from adapters.methods.base import Method
 from adapters.methods.seal import Seal
+from adapters.methods.seal_fewshot import SealFewShot
 from adapters.methods.workbench import Assignment, Outcome, Workbench
-from adapters.spec import MethodConfig, SealConfig
+from adapters.spec import FewShotConfig, MethodConfig, SealConfig
 
 __all__ = ["Assignment", "Method", "Outcome", "Workbench", "build_method"]
 
@@ -13,3 +14,5 @@ def build_method(config: MethodConfig) -> Method:
     match config:
         case SealConfig():
             return Seal(config)
+        case FewShotConfig():
+            return SealFewShot(config)
