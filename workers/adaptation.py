@@ -42,6 +42,7 @@ from workers.ingest import ingest
 from workers.lesson import write_json
 from workers.material import Material, assignment_of, collect, origin_of, with_champion
 from workers.sampler import EngineSampler
+from workers.task_exam import task_items
 from workers.training import TrainingFailed
 
 log = structlog.get_logger(__name__)
@@ -152,7 +153,7 @@ class Adaptation:
                 ingest(self._context, document_id)
             with self._database.unit_of_work() as session:
                 material = collect(session, self._owned, served=self._context.settings.model.name)
-            self._heart.progress(len(material.documents), len(material.documents))
+            self._heart.progress(len(material.learnt), len(material.learnt))
         return material
 
     def _not_yet_chunked(self) -> list[str]:
@@ -174,7 +175,7 @@ class Adaptation:
             found = quizzes.ensure_quizzes(
                 self._context, material, served, self._config, self._heart
             )
-            quiz = _Quiz(found.exam, found.train)
+            quiz = _Quiz((*found.exam, *task_items(material, self._config)), found.train)
             write_json(kept, _QUIZZES.dump_python(quiz, mode="json"))
             return quiz
 

@@ -15,6 +15,7 @@ from workers.context import WorkerContext
 from workers.heart import Heart
 from workers.material import Material
 from workers.sampler import EngineSampler
+from workers.task_exam import longest_answer, task_items
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,7 @@ class Exam:
                 "item_id": item.id,
                 "document_id": item.document_id,
                 "kind": item.kind,
+                "grader": item.grader,
                 "prompt": item.prompt,
                 "expected": list(item.answers),
                 "champion_reply": theirs[item.id].reply,
@@ -61,8 +63,9 @@ def examine(
         version = registry.by_id(session, version_id)
         ids = [document.id for document in material.documents]
         stored = documents.exam_items(session, ids, split="exam")
-    about_documents = [item for item in stored if item.id in set(asked)]
-    items = (*about_documents, *load_general_suite())
+    held_out = [*stored, *task_items(material, config)]
+    about_material = [item for item in held_out if item.id in set(asked)]
+    items = (*about_material, *load_general_suite())
     challenger_name = registry.engine_name(material.adapter.name, version)
     total = 2 * len(items)
     # Both sit the exam on the same replicas, question by question: two engines may round apart.
@@ -72,7 +75,7 @@ def examine(
         return sit_exam(
             items,
             EngineSampler(context.settings, engine_name, urls),
-            max_new_tokens=config.exam.max_new_tokens,
+            max_new_tokens=longest_answer(material, config),
             on_progress=lambda done, _: heart.progress(already + done, total),
         )
 

@@ -19,7 +19,7 @@ from adapters.corpus.reading import Reading, read_text
 from adapters.evaluation.question_writer import write_questions
 from adapters.rewards.answers import normalise
 from adapters.sampling import Sampler
-from adapters.spec import SealConfig
+from adapters.spec import MethodConfig, SealConfig, SelfEditSpec
 from adapters.types import (
     ExamItem,
     ItemKind,
@@ -37,7 +37,7 @@ def build_exam_items(
     *,
     questions: Sequence[tuple[str, Sequence[str]]] = (),
     sampler: Sampler | None,
-    config: SealConfig,
+    config: MethodConfig,
     on_progress: ProgressCallback | None = None,
 ) -> tuple[list[ExamItem], list[ExamItem]]:
     """The items of a document: (held out for the exam, left to training).
@@ -69,12 +69,12 @@ def build_exam_items(
 
 
 def _written(
-    reading: Reading, spans: Sequence[SpanQuestion], sampler: Sampler | None, config: SealConfig
+    reading: Reading, spans: Sequence[SpanQuestion], sampler: Sampler | None, config: MethodConfig
 ) -> Iterator[tuple[SpanQuestion, str]]:
     """Spans with the prompt that the model asks for them."""
     if sampler is None:
         return
-    spec = config.self_edits
+    spec = config.self_edits if isinstance(config, SealConfig) else SelfEditSpec()
     for question in write_questions(
         spans[: spec.questions_per_document],
         reading,
@@ -108,7 +108,7 @@ def _fresh(user: Sequence[ExamItem], facts: Iterable[Sequence[ExamItem]]) -> lis
 
 
 def _split(
-    facts: Sequence[Sequence[ExamItem]], config: SealConfig
+    facts: Sequence[Sequence[ExamItem]], config: MethodConfig
 ) -> tuple[list[ExamItem], list[ExamItem]]:
     """The held-out share and the rest, in the order of the ids, which are hashes.
 

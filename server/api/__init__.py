@@ -12,12 +12,14 @@ from server.api import (
     keys,
     replicas,
     runs,
+    tasks,
     trials,
     versions,
 )
 
 PARTS = (
     documents,
+    tasks,
     interactions,
     feedback,
     runs,

@@ -18,6 +18,7 @@ from server.api.schemas import (
     LineageView,
     RunView,
     SignalView,
+    TaskView,
     TrialView,
     VersionDetail,
     VersionView,
@@ -33,6 +34,7 @@ from server.db import (
     Document,
     Feedback,
     Interaction,
+    Task,
     Trial,
 )
 from server.engine.routing import CHAMPION
@@ -46,6 +48,8 @@ from server.services import (
     promotion,
     registry,
     runs,
+    task_lines,
+    tasks,
     trials,
 )
 from server.services.tenants import sees
@@ -74,6 +78,25 @@ def document_view(session: Session, document: Document) -> DocumentView:
         versions=seen_by,
         created_at=document.created_at,
         deleted_at=document.deleted_at,
+    )
+
+
+def task_view(session: Session, task: Task) -> TaskView:
+    return TaskView(
+        id=task.id,
+        owner=task.owner,
+        title=task.title,
+        form=task.form,
+        state=task.state,
+        adapter=task_lines.line_name(task.id),
+        example_count=len(task.examples),
+        test_count=len(task.tests),
+        versions=[
+            registry.version_name(_adapter_name(session, version), version.number)
+            for version in tasks.versions_that_saw(session, task.id)
+        ],
+        created_at=task.created_at,
+        deleted_at=task.deleted_at,
     )
 
 
@@ -179,6 +202,7 @@ def run_view(session: Session, run: AdaptationRun) -> RunView:
         verdict=run.verdict,
         version=version and registry.version_name(adapter.name, version.number),
         documents=runs.documents_of(session, run.id),
+        tasks=runs.tasks_of(session, run.id),
         report=run.report,
         error=run.error,
         requested_by=run.requested_by,

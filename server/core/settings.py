@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from adapters.spec import GateThresholds, SealConfig
+from adapters.spec import FewShotConfig, GateThresholds, SealConfig
 
 MIB = 1024 * 1024
 
@@ -118,6 +118,8 @@ class LearningSettings(Group):
     """CPU threads of a training process; empty: all but one, so that serving keeps a core."""
     seal: SealConfig = SealConfig()
     """The default policy's method: SEAL on documents."""
+    few_shot: FewShotConfig = FewShotConfig()
+    """How tasks given by examples are learnt: SEAL, few-shot."""
     gate: GateThresholds = GateThresholds()
     """What a challenger must show before it serves."""
 

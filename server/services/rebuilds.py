@@ -23,10 +23,11 @@ from server.db import (
     Interaction,
     RunKind,
     RunStatus,
+    Task,
     VersionOrigin,
 )
 from server.db.session import after_commit
-from server.services import registry
+from server.services import registry, tasks
 from server.services.runs import OPEN
 
 LESSON = "lesson.json"
@@ -135,11 +136,15 @@ def lesson_hash(path: Path) -> str:
 
 
 def _missing(session: Session, manifest: Manifest) -> list[str]:
-    """Ids of documents and interactions that are not what they were when the version learnt."""
+    """Ids of documents, tasks and interactions that are not what they were when it learnt."""
     missing = []
     for ref in manifest.documents:
         row = session.get(Document, ref.id)
         if row is None or row.deleted_at is not None or _text_hash(row) != ref.sha256:
+            missing.append(ref.id)
+    for ref in manifest.tasks:
+        task = session.get(Task, ref.id)
+        if task is None or task.deleted_at is not None or tasks.content_hash(task) != ref.sha256:
             missing.append(ref.id)
     for interaction_id in manifest.interactions:
         interaction = session.get(Interaction, interaction_id)
