@@ -372,6 +372,8 @@ class AdapterView(View):
     name: str
     owner: str | None
     """The tenant whose line it is; null is everybody's."""
+    role: str
+    """serve, or task: it answers one task and learns no documents."""
     base_model: str
     base_hash: str
     champion: str

@@ -227,6 +227,7 @@ def adapter_view(session: Session, adapter: Adapter, *, tenant: str | None = Non
     return AdapterView(
         name=adapter.name,
         owner=adapter.owner,
+        role=adapter.role,
         base_model=adapter.base_model,
         base_hash=adapter.base_hash,
         champion=names[CHAMPION],

@@ -17,6 +17,7 @@ STAGES = {
     "chunk": "chunk",
     "quiz": "quiz",
     "self_edits": "self-edits",
+    "try_out": "trying out",
     "training": "training",
     "exam": "exam",
     "swap": "swap",

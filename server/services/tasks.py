@@ -25,7 +25,7 @@ MOST_EXAMPLES = 500
 MOST_CHARS = 20_000
 """Of one input or output."""
 MOST_INSTRUCTION_CHARS = 4000
-MOST_TOTAL_CHARS = 1_000_000
+MOST_TOTAL_CHARS = 400_000
 
 _TEST_PART = 3
 """One in so many examples becomes a test where none are given."""
