@@ -118,6 +118,10 @@ class SealFewShot:
             ),
         )
 
+    def stage(self, task: Task, edit: FewShotEdit) -> Stage:
+        """The training of a self-edit on all examples, without replay."""
+        return self._stage(task_lesson(task, edit, self._config), edit)
+
     def _choose(self, task: Task, editor: Sampler) -> JSON:
         conversation = [{"role": "user", "content": edit_prompt(task)}]
         dropped: Counter[str] = Counter()
