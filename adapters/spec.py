@@ -142,6 +142,37 @@ class SealConfig(MethodSettings):
     self_edits: SelfEditSpec = SelfEditSpec()
 
 
+class FewShotTraining(TrainingSpec):
+    """The optimiser and the loop, as SEAL's few-shot setting has them.
+
+    Classes of their own, so that a setting of one field leaves these defaults of the others.
+    """
+
+    learning_rate: float = Field(default=5e-4, gt=0.0)
+    """Peak of the schedule, of the default self-edit; otherwise the model's choice."""
+    schedule: Literal["linear", "cosine"] = "cosine"
+    """How the rate falls to zero after the warm-up."""
+    warmup_share: Share = 0.03
+    """Part of all steps spent raising the rate from zero."""
+    epochs: int = Field(default=3, ge=1)
+    """Passes over the augmented examples, of the default self-edit; otherwise the model's choice."""
+    batch_size: int = Field(default=2, ge=1)
+    """Segments per optimiser step."""
+    microbatch_tokens: int = Field(default=2048, ge=16)
+    """Most tokens, padding included, in one forward pass; bounds memory."""
+    max_tokens: int = Field(default=2048, ge=16)
+    """Room for a prompt and its output; what may not fit is not taught."""
+
+
+class FewShotReplay(ReplaySpec):
+    """General prompts answered by the base model; fewer, since a task's lesson is short."""
+
+    prompts_per_epoch: int = Field(default=8, ge=0)
+    """Replay segments in each pass, drawn in turn from the prompts; 0 turns replay off."""
+    prompts: int = Field(default=24, ge=0)
+    """Different prompts answered."""
+
+
 class FewShotConfig(MethodSettings):
     """SEAL on a task given by examples: the model chooses how it is trained, and tries it out."""
 
@@ -162,17 +193,8 @@ class FewShotConfig(MethodSettings):
     """Augmented examples of one training."""
     most_steps: int = Field(default=375, ge=1)
     """A self-edit that needs more optimiser steps is dropped."""
-    training: TrainingSpec = TrainingSpec(
-        learning_rate=5e-4,
-        schedule="cosine",
-        warmup_share=0.03,
-        epochs=3,
-        batch_size=2,
-        microbatch_tokens=2048,
-        max_tokens=2048,
-    )
-    """Rate and epochs are the default self-edit's, and otherwise the model's choice."""
-    replay: ReplaySpec = ReplaySpec(prompts=24, prompts_per_epoch=8)
+    training: FewShotTraining = FewShotTraining()
+    replay: FewShotReplay = FewShotReplay()
     """Only in the training on all examples."""
 
 

@@ -32,7 +32,7 @@ from adapters.methods.workbench import Assignment, Outcome, Workbench
 from adapters.rewards.answers import normalise
 from adapters.rewards.exact import is_exact
 from adapters.sampling import Sampler
-from adapters.spec import FewShotConfig
+from adapters.spec import FewShotConfig, TrainingSpec
 from adapters.task_prompts import longest_output
 from adapters.types import JSON, Example, SamplingParams, SelfEdit, Task
 
@@ -226,7 +226,7 @@ class SealFewShot:
         chosen = {"learning_rate": edit.training.learning_rate, "epochs": edit.training.epochs}
         return Stage(
             lora=self._config.lora,
-            training=self._config.training.model_copy(update=chosen),
+            training=TrainingSpec.model_validate(self._config.training.model_dump() | chosen),
             seed=self._config.seed,
             edits=lesson.edits,
         )

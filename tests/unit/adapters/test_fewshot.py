@@ -10,17 +10,18 @@ from typing import Any
 import pytest
 
 from adapters.evaluation.exam import sit_exam
+from adapters.lesson import stages_from_json, stages_to_json
 from adapters.methods import Assignment, build_method
 from adapters.methods.fewshot_edit import InvalidEdit, edit_prompt, read_edit
 from adapters.methods.seal_fewshot import SealFewShot
 from adapters.methods.task_lessons import ASKED, TOO_LONG, asking_prompt, task_lesson
 from adapters.rewards.exact import is_exact
-from adapters.spec import METHOD_CONFIG, FewShotConfig, ReplaySpec
+from adapters.spec import METHOD_CONFIG, FewShotConfig, FewShotReplay
 from adapters.task_prompts import exam_items, task_prompt
 from adapters.types import ChatMessage, EditKind, Example, Grader, Task
 from tests.support.workbench import PaperBench, Reply, ScriptedSampler
 
-CONFIG = FewShotConfig(replay=ReplaySpec(prompts=2, prompts_per_epoch=1))
+CONFIG = FewShotConfig(replay=FewShotReplay(prompts=2, prompts_per_epoch=1))
 GRIDS = Task(
     "tsk_grid",
     "recolour",
@@ -217,11 +218,13 @@ def test_a_second_attempt_trains_the_same_without_asking_again() -> None:
     first = learn(GRIDS, bench, candidates=2)
     again = bench_of(GRIDS, ["never asked"])
     again.kept = json.loads(json.dumps(bench.kept))
+    [(kept, _)] = bench.trainings
 
     second = learn(GRIDS, again, candidates=2)
 
     assert again.base.asked == []
-    assert again.trainings[0][0] == bench.trainings[0][0]
+    assert again.trainings[0][0] == kept
+    assert stages_from_json(stages_to_json([kept])) == [kept]  # as the run's record gives it back
     assert second.report == first.report
 
 

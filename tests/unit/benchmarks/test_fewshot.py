@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from adapters.spec import FewShotConfig, ReplaySpec
+from adapters.spec import FewShotConfig, FewShotReplay
 from adapters.types import ChatMessage
 from benchmarks.fewshot import ARMS, Scored, score, sum_up, write
 from benchmarks.fewshot_tasks import (
@@ -23,7 +23,7 @@ from benchmarks.fewshot_tasks import (
 from benchmarks.results import Results
 from tests.support.workbench import PaperBench, Reply, ScriptedSampler
 
-CONFIG = FewShotConfig(candidates=1, replay=ReplaySpec(prompts=1, prompts_per_epoch=1))
+CONFIG = FewShotConfig(candidates=1, replay=FewShotReplay(prompts=1, prompts_per_epoch=1))
 ARC = {
     "train": [{"input": [[1, 0]], "output": [[0, 1]]}, {"input": [[2, 0]], "output": [[0, 2]]}],
     "test": [{"input": [[3, 0]], "output": [[0, 3]]}],
