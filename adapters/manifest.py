@@ -45,6 +45,8 @@ class ManifestFields(_Record):
     config: dict[str, JsonValue]
     """The method's resolved config."""
     documents: tuple[DocumentRef, ...]
+    tasks: tuple[DocumentRef, ...] = ()
+    """The tasks the version learnt, by the hash of what they say."""
     interactions: tuple[str, ...] = ()
     """Ids of the interactions it learnt from."""
     lesson_sha256: Sha256 | None = None

@@ -337,8 +337,65 @@ def editor_config(inner: SealConfig) -> SealEditorConfig:
     return SealEditorConfig(inner=inner, exam=inner.exam, seed=inner.seed)
 
 
+class FewShotTraining(TrainingSpec):
+    """The optimiser and the loop, as SEAL's few-shot setting has them.
+
+    Classes of their own, so that a setting of one field leaves these defaults of the others.
+    """
+
+    learning_rate: float = Field(default=5e-4, gt=0.0)
+    """Peak of the schedule, of the default self-edit; otherwise the model's choice."""
+    schedule: Literal["linear", "cosine"] = "cosine"
+    """How the rate falls to zero after the warm-up."""
+    warmup_share: Share = 0.03
+    """Part of all steps spent raising the rate from zero."""
+    epochs: int = Field(default=3, ge=1)
+    """Passes over the augmented examples, of the default self-edit; otherwise the model's choice."""
+    batch_size: int = Field(default=2, ge=1)
+    """Segments per optimiser step."""
+    microbatch_tokens: int = Field(default=2048, ge=16)
+    """Most tokens, padding included, in one forward pass; bounds memory."""
+    max_tokens: int = Field(default=2048, ge=16)
+    """Room for a prompt and its output; what may not fit is not taught."""
+
+
+class FewShotReplay(ReplaySpec):
+    """General prompts answered by the base model; fewer, since a task's lesson is short."""
+
+    prompts_per_epoch: int = Field(default=8, ge=0)
+    """Replay segments in each pass, drawn in turn from the prompts; 0 turns replay off."""
+    prompts: int = Field(default=24, ge=0)
+    """Different prompts answered."""
+
+
+class FewShotConfig(MethodSettings):
+    """SEAL on a task given by examples: the model chooses how it is trained, and tries it out."""
+
+    type: Literal["seal-fewshot"] = "seal-fewshot"
+    candidates: int = Field(default=5, ge=1, le=32)
+    """Self-edits that are asked for."""
+    temperature: float = Field(default=0.8, ge=0.0, le=2.0)
+    """Of the self-edits; answers to inputs are greedy."""
+    max_new_tokens: int = Field(default=128, ge=16)
+    """Length of one self-edit."""
+    left_out: int = Field(default=3, ge=1)
+    """Examples that are left out in turn, to score a self-edit on."""
+    shown: int = Field(default=4, ge=0)
+    """Examples that a prompt shows before the input; fewer where they do not fit."""
+    together: int = Field(default=5, ge=1)
+    """Throw-away adapters that are trained, and served, at once."""
+    most_examples: int = Field(default=250, ge=1)
+    """Augmented examples of one training."""
+    most_steps: int = Field(default=375, ge=1)
+    """A self-edit that needs more optimiser steps is dropped."""
+    training: FewShotTraining = FewShotTraining()
+    replay: FewShotReplay = FewShotReplay()
+    """Only in the training on all examples."""
+
+
 MethodConfig: TypeAlias = Annotated[
-    SealConfig | SealEditorConfig | DistillConfig | HealConfig, Field(discriminator="type")
+    SealConfig | SealEditorConfig | DistillConfig | HealConfig | FewShotConfig,
+    Field(discriminator="type"),
 ]
 """Config of any method, told apart by `type`."""
 

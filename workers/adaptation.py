@@ -43,6 +43,7 @@ from workers.ingest import ingest
 from workers.lesson import write_json
 from workers.material import Material, assignment_of, collect, origin_of, with_champion
 from workers.sampler import EngineSampler
+from workers.task_exam import task_items
 from workers.training import TrainingFailed
 
 log = structlog.get_logger(__name__)
@@ -161,7 +162,7 @@ class Adaptation:
                 )
             if material.contained:
                 self._report["contained"] = material.contained
-            self._heart.progress(len(material.documents), len(material.documents))
+            self._heart.progress(len(material.learnt), len(material.learnt))
         return material
 
     def _not_yet_chunked(self) -> list[str]:
@@ -178,7 +179,9 @@ class Adaptation:
                 self._report["quiz"] = quiz.report
                 return quiz
             found = self._found_quizzes(material)
-            quiz = _Quiz(found.exam, found.train, found.report)
+            quiz = _Quiz(
+                (*found.exam, *task_items(material, self._config)), found.train, found.report
+            )
             self._report["quiz"] = quiz.report
             write_json(kept, _QUIZZES.dump_python(quiz, mode="json"))
             return quiz

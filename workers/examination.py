@@ -17,6 +17,7 @@ from workers.heart import Heart
 from workers.judging import Seat, seat_judge
 from workers.material import Material
 from workers.sampler import EngineSampler
+from workers.task_exam import longest_answer, task_items
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +73,9 @@ def examine(
         version = registry.by_id(session, version_id)
         ids = [document.id for document in material.documents]
         stored = documents.exam_items(session, ids, split="exam")
-    about_documents = [item for item in stored if item.id in set(asked)]
-    items = (*about_documents, *load_general_suite())
+    held_out = [*stored, *task_items(material, config)]
+    about_material = [item for item in held_out if item.id in set(asked)]
+    items = (*about_material, *load_general_suite())
     challenger_name = registry.engine_name(material.adapter.name, version)
     total = 2 * len(items)
     # Both sit the exam on the same replicas, question by question: two engines may round apart.
@@ -85,7 +87,7 @@ def examine(
         return sit_exam(
             items,
             EngineSampler(context.settings, engine_name, urls),
-            max_new_tokens=config.exam.max_new_tokens,
+            max_new_tokens=longest_answer(material, config),
             judge_sampler=judge.sampler if judge else None,
             on_progress=lambda done, _: heart.progress(already + done, total),
         )

@@ -10,10 +10,12 @@ from sqlalchemy.orm import Session
 from adapters.lesson import Weights
 from adapters.manifest import DocumentRef
 from adapters.methods import AcceptedSelfEdit, Assignment
-from adapters.types import ExamItem, SourceDocument
+from adapters.redaction import redact_secrets
+from adapters.types import ExamItem, Example, SourceDocument, Task
 from server.core.errors import NothingToLearn
 from server.db import Adapter, AdapterVersion, LineRole
 from server.services import documents, editing, promotion, registry, runs, taint
+from server.services import tasks as task_rows
 from server.services.rebuilds import text_hash
 from server.services.runs import Claim
 from workers import containment
@@ -22,7 +24,7 @@ from workers.bench import Origin
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """A run's line, its champion, and the documents it takes."""
+    """A run's line, its champion, and the documents or the task it takes."""
 
     adapter: Adapter
     champion: AdapterVersion | None
@@ -32,7 +34,7 @@ class Material:
     champion_revision: int
     """Of the champion alias: a swap is refused when it has moved since."""
     learnt_before: frozenset[str]
-    """Documents that the champion was trained on."""
+    """Documents and tasks that the champion was trained on."""
     accepted: tuple[AcceptedSelfEdit, ...] = ()
     """What earlier runs of the line found to teach most about these documents."""
     editor_engine_name: str | None = None
@@ -43,6 +45,10 @@ class Material:
     """By document, of its whole text, of which the lesson may be a part."""
     contained: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """By document, how many of its parts are left out, by kind of finding."""
+    tasks: tuple[Task, ...] = ()
+    """Learnt on a line of their own, in place of documents."""
+    task_refs: tuple[DocumentRef, ...] = ()
+    """The tasks as a manifest names them."""
 
     @property
     def champion_engine_name(self) -> str:
@@ -59,12 +65,19 @@ class Material:
         return self.base_engine_name if self.is_champion_tainted else self.champion_engine_name
 
     @property
+    def learnt(self) -> frozenset[str]:
+        """Ids of the documents and tasks."""
+        return frozenset([*(each.id for each in self.documents), *(each.id for each in self.tasks)])
+
+    @property
     def new_documents(self) -> frozenset[str]:
-        return frozenset(document.id for document in self.documents) - self.learnt_before
+        """Documents and tasks that the champion has not learnt."""
+        return self.learnt - self.learnt_before
 
     @property
     def earlier_documents(self) -> frozenset[str]:
-        return frozenset(document.id for document in self.documents) & self.learnt_before
+        """Documents and tasks that the champion has learnt."""
+        return self.learnt & self.learnt_before
 
     def refs(self) -> tuple[DocumentRef, ...]:
         """The documents as a manifest names them."""
@@ -77,7 +90,7 @@ class Material:
 def collect(
     session: Session, owned: Claim, *, served: str, lesson_chunks: int | None = None
 ) -> Material:
-    """The union of all live documents of the line's owner, and who champions the line.
+    """The union of all live documents of the line's owner, or the run's task; and who champions it.
 
     Of a document with findings only what is not contained; see :mod:`workers.containment`.
 
@@ -86,12 +99,15 @@ def collect(
         lesson_chunks: how many chunks of one document a lesson takes; None: all.
 
     Raises:
-        NothingToLearn: no document has been chunked, or nothing of them may be taught.
+        NothingToLearn: no document has been chunked, nothing of them may be taught,
+            or the task was deleted.
     """
     run = runs.get_run(session, owned.run_id)
     adapter = runs.line_of(session, run)
-    taken = runs.take_documents(session, owned)
-    if not taken and run.method != runs.HEAL:
+    is_of_task = bool(runs.tasks_of(session, owned.run_id))
+    taken_tasks = runs.take_tasks(session, owned)
+    taken = [] if is_of_task else runs.take_documents(session, owned)
+    if not taken and not taken_tasks and run.method != runs.HEAL:
         raise NothingToLearn(adapter.name)
     rows = [documents.get_document(session, document_id) for document_id in taken]
     asked = documents.exam_items(session, taken, split="exam")
@@ -118,8 +134,12 @@ def collect(
             for row in editing.accepted_edits(session, adapter.edits_for or adapter.id, taken)
         ),
         editor_engine_name=editing.editor_engine_name(session, adapter),
+        tasks=tuple(_redacted(task_rows.plain(row)) for row in taken_tasks),
+        task_refs=tuple(
+            DocumentRef(id=row.id, sha256=task_rows.content_hash(row)) for row in taken_tasks
+        ),
     )
-    if not material.documents and run.method != runs.HEAL:
+    if not material.learnt and run.method != runs.HEAL:
         raise NothingToLearn(adapter.name)
     return with_champion(session, material)
 
@@ -131,7 +151,9 @@ def with_champion(session: Session, material: Material) -> Material:
         material,
         champion=champion,
         champion_revision=promotion.champion_revision(session, material.adapter),
-        learnt_before=frozenset(registry.documents_of(session, champion)),
+        learnt_before=frozenset(
+            registry.documents_of(session, champion) | registry.tasks_of(session, champion)
+        ),
         is_champion_tainted=taint.is_tainted(session, champion),
     )
 
@@ -143,6 +165,7 @@ def assignment_of(
     return Assignment(
         documents=material.documents,
         new_documents=material.new_documents,
+        tasks=material.tasks,
         held_out=frozenset(item.prompt for item in exam),
         quiz=quiz,
         champion=_weights(material),
@@ -173,3 +196,22 @@ def _weights(material: Material) -> Weights | None:
     if material.champion is None or material.is_champion_tainted:
         return None
     return Weights(Path(material.champion.path))
+
+
+def _redacted(task: Task) -> Task:
+    """The task without secrets; grids hold none."""
+    if task.form == "grid":
+        return task
+
+    def clean(examples: tuple[Example, ...]) -> tuple[Example, ...]:
+        return tuple(
+            Example(redact_secrets(each.input), redact_secrets(each.output)) for each in examples
+        )
+
+    return dataclasses.replace(
+        task,
+        title=redact_secrets(task.title),
+        instruction=redact_secrets(task.instruction),
+        examples=clean(task.examples),
+        tests=clean(task.tests),
+    )

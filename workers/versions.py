@@ -80,6 +80,7 @@ def register(
         method=config.type,
         config=config.model_dump(mode="json"),
         documents=material.refs(),
+        tasks=material.task_refs,
         interactions=interactions,
         lesson_sha256=trained.lesson_sha256,
         seed=config.seed,

@@ -5,8 +5,16 @@ from adapters.methods.distill import Distill
 from adapters.methods.heal import Heal
 from adapters.methods.seal import Seal
 from adapters.methods.seal_editor import SealEditor
+from adapters.methods.seal_fewshot import SealFewShot
 from adapters.methods.workbench import AcceptedSelfEdit, Assignment, Outcome, Workbench
-from adapters.spec import DistillConfig, HealConfig, MethodConfig, SealConfig, SealEditorConfig
+from adapters.spec import (
+    DistillConfig,
+    FewShotConfig,
+    HealConfig,
+    MethodConfig,
+    SealConfig,
+    SealEditorConfig,
+)
 
 __all__ = ["AcceptedSelfEdit", "Assignment", "Method", "Outcome", "Workbench", "build_method"]
 
@@ -22,3 +30,5 @@ def build_method(config: MethodConfig) -> Method:
             return Heal(config)
         case SealEditorConfig():
             return SealEditor(config)
+        case FewShotConfig():
+            return SealFewShot(config)

@@ -14,6 +14,7 @@ from server.api import (
     questions,
     replicas,
     runs,
+    tasks,
     trials,
     versions,
 )
@@ -21,6 +22,7 @@ from server.api import (
 PARTS = (
     documents,
     questions,
+    tasks,
     interactions,
     feedback,
     runs,

@@ -19,6 +19,7 @@ from server.api.schemas import (
     LineageView,
     RunView,
     SignalView,
+    TaskView,
     TrialView,
     VersionDetail,
     VersionView,
@@ -34,6 +35,7 @@ from server.db import (
     Document,
     Feedback,
     Interaction,
+    Task,
     Trial,
 )
 from server.engine.routing import CHAMPION
@@ -47,6 +49,8 @@ from server.services import (
     promotion,
     registry,
     runs,
+    task_lines,
+    tasks,
     trials,
 )
 from server.services.tenants import sees
@@ -78,6 +82,25 @@ def document_view(session: Session, document: Document) -> DocumentView:
         versions=seen_by,
         created_at=document.created_at,
         deleted_at=document.deleted_at,
+    )
+
+
+def task_view(session: Session, task: Task) -> TaskView:
+    return TaskView(
+        id=task.id,
+        owner=task.owner,
+        title=task.title,
+        form=task.form,
+        state=task.state,
+        adapter=task_lines.line_name(task.id),
+        example_count=len(task.examples),
+        test_count=len(task.tests),
+        versions=[
+            registry.version_name(_adapter_name(session, version), version.number)
+            for version in tasks.versions_that_saw(session, task.id)
+        ],
+        created_at=task.created_at,
+        deleted_at=task.deleted_at,
     )
 
 
@@ -183,6 +206,7 @@ def run_view(session: Session, run: AdaptationRun) -> RunView:
         verdict=run.verdict,
         version=version and registry.version_name(adapter.name, version.number),
         documents=runs.documents_of(session, run.id),
+        tasks=runs.tasks_of(session, run.id),
         report=run.report,
         error=run.error,
         requested_by=run.requested_by,
@@ -207,6 +231,7 @@ def adapter_view(session: Session, adapter: Adapter, *, tenant: str | None = Non
     return AdapterView(
         name=adapter.name,
         owner=adapter.owner,
+        role=adapter.role,
         base_model=adapter.base_model,
         base_hash=adapter.base_hash,
         champion=names[CHAMPION],

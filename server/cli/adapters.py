@@ -66,12 +66,12 @@ def _lines(api: Api) -> list[dict[str, Any]]:
 
 
 def only_line(api: Api) -> str:
-    """The line that is meant where none is named.
+    """The line that is meant where none is named: the one that serves, whatever tasks have theirs.
 
     Raises:
         Failure: there are several, or none.
     """
-    names = [line["name"] for line in _lines(api)]
+    names = [line["name"] for line in _lines(api) if line.get("role", "serve") == "serve"]
     if len(names) != 1:
         raise Failure(f"Name the adapter: {', '.join(names) or 'there is none yet'}.")
     return str(names[0])

@@ -21,12 +21,14 @@ class Kind(StrEnum):
 
     DOCUMENT = "document"
     INTERACTION = "interaction"
+    TASK = "task"
     TENANT = "tenant"
 
 
 _DELETE = {
     Kind.DOCUMENT: "/api/v1/documents/{}",
     Kind.INTERACTION: "/api/v1/interactions/{}",
+    Kind.TASK: "/api/v1/tasks/{}",
     Kind.TENANT: "/api/v1/tenants/{}/data",
 }
 
@@ -36,12 +38,12 @@ Rebuild = Annotated[
 
 
 def forget(
-    kind: Annotated[Kind, typer.Argument(help="document, interaction or tenant.")],
+    kind: Annotated[Kind, typer.Argument(help="document, interaction, task or tenant.")],
     name: Annotated[str, typer.Argument(metavar="ID", help="Its id, or the tenant's name.")],
     rebuild: Rebuild = False,
     wait: Annotated[bool, typer.Option("--wait", help="Until it is done, or stuck.")] = False,
 ) -> None:
-    """Forget a document, an interaction, or all that a tenant has sent."""
+    """Forget a document, an interaction, a task, or all that a tenant has sent."""
     path = _DELETE[kind].format(quote(name, safe=""))
     with connect() as api:
         answer = api.delete(f"{path}?rebuild=true" if rebuild else path)

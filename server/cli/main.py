@@ -13,6 +13,7 @@ from server.cli import (
     keys,
     questions,
     runs,
+    tasks,
     trials,
     up,
     versions,
@@ -44,6 +45,7 @@ app.command("deletions")(deletions.show)
 app.command()(audit.audit)
 app.add_typer(versions.app, name="adapters")
 app.add_typer(fleet.app, name="fleet")
+app.add_typer(tasks.app, name="tasks")
 app.add_typer(trials.app, name="trial")
 app.add_typer(keys.app, name="key")
 app.add_typer(questions.app, name="questions")

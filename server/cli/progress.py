@@ -18,6 +18,7 @@ STAGES = {
     "quiz": "quiz",
     "outer_loop": "outer loop",
     "self_edits": "self-edits",
+    "try_out": "trying out",
     "training": "training",
     "exam": "exam",
     "swap": "swap",

@@ -52,7 +52,8 @@ def _print_list(rows: list[dict[str, Any]]) -> None:
 def _print_run(run: dict[str, Any]) -> None:
     out.print(f"[bold]{run['id']}[/]  {run['status']}  {_stage(run)}")
     out.print(f"  adapter {run['adapter']}, method {run['method']}, attempt {run['attempt']}")
-    out.print(f"  asked for by {escape(run['requested_by'])}, {len(run['documents'])} documents")
+    what = "a task" if run.get("tasks") else f"{len(run['documents'])} documents"
+    out.print(f"  asked for by {escape(run['requested_by'])}, {what}")
     for name, seconds in run["report"].get("seconds", {}).items():
         out.print(f"  {STAGES.get(name, name):<11} {seconds:7.1f} s")
     if run["finished_at"]:

@@ -5,6 +5,7 @@ AppError
 │   ├── UnknownField
 │   ├── ContextLengthExceeded
 │   ├── DocumentEmpty · DocumentNotText
+│   ├── TaskInvalid
 │   ├── ImportRefused
 │   └── NothingToLearn
 ├── Unauthenticated 401
@@ -22,6 +23,7 @@ AppError
 │   ├── AlreadyChampion
 │   ├── FilesGone · NotRebuildable
 │   ├── VersionInUse
+│   ├── TaskDeleted
 │   ├── TrialOpen · NoTrialWaits
 │   └── RunNotCancellable
 ├── PayloadTooLarge 413
@@ -105,6 +107,10 @@ class DocumentEmpty(InvalidRequest):
 
 class DocumentNotText(InvalidRequest):
     code = "document_not_text"
+
+
+class TaskInvalid(InvalidRequest):
+    code = "task_invalid"
 
 
 class ImportRefused(InvalidRequest):
@@ -264,6 +270,13 @@ class NotRebuildable(Conflict):
 
     code = "not_rebuildable"
     template = "{} cannot be trained again: {}"
+
+
+class TaskDeleted(Conflict):
+    """Facts: the task's id."""
+
+    code = "task_deleted"
+    template = "The task {} was deleted; send it anew to have it learnt: POST /api/v1/tasks."
 
 
 class TrialOpen(Conflict):

@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from adapters.spec import (
     DistillConfig,
+    FewShotConfig,
     GateThresholds,
     HealConfig,
     JudgeSpec,
@@ -143,6 +144,8 @@ class LearningSettings(Group):
     """Healing of a champion whose general ability has suffered."""
     heal_after_items: int = Field(default=3, ge=0)
     """A champion that lost at least so many items of the general suite, on balance, when it was examined is healed by itself, once; 0: never."""
+    few_shot: FewShotConfig = FewShotConfig()
+    """How tasks given by examples are learnt: SEAL, few-shot."""
     gate: GateThresholds = GateThresholds()
     """What a challenger must show before it serves."""
     judge: JudgeSpec = JudgeSpec()

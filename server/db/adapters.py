@@ -41,6 +41,8 @@ class LineRole(StrEnum):
     """It answers users."""
     EDITOR = "editor"
     """It writes the self-edits of another line, and is never routed to."""
+    TASK = "task"
+    """It answers one task given by examples, and learns no documents."""
 
 
 class Adapter(Row):

@@ -14,8 +14,9 @@ class DeletionKind(StrEnum):
 
     DOCUMENT = "document"
     INTERACTION = "interaction"
+    TASK = "task"
     TENANT = "tenant"
-    """Everything a tenant has sent: documents, interactions, feedback."""
+    """Everything a tenant has sent: documents, tasks, interactions, feedback."""
 
 
 class DeletionState(StrEnum):
@@ -38,7 +39,7 @@ class Deletion(Row):
 
     kind: Mapped[str] = mapped_column(String(20))
     target: Mapped[str] = mapped_column(String(100))
-    """Id of the document or interaction, name of the tenant."""
+    """Id of the document, interaction or task, name of the tenant."""
     owner: Mapped[str | None] = mapped_column(String(100))
     state: Mapped[str] = mapped_column(String(20), default=DeletionState.OPEN, index=True)
     version_ids: Mapped[list[str]]

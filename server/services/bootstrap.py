@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from server.core.clock import new_id
 from server.core.errors import Conflict, SetupError
 from server.core.settings import Settings
-from server.db import Adapter, Alias
+from server.db import Adapter, Alias, LineRole
 from server.engine.routing import CHAMPION
 from server.services import policies, registry
 
@@ -47,8 +47,17 @@ def ensure_line(
     return adapter
 
 
-def create_line(session: Session, settings: Settings, name: str, *, owner: str | None) -> Adapter:
+def create_line(
+    session: Session,
+    settings: Settings,
+    name: str,
+    *,
+    owner: str | None,
+    role: LineRole = LineRole.SERVE,
+) -> Adapter:
     """A further line over the served base model, which learns from its owner's documents alone.
+
+    One of another role than to serve learns nothing by itself.
 
     Raises:
         Conflict: the name is taken, by whomever.
@@ -63,13 +72,15 @@ def create_line(session: Session, settings: Settings, name: str, *, owner: str |
                 session,
                 name,
                 owner=owner,
+                role=role,
                 base_model=first.base_model,
                 base_path=first.base_path,
                 base_hash=first.base_hash,
             )
     except IntegrityError as error:  # somebody made it at the same moment
         raise Conflict(taken) from error
-    policies.ensure_default_policy(session, adapter, is_enabled=settings.learning.is_enabled)
+    if role is LineRole.SERVE:
+        policies.ensure_default_policy(session, adapter, is_enabled=settings.learning.is_enabled)
     return adapter
 
 

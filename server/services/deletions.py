@@ -29,6 +29,7 @@ from server.db import (
     Document,
     Feedback,
     Interaction,
+    Task,
 )
 from server.services import (
     audit,
@@ -38,6 +39,7 @@ from server.services import (
     registry,
     runs,
     taint,
+    tasks,
 )
 from server.services.keys import Principal
 from server.services.paging import Page, page_of
@@ -83,6 +85,34 @@ def forget_document(
     )
     _record_opening(session, principal, deletion, request_id)
     return document, deletion
+
+
+def forget_task(
+    session: Session,
+    principal: Principal,
+    task_id: str,
+    *,
+    rebuild: bool = False,
+    request_id: str | None = None,
+) -> tuple[Task, Deletion]:
+    """Take a task's examples from all that is learnt from now on; twice is one deletion.
+
+    Raises:
+        RowNotFound: no such task, or another tenant's.
+    """
+    task = tasks.get_task(session, task_id, tenant=principal.owner)
+    session.refresh(task, with_for_update=True)
+    was_deleted = task.deleted_at is not None
+    tasks.delete_task(session, task_id, tenant=principal.owner)
+    session.flush()
+    known = _latest(session, DeletionKind.TASK, task_id) if was_deleted else None
+    if known is not None:
+        if rebuild:
+            order_rebuild(session, principal, known, request_id=request_id)
+        return task, known
+    deletion = _open(session, principal, DeletionKind.TASK, task_id, task.owner, rebuild=rebuild)
+    _record_opening(session, principal, deletion, request_id)
+    return task, deletion
 
 
 def forget_interaction(
@@ -148,6 +178,16 @@ def erase_batch(session: Session, deletion: Deletion) -> int:
         documents.delete_document(session, document_id, tenant=None)
     if document_ids:
         return len(document_ids)
+    task_ids = session.scalars(
+        select(Task.id)
+        .where(Task.owner == owner, Task.deleted_at.is_(None), Task.created_at <= until)
+        .order_by(Task.id)
+        .limit(DOCUMENTS_AT_ONCE)
+    ).all()
+    for task_id in task_ids:
+        tasks.delete_task(session, task_id, tenant=None)
+    if task_ids:
+        return len(task_ids)
     messages.lock_for_deleting(session)
     kept = (
         select(Interaction)
@@ -347,7 +387,7 @@ def _latest(session: Session, kind: DeletionKind, target: str) -> Deletion | Non
 def _is_known(session: Session, owner: str) -> bool:
     return any(
         session.scalar(select(table.id).where(table.owner == owner).limit(1)) is not None
-        for table in (ApiKey, Document, Adapter, Interaction)
+        for table in (ApiKey, Document, Task, Adapter, Interaction)
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from adapters.spec import METHODS, MethodConfig, SealEditorConfig, editor_config
+from adapters.spec import METHODS, FewShotConfig, MethodConfig, SealEditorConfig, editor_config
 from server.core.errors import InvalidRequest, UnknownField
 from server.core.settings import LearningSettings
 
@@ -74,11 +74,13 @@ def config_of(
 
 
 def _set(learning: LearningSettings, name: str) -> MethodConfig:
-    """What the settings say of a method; its own defaults where they say nothing."""
+    """What the settings say of a method."""
     if METHODS[name] is SealEditorConfig:
         return editor_config(learning.seal)
-    kept: MethodConfig | None = getattr(learning, name.replace("-", "_"), None)
-    return METHODS[name]() if kept is None else kept
+    if METHODS[name] is FewShotConfig:
+        return learning.few_shot
+    kept: MethodConfig = getattr(learning, name)
+    return kept
 
 
 def _merged(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

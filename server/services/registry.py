@@ -17,6 +17,7 @@ from server.db import (
     AliasEvent,
     LineRole,
     RunDocument,
+    RunTask,
     Trial,
     TrialMode,
     TrialState,
@@ -264,6 +265,13 @@ def documents_of(session: Session, version: AdapterVersion | None) -> set[str]:
     return set(
         session.scalars(select(RunDocument.document_id).where(RunDocument.run_id == version.run_id))
     )
+
+
+def tasks_of(session: Session, version: AdapterVersion | None) -> set[str]:
+    """The tasks a version was trained on; none for the base model."""
+    if version is None or version.run_id is None:
+        return set()
+    return set(session.scalars(select(RunTask.task_id).where(RunTask.run_id == version.run_id)))
 
 
 def snapshot_revision(session: Session) -> int:

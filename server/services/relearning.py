@@ -31,7 +31,6 @@ from server.db import (
 from server.engine.routing import CHAMPION
 from server.services import (
     audit,
-    documents,
     policies,
     promotion,
     registry,
@@ -109,7 +108,7 @@ class LineWithout:
         run = runs.open_run_of(self._session, self._adapter)
         if run is not None and not self._counts(run):
             return None
-        if run is None and not documents.has_material(self._session, owner=self._adapter.owner):
+        if run is None and not runs.has_material(self._session, self._adapter):
             return ""
         self._queue()
         return ""
@@ -126,7 +125,7 @@ class LineWithout:
             return None
         last = self._recorded()
         if last is None or taint.deletion_seen_by(self._session, last.id) is not None:
-            if documents.has_material(self._session, owner=self._adapter.owner):
+            if runs.has_material(self._session, self._adapter):
                 self._queue()
             else:
                 self._go_back_to_base()

@@ -31,10 +31,13 @@ from server.db import (
     RunInteraction,
     RunKind,
     RunStatus,
+    RunTask,
+    Task,
+    TaskState,
     VersionStatus,
 )
 from server.db.session import after_commit
-from server.services import documents, promotion, registry, taint
+from server.services import documents, promotion, registry, taint, tasks
 from server.services.tenants import only, sees
 
 OPEN = (RunStatus.QUEUED, RunStatus.RUNNING)
@@ -44,6 +47,9 @@ NO_UPDATE = "no_update"
 
 HEAL = "heal"
 """The method that teaches nothing new: its runs take what the champion knows, and no more."""
+TASK_METHOD = "seal-fewshot"
+"""The only method of lines that learn a task."""
+
 EDITOR_METHOD = "seal-editor"
 """The only method of lines that write self-edits."""
 
@@ -69,12 +75,17 @@ def queue_run(
     requested_by: str,
     queue: Queue,
     policy_id: str | None = None,
+    task_id: str | None = None,
 ) -> tuple[AdaptationRun, bool]:
     """Ask for a run over all live documents of the line's owner; its open run is returned instead.
 
+    Args:
+        task_id: what it learns instead of documents.
+
     Raises:
         NothingToLearn: there is no document.
-        InvalidRequest: the line is an editor, and the method not an editor's.
+        InvalidRequest: the line is an editor, and the method not an editor's; or line or method
+            are a task's, and no task is named.
     """
     if adapter.role == LineRole.EDITOR and method != EDITOR_METHOD:
         raise InvalidRequest(
@@ -91,8 +102,8 @@ def queue_run(
         )
     ):
         return open_run, False
-    if not documents.has_documents(session, owner=adapter.owner):
-        raise NothingToLearn(adapter.name)
+    if task_id is None:
+        _assert_learns_documents(session, adapter, method)
     run = AdaptationRun(
         id=new_id("run"),
         adapter_id=adapter.id,
@@ -104,6 +115,8 @@ def queue_run(
     )
     session.add(run)
     session.flush()
+    if task_id is not None:
+        session.add(RunTask(run_id=run.id, task_id=task_id))
     run_id = run.id
     after_commit(session, lambda: queue.send(RUN_ADAPTATION, run_id))
     return run, True
@@ -161,6 +174,18 @@ def take_documents(session: Session, owned: Claim) -> list[str]:
     return taken
 
 
+def take_tasks(session: Session, owned: Claim) -> Sequence[Task]:
+    """The tasks that the run was queued for, which are being learnt now; without deleted ones."""
+    taken = session.scalars(
+        select(Task)
+        .where(Task.id.in_(tasks_of(session, owned.run_id)), Task.deleted_at.is_(None))
+        .order_by(Task.id)
+        .with_for_update()  # none of them can be deleted before this transaction ends
+    ).all()
+    tasks.set_states(session, [task.id for task in taken], TaskState.LEARNING)
+    return taken
+
+
 def heartbeat(
     session: Session,
     owned: Claim,
@@ -207,7 +232,7 @@ def finish(
     report: dict[str, Any] | None = None,
     error: str | None = None,
 ) -> None:
-    """Close a run and say of its documents whether they were learnt.
+    """Close a run and say of its documents and tasks whether they were learnt.
 
     Raises:
         LeaseLost: the run belongs to another worker by now; nothing is changed.
@@ -225,7 +250,7 @@ def finish(
     ).one_or_none()
     if row is None:
         raise LeaseLost(owned.run_id, owned.attempt)
-    _close_documents(session, owned.run_id, is_learnt=verdict == "promote")
+    _close_material(session, owned.run_id, is_learnt=verdict == "promote")
     deletion = taint.deletion_seen_by(session, owned.run_id)
     if deletion is not None and status != RunStatus.SUCCEEDED:
         add_event(session, owned.run_id, owned.attempt, MATERIAL_DELETED, deletion=deletion.id)
@@ -261,8 +286,9 @@ def request_cancel(
     if ended is not None:
         if run.kind == RunKind.LEARN:
             # What it would have learnt counts as seen, or the policy would start the same run again.
-            take_documents(session, Claim(run_id, ended[0]))
-            _close_documents(session, run_id, is_learnt=False)
+            if not tasks_of(session, run_id):
+                take_documents(session, Claim(run_id, ended[0]))
+            _close_material(session, run_id, is_learnt=False)
         add_event(session, run_id, ended[0], RunStatus.CANCELLED)
     elif not session.execute(
         _open_update(run_id, RunStatus.RUNNING)
@@ -368,6 +394,25 @@ def documents_of(session: Session, run_id: str) -> list[str]:
     )
 
 
+def tasks_of(session: Session, run_id: str) -> list[str]:
+    """Ids of the tasks that a run learns; a run that has any learns no documents."""
+    return list(
+        session.scalars(
+            select(RunTask.task_id).where(RunTask.run_id == run_id).order_by(RunTask.task_id)
+        )
+    )
+
+
+def has_material(session: Session, adapter: Adapter) -> bool:
+    """Whether a run over documents would have anything to learn, now or in a moment.
+
+    A task's line learns none: its task is learnt when somebody asks for it.
+    """
+    if adapter.role == LineRole.TASK:
+        return False
+    return documents.has_material(session, owner=adapter.owner)
+
+
 def interactions_of(session: Session, run_id: str) -> list[str]:
     """Ids of the interactions that a run saw."""
     return list(
@@ -410,8 +455,26 @@ def _owned_update(owned: Claim) -> Any:
     )
 
 
-def _close_documents(session: Session, run_id: str, *, is_learnt: bool) -> None:
-    line = line_of(session, get_run(session, run_id))
+def _assert_learns_documents(session: Session, adapter: Adapter, method: str) -> None:
+    if method == TASK_METHOD:
+        raise InvalidRequest(
+            f"{method} learns a task given by examples: POST /api/v1/tasks, then "
+            "POST /api/v1/tasks/ID/learn.",
+            "method",
+        )
+    if adapter.role == LineRole.TASK:
+        raise InvalidRequest(
+            f"{adapter.name} is the line of a task and learns no documents; learn the task again: "
+            "POST /api/v1/tasks/ID/learn, or name another line.",
+            "adapter",
+        )
+    if not documents.has_documents(session, owner=adapter.owner):
+        raise NothingToLearn(adapter.name)
+
+
+def _close_material(session: Session, run_id: str, *, is_learnt: bool) -> None:
+    run = get_run(session, run_id)
+    line = line_of(session, run)
     if line.role == LineRole.EDITOR:
         return
     serving = promotion.champion(session, line)
@@ -421,3 +484,7 @@ def _close_documents(session: Session, run_id: str, *, is_learnt: bool) -> None:
             DocumentState.LEARNT if is_learnt or document_id in known else DocumentState.NOT_LEARNT
         )
         documents.set_states(session, [document_id], state)
+    known_tasks = registry.tasks_of(session, serving)
+    for task_id in tasks_of(session, run_id):
+        is_known = is_learnt or task_id in known_tasks
+        tasks.set_states(session, [task_id], TaskState.LEARNT if is_known else TaskState.NOT_LEARNT)

@@ -1,6 +1,6 @@
 """What runs and versions have seen of what was deleted since: read only, asked by everybody.
 
-A run has seen a document or an interaction when it took it (``run_documents``,
+A run has seen a document, a task or an interaction when it took it (``run_documents``, ``run_tasks``,
 ``run_interactions``) and was begun before the deletion. One that is begun later took what was sent
 anew under the same id, which is another document.
 
@@ -21,6 +21,8 @@ from server.db import (
     Document,
     RunDocument,
     RunInteraction,
+    RunTask,
+    Task,
 )
 
 _BEGUN = func.coalesce(AdaptationRun.started_at, AdaptationRun.created_at)
@@ -131,6 +133,15 @@ def _has_seen() -> ColumnElement[bool]:
     took_interaction = exists().where(
         RunInteraction.run_id == AdaptationRun.id, RunInteraction.interaction_id == Deletion.target
     )
+    took_task = exists().where(
+        RunTask.run_id == AdaptationRun.id, RunTask.task_id == Deletion.target
+    )
+    took_task_of_tenant = exists().where(
+        RunTask.run_id == AdaptationRun.id,
+        Task.id == RunTask.task_id,
+        Task.owner == Deletion.target,
+        or_(is_earlier, Task.deleted_at >= _BEGUN),
+    )
     took_of_tenant = exists().where(
         RunDocument.run_id == AdaptationRun.id,
         Document.id == RunDocument.document_id,
@@ -143,8 +154,9 @@ def _has_seen() -> ColumnElement[bool]:
     return or_(
         and_(Deletion.kind == DeletionKind.DOCUMENT, is_earlier, took_document),
         and_(Deletion.kind == DeletionKind.INTERACTION, is_earlier, took_interaction),
+        and_(Deletion.kind == DeletionKind.TASK, is_earlier, took_task),
         and_(
             Deletion.kind == DeletionKind.TENANT,
-            or_(took_of_tenant, and_(is_earlier, heard_tenant)),
+            or_(took_of_tenant, took_task_of_tenant, and_(is_earlier, heard_tenant)),
         ),
     )

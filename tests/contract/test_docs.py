@@ -16,6 +16,7 @@ from server.db import (
     DeletionState,
     DocumentState,
     RunStatus,
+    TaskState,
     TrialMode,
     TrialState,
     VersionStatus,
@@ -68,7 +69,16 @@ def test_the_error_tree_in_the_docstring_names_every_class() -> None:
     assert missing == []
 
 
-STATES = (DocumentState, RunStatus, VersionStatus, DeletionState, TrialState, TrialMode, Arm)
+STATES = (
+    DocumentState,
+    TaskState,
+    RunStatus,
+    VersionStatus,
+    DeletionState,
+    TrialState,
+    TrialMode,
+    Arm,
+)
 
 
 @pytest.mark.parametrize("state", sorted({str(one) for states in STATES for one in states}))
