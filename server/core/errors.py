@@ -6,7 +6,7 @@ AppError
 │   ├── ContextLengthExceeded
 │   ├── DocumentEmpty · DocumentNotText
 │   ├── ImportRefused
-│   └── NothingToLearn
+│   └── NothingToLearn, NoAcceptedEdits
 ├── Unauthenticated 401
 ├── Forbidden 403
 ├── ForeignTenant 403
