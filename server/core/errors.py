@@ -7,7 +7,7 @@ AppError
 │   ├── DocumentEmpty · DocumentNotText
 │   ├── TaskInvalid
 │   ├── ImportRefused
-│   └── NothingToLearn
+│   └── NothingToLearn, NoAcceptedEdits
 ├── Unauthenticated 401
 ├── Forbidden 403
 ├── ForeignTenant 403

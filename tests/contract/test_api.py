@@ -244,6 +244,16 @@ def test_learning_without_a_document_is_refused(api: Api) -> None:
     assert error_of(answer)["code"] == "nothing_to_learn"
 
 
+def test_an_editor_is_not_trained_before_an_edit_was_kept(api: Api) -> None:
+    with api.database.unit_of_work() as session:
+        make_document(session)
+
+    answer = api.client.post("/api/v1/runs", json={"method": "seal-editor"})
+
+    assert (answer.status_code, error_of(answer)["code"]) == (400, "no_accepted_edits")
+    assert api.client.get("/api/v1/runs").json()["data"] == []
+
+
 def test_a_run_is_ordered_once_followed_and_cancelled(api: Api) -> None:
     with api.database.unit_of_work() as session:
         make_document(session)
