@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import TypeAdapter, ValidationError
 from sqlalchemy.orm import Session
 
-from adapters.types import ItemKind
+from adapters.types import Grader, ItemKind
 from server.api.deps import Admin, Ingest, Read, ReadOrIngest, RequestId, RuntimeDep
 from server.api.schemas import (
     DeletedView,
@@ -151,7 +151,7 @@ def _sent(row: Any, number: int) -> Sent:
             known = ", ".join(QuestionBody.model_fields)
             raise UnknownField(f"{where}: not a field; known are {known}.", field) from error
         raise InvalidRequest(f"{where}: {first['msg']}.", field) from error
-    return Sent(body.question, tuple(body.answers), body.grader)
+    return Sent(body.question, tuple(body.answers), Grader(body.grader))
 
 
 def _view(row: ExamQuestion) -> QuestionView:

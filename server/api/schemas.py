@@ -92,8 +92,8 @@ class QuestionBody(Body):
     question: Line
     answers: list[Answer] = Field(min_length=1, max_length=20)
     """Any of these counts as right."""
-    grader: Grader = Grader.MATCH
-    """How a reply is judged: match, numeric, exact, or judge (the base model, where it can)."""
+    grader: Literal["match", "numeric", "exact", "judge"] = "match"
+    """How a reply is judged; `judge` is the base model, where it can be believed."""
 
     @model_validator(mode="after")
     def _can_be_right(self) -> Self:

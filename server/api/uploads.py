@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import Field, File, FormParser, parse_options_header
 
-from adapters.types import MediaType
+from adapters.types import Grader, MediaType
 from server.api.schemas import DocumentBody, QuestionBody, Title
 from server.core.errors import (
     AppError,
@@ -220,7 +220,7 @@ def _taken(
 
 
 def _asked(body: QuestionBody) -> Question:
-    return body.question, tuple(body.answers), body.grader
+    return body.question, tuple(body.answers), Grader(body.grader)
 
 
 def _kind_of(file: _FormFile) -> tuple[MediaType, str | None]:

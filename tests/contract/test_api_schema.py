@@ -53,6 +53,12 @@ def as_bytes(_: Any, value: Any) -> bytes:
     return value if isinstance(value, bytes) else bytes(getattr(value, "data", b""))
 
 
+@schemathesis.serializer("application/jsonl")
+def as_lines(_: Any, value: Any) -> bytes:
+    """Lines as they were drawn, which are seldom JSON."""
+    return str(value).encode(errors="replace")
+
+
 schema = schemathesis.openapi.from_dict(_document())
 
 
