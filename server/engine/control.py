@@ -22,7 +22,7 @@ from server.core.errors import (
 )
 from server.core.settings import EngineSettings
 from server.engine.client import EngineClient, broken_answers
-from server.engine.reading import ChatReader, error_message
+from server.engine.reading import Assembled, ChatReader, error_message
 
 QUESTION_TIMEOUT_S = 5.0
 """For what the engine answers without generating."""
@@ -134,9 +134,50 @@ class EngineControl:
         Raises:
             EngineError: the engine answered with an error.
         """
+        return (await self.reply(model, body, timeout_s=timeout_s)).text
+
+    async def reply(
+        self, model: str, body: Mapping[str, Any], *, timeout_s: float | None = None
+    ) -> Assembled:
+        """As `chat`, with all that the engine says of the reply.
+
+        Raises:
+            EngineError: the engine answered with an error.
+        """
         reader = ChatReader()
         reader.feed_body(await self._complete(model, body, timeout_s))
-        return reader.result().text
+        return reader.result()
+
+    async def prompt_logprobs(
+        self, model: str, ids: Sequence[int], *, top: int = TOP_LOGPROBS, priority: int = 0
+    ) -> list[dict[int, float]]:
+        """What the model finds likeliest in the place of each token but the first.
+
+        Per place the log-probabilities (nats) of the `top` likeliest tokens, and of the token that
+        stands there, by id. One token is generated and thrown away: vLLM gives these beside it.
+
+        Raises:
+            EngineError: the engine refuses, or does not give them.
+        """
+        body = {
+            "prompt": list(ids),
+            "max_tokens": 1,
+            "temperature": 0,
+            "prompt_logprobs": top,
+            "priority": priority,
+        }
+        payload = _json(await self._complete(model, body, None, path="/v1/completions"))
+        try:
+            places = payload["choices"][0]["prompt_logprobs"][1:]
+            found = [
+                {int(token): float(entry["logprob"]) for token, entry in place.items()}
+                for place in places
+            ]
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+            raise EngineError(f"The engine gives no prompt log-probabilities for {model}.") from error
+        if len(found) != len(ids) - 1:
+            raise EngineError(f"The engine scores {len(found)} of {len(ids) - 1} tokens.")
+        return found
 
     async def top_logprobs(self, model: str, prompt: str) -> dict[str, float]:
         """Log-probabilities (nats) of the likeliest next tokens of a reply to ``prompt``."""
@@ -202,12 +243,14 @@ class EngineControl:
             raise AdapterNotProven(engine_name, "its first reply came from other weights")
 
     async def _complete(
-        self, model: str, body: Mapping[str, Any], timeout_s: float | None
+        self,
+        model: str,
+        body: Mapping[str, Any],
+        timeout_s: float | None,
+        path: str = "/v1/chat/completions",
     ) -> bytes:
         order = {**body, "model": model}
-        status, answer = await self._exchange(
-            "POST", "/v1/chat/completions", order, timeout_s=timeout_s
-        )
+        status, answer = await self._exchange("POST", path, order, timeout_s=timeout_s)
         if status != 200:
             raise EngineError(f"The engine refuses to chat as {model}: {_message(status, answer)}")
         return answer

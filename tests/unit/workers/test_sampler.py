@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from adapters.sampling import SamplingError
+from adapters.sampling import NotScored, SamplingError, Scoring
 from adapters.types import SamplingParams
 from server.core.settings import EngineSettings, Settings
 from tests.support.fake_engine import FakeEngine, Served, serve
@@ -91,3 +91,42 @@ def test_a_cancel_beside_an_engine_error_is_still_a_cancel(
 
     with pytest.raises(Stop):
         sampler(settings, served.url).chat(CONVERSATIONS, SamplingParams(), on_progress=stop)
+
+
+def test_replies_tell_tokens_likelihoods_and_how_they_ended(
+    engine: FakeEngine, served: Served, settings: Settings
+) -> None:
+    [reply] = sampler(settings, served.url).replies(CONVERSATIONS[:1], SamplingParams(max_tokens=6))
+
+    assert reply.text.startswith("smollm2@base")
+    assert (reply.finish_reason, reply.prompt_ids) == ("stop", (1, 2, 3, 4, 5, 6, 7))
+    assert reply.ids == (0, 1, 2, 3, 4, 5)
+    assert reply.likeliest == ((-0.5, -2.0),)
+    assert engine.bodies[0]["top_logprobs"] == 20
+    assert engine.bodies[0]["priority"] == LEARNING_PRIORITY
+
+
+def test_the_tokens_of_a_reply_are_scored_and_not_those_before(
+    engine: FakeEngine, served: Served, settings: Settings
+) -> None:
+    scorings = [Scoring((5, 6, 7, 8), start=2), Scoring((1, 2), start=1)]
+
+    first, second = sampler(settings, served.url).score(scorings)
+
+    assert [place.ids[0] for place in first] == [7, 8]
+    assert [place.ids[0] for place in second] == [2]
+    assert first[0].logprobs[:2] == (-0.5, -2.0)
+    assert [body["max_tokens"] for body in engine.bodies] == [1, 1]
+
+
+def test_an_engine_that_cannot_score_is_told_from_one_that_is_away(
+    engine: FakeEngine, served: Served, settings: Settings
+) -> None:
+    engine.can_score = False
+
+    with pytest.raises(NotScored, match="gives no prompt log-probabilities"):
+        sampler(settings, served.url).score([Scoring((1, 2), start=1)])
+    with pytest.raises(SamplingError) as away:
+        sampler(settings, "http://127.0.0.1:9").score([Scoring((1, 2), start=1)])
+
+    assert not isinstance(away.value, NotScored)
