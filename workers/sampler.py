@@ -55,10 +55,12 @@ class EngineSampler:
 
         An engine that is away is waited for as long as a start may take.
         """
-        orders = [
-            _Order(messages, lambda control, body=body: control.chat(self._engine_name, body))
-            for messages, body in ((each, _body(each, params)) for each in conversations)
-        ]
+
+        def order(messages: Sequence[ChatMessage]) -> _Order[str]:
+            body = _body(messages, params)
+            return _Order(messages, lambda control: control.chat(self._engine_name, body))
+
+        orders = [order(messages) for messages in conversations]
         return asyncio.run(self._ask_all(orders, on_progress))
 
     def replies(
@@ -70,25 +72,28 @@ class EngineSampler:
     ) -> list[Reply]:
         """See :class:`adapters.sampling.MeasuringSampler`."""
         asked = {"logprobs": True, "top_logprobs": TOP_LOGPROBS, "return_token_ids": True}
-        orders = [
-            _Order(messages, lambda control, body=body: control.reply(self._engine_name, body))
-            for messages, body in ((each, _body(each, params) | asked) for each in conversations)
-        ]
+
+        def order(messages: Sequence[ChatMessage]) -> _Order[Assembled]:
+            body = _body(messages, params) | asked
+            return _Order(messages, lambda control: control.reply(self._engine_name, body))
+
+        orders = [order(messages) for messages in conversations]
         return [_reply(found) for found in asyncio.run(self._ask_all(orders, on_progress))]
 
     def score(
         self, scorings: Sequence[Scoring], *, on_progress: ProgressCallback | None = None
     ) -> list[tuple[TopK, ...]]:
         """See :class:`adapters.sampling.MeasuringSampler`."""
-        orders = [
-            _Order(
+
+        def order(scoring: Scoring) -> _Order[list[dict[int, float]]]:
+            return _Order(
                 scoring.ids,
-                lambda control, ids=scoring.ids: control.prompt_logprobs(
-                    self._engine_name, ids, priority=LEARNING_PRIORITY
+                lambda control: control.prompt_logprobs(
+                    self._engine_name, scoring.ids, priority=LEARNING_PRIORITY
                 ),
             )
-            for scoring in scorings
-        ]
+
+        orders = [order(scoring) for scoring in scorings]
         try:
             found = asyncio.run(self._ask_all(orders, on_progress))
         except SamplingError as failure:
@@ -154,9 +159,7 @@ async def _ask_in_turn(controls: Sequence[EngineControl], order: _Order[_T]) -> 
     return await order.ask(controls[-1])
 
 
-def _in_order(
-    controls: Sequence[EngineControl], wanted: Sequence[object]
-) -> list[EngineControl]:
+def _in_order(controls: Sequence[EngineControl], wanted: Sequence[object]) -> list[EngineControl]:
     """The replicas as this prompt asks them: the same order for whichever weights."""
     if len(controls) == 1:
         return list(controls)

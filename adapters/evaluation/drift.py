@@ -69,10 +69,10 @@ class Drift:
 
 @dataclass(slots=True)
 class Recorder:
-    """A sampler that keeps what the engine said of each reply, for the one who asked only for text."""
+    """A sampler that keeps what the engine said of each reply, for one who asks only for text."""
 
     sampler: MeasuringSampler
-    replies: list[Reply] = field(default_factory=list)
+    _by_prompt: dict[str, Reply] = field(default_factory=dict)
 
     def chat(
         self,
@@ -82,44 +82,55 @@ class Recorder:
         on_progress: ProgressCallback | None = None,
     ) -> list[str]:
         """See `adapters.sampling.Sampler`."""
-        self.replies += self.sampler.replies(conversations, params, on_progress=on_progress)
-        return [reply.text for reply in self.replies[-len(conversations) :]]
+        replies = self.sampler.replies(conversations, params, on_progress=on_progress)
+        for messages, reply in zip(conversations, replies, strict=True):
+            self._by_prompt.setdefault(messages[-1]["content"], reply)
+        return [reply.text for reply in replies]
+
+    def replies_to(self, items: Sequence[ExamItem]) -> list[Reply]:
+        """The first reply to each item's prompt; an empty one where it was never asked."""
+        return [self._by_prompt.get(item.prompt, Reply("")) for item in items]
 
 
 def measure_drift(
     items: Sequence[ExamItem],
     champion: Sequence[Reply],
     challenger: Sequence[Reply],
-    base_replies: Sequence[Reply | None],
     *,
     base: MeasuringSampler,
     model: MeasuringSampler,
+    most: int,
+    max_new_tokens: int,
+    base_replies: Sequence[Reply] | None = None,
     on_progress: ProgressCallback | None = None,
 ) -> Drift:
-    """All figures from both sides' replies to the items, in the order of the items.
+    """All figures, from both sides' replies to the items in their order.
 
-    `base_replies` has the base's reply to each item that is sampled for the KL.
+    The KL is measured on `most` items about documents and `most` general ones. `model` speaks with
+    the challenger's weights; `base_replies` are the base's to all items, where it was asked them.
 
     Raises:
         SamplingError: the engine did not answer.
     """
-    told = [(i, reply) for i, reply in enumerate(base_replies) if reply and reply.ids]
+    chosen = _sample(items, most)
     divergences: dict[int, list[float]] = {}
     reason = None
-    if not told or not all(reply.prompt_ids for _, reply in told):
-        reason = "the engine does not tell the tokens of its replies"
-        told = []
-    scorings = [Scoring(reply.prompt_ids + reply.ids, len(reply.prompt_ids)) for _, reply in told]
     try:
-        theirs = base.score(scorings, on_progress=on_progress)
-        ours = model.score(scorings, on_progress=on_progress)
+        replies = (
+            [base_replies[index] for index in chosen]
+            if base_replies is not None
+            else base.replies(
+                [[{"role": "user", "content": items[index].prompt}] for index in chosen],
+                SamplingParams(max_tokens=max_new_tokens),
+                on_progress=on_progress,
+            )
+        )
+        found = _divergences(replies, base, model, on_progress)
+        divergences = dict(zip(chosen, found, strict=True))
     except NotScored as refusal:
         reason = str(refusal)
-    else:
-        for (index, _), one, other in zip(told, theirs, ours, strict=True):
-            divergences[index] = [kl(p, q) for p, q in zip(one, other, strict=True)]
-    general = [i for i, item in enumerate(items) if item.document_id is None]
-    target = [i for i, item in enumerate(items) if item.document_id is not None]
+    general = [index for index, item in enumerate(items) if item.document_id is None]
+    target = [index for index, item in enumerate(items) if item.document_id is not None]
     return Drift(
         _figures(target, champion, challenger, divergences),
         _figures(general, champion, challenger, divergences),
@@ -131,13 +142,35 @@ def measure_drift(
     )
 
 
-def drift_sample(items: Sequence[ExamItem], most: int) -> list[bool]:
-    """Which items the KL is measured on: of each kind, general or not, the first by id."""
-    chosen: set[str] = set()
+def _sample(items: Sequence[ExamItem], most: int) -> list[int]:
+    """Of each kind, general or not, the first by id; ids of documents' items are hashes."""
+    chosen: list[int] = []
     for is_general in (True, False):
-        ids = sorted(item.id for item in items if (item.document_id is None) is is_general)
-        chosen.update(ids[:most])
-    return [item.id in chosen for item in items]
+        indices = [
+            index for index, item in enumerate(items) if (item.document_id is None) is is_general
+        ]
+        chosen += sorted(indices, key=lambda index: items[index].id)[:most]
+    return sorted(chosen)
+
+
+def _divergences(
+    replies: Sequence[Reply],
+    base: MeasuringSampler,
+    model: MeasuringSampler,
+    on_progress: ProgressCallback | None,
+) -> list[list[float]]:
+    """KL at each token of the base's replies."""
+    if not all(reply.prompt_ids and reply.ids for reply in replies if reply.text):
+        raise NotScored("the engine does not tell the tokens of its replies")
+    scorings = [
+        Scoring(reply.prompt_ids + reply.ids, len(reply.prompt_ids))
+        for reply in replies
+        if reply.prompt_ids and reply.ids
+    ]
+    theirs = base.score(scorings, on_progress=on_progress)
+    ours = iter(model.score(scorings, on_progress=on_progress))
+    found = iter([kl(p, q) for p, q in zip(one, next(ours), strict=True)] for one in theirs)
+    return [next(found) if reply.prompt_ids and reply.ids else [] for reply in replies]
 
 
 def kl(p: TopK, q: TopK) -> float:

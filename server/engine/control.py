@@ -174,7 +174,9 @@ class EngineControl:
                 for place in places
             ]
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-            raise EngineError(f"The engine gives no prompt log-probabilities for {model}.") from error
+            raise EngineError(
+                f"The engine gives no prompt log-probabilities for {model}."
+            ) from error
         if len(found) != len(ids) - 1:
             raise EngineError(f"The engine scores {len(found)} of {len(ids) - 1} tokens.")
         return found

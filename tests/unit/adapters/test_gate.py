@@ -198,6 +198,7 @@ def test_the_table_shows_each_document_and_each_part_of_the_general_suite():
         "general suite",
         "general: general",
         "form",
+        "not refused",
     ]
 
 
@@ -220,6 +221,7 @@ def test_a_decision_is_json():
         "interval": pytest.approx([0.417, 0.917], abs=0.01),
         "verdict": "promote",
         "further_items": None,
+        "lower": pytest.approx(0.36, abs=0.01),
     }
 
 
