@@ -15,7 +15,7 @@ class SamplingError(RuntimeError):
 
 
 class NotScored(SamplingError):
-    """The engine gives no log-probabilities of given tokens; the message says what it lacks."""
+    """The engine does not tell what is likely after given tokens; the message says what it lacks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,16 +28,8 @@ class Reply:
     prompt_ids: tuple[int, ...] = ()
     """The conversation's tokens; empty from an engine that does not tell."""
     ids: tuple[int, ...] = ()
-    likeliest: tuple[tuple[float, ...], ...] = ()
-    """Per token, the log-probabilities (nats) of the likeliest tokens in its place."""
-
-
-@dataclass(frozen=True, slots=True)
-class Scoring:
-    """Tokens to be scored: those of `ids` from place `start` (at least 1) on."""
-
-    ids: tuple[int, ...]
-    start: int
+    likeliest: tuple[TopK, ...] = ()
+    """Per token, what was likeliest in its place."""
 
 
 class Sampler(Protocol):
@@ -76,14 +68,12 @@ class MeasuringSampler(Sampler, Protocol):
         ...
 
     def score(
-        self, scorings: Sequence[Scoring], *, on_progress: ProgressCallback | None = None
-    ) -> list[tuple[TopK, ...]]:
-        """For each, what these weights find likeliest in the place of every scored token.
-
-        Each place holds the token that stands there, too, however unlikely.
+        self, beginnings: Sequence[Sequence[int]], *, on_progress: ProgressCallback | None = None
+    ) -> list[TopK]:
+        """What these weights find likeliest after each beginning, in tokens, in their order.
 
         Raises:
-            NotScored: the engine can not.
+            NotScored: the engine can not tell.
             SamplingError: it did not answer.
         """
         ...

@@ -200,5 +200,7 @@ class GateThresholds(_Settings):
     drift_prompts: int = Field(default=64, ge=0)
     """Prompts about documents, and of the general suite, on which the KL is measured; 0 turns it
     off."""
+    drift_places: int = Field(default=4, ge=1)
+    """Tokens of each of those replies at which it is measured; each takes one short request."""
     require_drift: bool = False
     """Whether an engine that can not measure the KL leaves the gate undecided."""

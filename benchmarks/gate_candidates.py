@@ -237,7 +237,10 @@ def _noise(edits: Sequence[SelfEdit], rng: Random) -> list[SelfEdit]:
     words = [word for edit in edits for word in edit.text.split()]
     return [
         replace(
-            edit, kind=EditKind.PASSAGE, prompt=None, text=" ".join(rng.choices(words, k=RANDOM_WORDS))
+            edit,
+            kind=EditKind.PASSAGE,
+            prompt=None,
+            text=" ".join(rng.choices(words, k=RANDOM_WORDS)),
         )
         for edit in edits
         if edit.kind is not EditKind.REPLAY

@@ -94,6 +94,7 @@ def examine(
         base=sampler(material.base_engine_name),
         model=sampler(challenger_name),
         most=thresholds.drift_prompts,
+        places=thresholds.drift_places,
         max_new_tokens=config.exam.max_new_tokens,
         base_replies=champion_said.replies_to(items) if material.champion is None else None,
         on_progress=heart.progress,

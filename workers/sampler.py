@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Generic, TypeVar
 
-from adapters.sampling import NotScored, Reply, SamplingError, Scoring
+from adapters.sampling import NotScored, Reply, SamplingError
 from adapters.types import ChatMessage, ProgressCallback, SamplingParams, TopK
 from server.core.errors import EngineError, EngineUnavailable
 from server.core.settings import Settings
-from server.engine.control import TOP_LOGPROBS, EngineControl, open_control
+from server.engine.control import TOP_LOGPROBS, EngineControl, open_control, token_id
 from server.engine.reading import Assembled
 from workers.patience import PAUSE_S, Patience
 
@@ -72,6 +72,7 @@ class EngineSampler:
     ) -> list[Reply]:
         """See :class:`adapters.sampling.MeasuringSampler`."""
         asked = {"logprobs": True, "top_logprobs": TOP_LOGPROBS, "return_token_ids": True}
+        asked["return_tokens_as_token_ids"] = True
 
         def order(messages: Sequence[ChatMessage]) -> _Order[Assembled]:
             body = _body(messages, params) | asked
@@ -81,31 +82,26 @@ class EngineSampler:
         return [_reply(found) for found in asyncio.run(self._ask_all(orders, on_progress))]
 
     def score(
-        self, scorings: Sequence[Scoring], *, on_progress: ProgressCallback | None = None
-    ) -> list[tuple[TopK, ...]]:
+        self, beginnings: Sequence[Sequence[int]], *, on_progress: ProgressCallback | None = None
+    ) -> list[TopK]:
         """See :class:`adapters.sampling.MeasuringSampler`."""
 
-        def order(scoring: Scoring) -> _Order[list[dict[int, float]]]:
+        def order(ids: Sequence[int]) -> _Order[dict[int, float]]:
             return _Order(
-                scoring.ids,
-                lambda control: control.prompt_logprobs(
-                    self._engine_name, scoring.ids, priority=LEARNING_PRIORITY
+                ids,
+                lambda control: control.next_logprobs(
+                    self._engine_name, ids, priority=LEARNING_PRIORITY
                 ),
             )
 
-        orders = [order(scoring) for scoring in scorings]
+        orders = [order(ids) for ids in beginnings]
         try:
             found = asyncio.run(self._ask_all(orders, on_progress))
         except SamplingError as failure:
             if isinstance(failure.__cause__, EngineUnavailable):
                 raise
             raise NotScored(str(failure)) from failure
-        return [
-            tuple(
-                TopK(tuple(place), tuple(place.values())) for place in places[scoring.start - 1 :]
-            )
-            for scoring, places in zip(scorings, found, strict=True)
-        ]
+        return [TopK(tuple(place), tuple(place.values())) for place in found]
 
     async def _ask_all(
         self, orders: Sequence[_Order[_T]], on_progress: ProgressCallback | None
@@ -210,8 +206,15 @@ def _reply(found: Assembled) -> Reply:
         first.finish_reason,
         tuple(found.prompt_token_ids),
         tuple(first.token_ids),
-        tuple(
-            tuple(float(entry["logprob"]) for entry in place.get("top_logprobs") or ())
-            for place in first.logprobs.get("content", ())
-        ),
+        tuple(map(_likeliest, first.logprobs.get("content", ()))),
     )
+
+
+def _likeliest(place: dict[str, Any]) -> TopK:
+    """Empty from an engine that writes tokens and not their ids."""
+    entries = place.get("top_logprobs") or ()
+    try:
+        ids = tuple(token_id(entry["token"]) for entry in entries)
+    except ValueError:
+        return TopK((), ())
+    return TopK(ids, tuple(float(entry["logprob"]) for entry in entries))

@@ -2,7 +2,7 @@
 
 RL's Razor (Shenfeld, Pari and Agrawal, arXiv 2509.04259): what a model forgets is told by the mean
 of KL(base || model) over the base's own replies. Here the base answers a sample of the exam's
-prompts greedily, and both models say what they find likely in the place of each token of those
+prompts greedily, and both models say what they find likely in the place of some tokens of those
 replies. A place is known by its likeliest tokens only; all others are one bucket, so the figure is
 a lower bound of the true divergence, and of the entropy.
 
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import fmean
 
-from adapters.sampling import MeasuringSampler, NotScored, Reply, Scoring
+from adapters.sampling import MeasuringSampler, NotScored, Reply
 from adapters.types import JSON, ChatMessage, ExamItem, ProgressCallback, SamplingParams, TopK
 
 _LEAST_PROBABILITY = 1e-9
@@ -100,14 +100,15 @@ def measure_drift(
     base: MeasuringSampler,
     model: MeasuringSampler,
     most: int,
+    places: int,
     max_new_tokens: int,
     base_replies: Sequence[Reply] | None = None,
     on_progress: ProgressCallback | None = None,
 ) -> Drift:
     """All figures, from both sides' replies to the items in their order.
 
-    The KL is measured on `most` items about documents and `most` general ones. `model` speaks with
-    the challenger's weights; `base_replies` are the base's to all items, where it was asked them.
+    The KL is measured on `most` items about documents and `most` general ones, at `places` tokens
+    of each reply. `model` speaks with the challenger's weights; `base_replies` are the base's to all items, where it was asked them.
 
     Raises:
         SamplingError: the engine did not answer.
@@ -125,7 +126,7 @@ def measure_drift(
                 on_progress=on_progress,
             )
         )
-        found = _divergences(replies, base, model, on_progress)
+        found = _divergences(replies, model, places, on_progress)
         divergences = dict(zip(chosen, found, strict=True))
     except NotScored as refusal:
         reason = str(refusal)
@@ -155,47 +156,60 @@ def _sample(items: Sequence[ExamItem], most: int) -> list[int]:
 
 def _divergences(
     replies: Sequence[Reply],
-    base: MeasuringSampler,
     model: MeasuringSampler,
+    places: int,
     on_progress: ProgressCallback | None,
 ) -> list[list[float]]:
-    """KL at each token of the base's replies."""
-    if not all(reply.prompt_ids and reply.ids for reply in replies if reply.text):
-        raise NotScored("the engine does not tell the tokens of its replies")
-    scorings = [
-        Scoring(reply.prompt_ids + reply.ids, len(reply.prompt_ids))
-        for reply in replies
-        if reply.prompt_ids and reply.ids
-    ]
-    theirs = base.score(scorings, on_progress=on_progress)
-    ours = iter(model.score(scorings, on_progress=on_progress))
-    found = iter([kl(p, q) for p, q in zip(one, next(ours), strict=True)] for one in theirs)
-    return [next(found) if reply.prompt_ids and reply.ids else [] for reply in replies]
+    """KL at up to `places` tokens of each of the base's replies, evenly spread from the first."""
+    beginnings: list[tuple[int, ...]] = []
+    expected: list[tuple[int, TopK]] = []
+    for number, reply in enumerate(replies):
+        if not reply.text:
+            continue
+        if not reply.prompt_ids or not reply.ids or len(reply.likeliest) < len(reply.ids):
+            raise NotScored("the engine does not tell the tokens of its replies")
+        for place in _spread(len(reply.ids), places):
+            if not reply.likeliest[place].ids:
+                raise NotScored("the engine names no tokens in its log-probabilities")
+            beginnings.append(reply.prompt_ids + reply.ids[:place])
+            expected.append((number, reply.likeliest[place]))
+    found: list[list[float]] = [[] for _ in replies]
+    scored = model.score(beginnings, on_progress=on_progress) if beginnings else []
+    for (number, theirs), ours in zip(expected, scored, strict=True):
+        found[number].append(kl(theirs, ours))
+    return found
+
+
+def _spread(length: int, most: int) -> list[int]:
+    count = min(length, most)
+    return [index * length // count for index in range(count)]
 
 
 def kl(p: TopK, q: TopK) -> float:
-    """KL(p || q) in nats over the tokens that both name and a bucket of all others.
+    """Lower bound of KL(p || q) in nats, from the likeliest tokens of both.
 
-    Never above the divergence of the whole distributions (data processing).
+    A token that q does not name is there at most as likely as the last that it names; all that p
+    does not name is one bucket (data processing).
     """
     there = dict(zip(q.ids, q.logprobs, strict=True))
-    shared = [
-        (math.exp(logprob), math.exp(there[token]))
-        for token, logprob in zip(p.ids, p.logprobs, strict=True)
-        if token in there
-    ]
-    rest = (1.0 - sum(a for a, _ in shared), 1.0 - sum(b for _, b in shared))
-    total = sum(
-        a * math.log(a / max(b, _LEAST_PROBABILITY))
-        for a, b in (*shared, rest)
-        if a > _LEAST_PROBABILITY
-    )
-    return max(0.0, total)
+    rest_q = max(0.0, 1.0 - sum(map(math.exp, q.logprobs)))
+    unnamed = min([rest_q, *map(math.exp, q.logprobs)])
+    total, named_q = 0.0, 0.0
+    for token, logprob in zip(p.ids, p.logprobs, strict=True):
+        probability = math.exp(there[token]) if token in there else unnamed
+        named_q += probability if token in there else 0.0
+        total += _term(math.exp(logprob), probability)
+    rest_p = 1.0 - sum(map(math.exp, p.logprobs))
+    return max(0.0, total + _term(rest_p, 1.0 - named_q))
 
 
-def entropy(logprobs: Sequence[float]) -> float:
+def _term(p: float, q: float) -> float:
+    return p * math.log(p / max(q, _LEAST_PROBABILITY)) if p > _LEAST_PROBABILITY else 0.0
+
+
+def entropy(place: TopK) -> float:
     """Entropy in nats of a place that is known by its likeliest tokens; the rest is one bucket."""
-    known = [math.exp(logprob) for logprob in logprobs]
+    known = [math.exp(logprob) for logprob in place.logprobs]
     rest = 1.0 - sum(known)
     return -sum(p * math.log(p) for p in (*known, rest) if p > _LEAST_PROBABILITY)
 
@@ -226,7 +240,7 @@ def _figures(
 
 def _of_side(replies: Sequence[Reply]) -> tuple[float | None, float | None, float | None]:
     """Mean entropy, length and share of distinct pairs."""
-    places = [place for reply in replies for place in reply.likeliest]
+    places = [place for reply in replies for place in reply.likeliest if place.ids]
     lengths = [float(len(reply.ids)) for reply in replies if reply.ids]
     pairs = [share for reply in replies if (share := distinct_pairs(reply.text)) is not None]
     return _mean([entropy(place) for place in places]), _mean(lengths), _mean(pairs)

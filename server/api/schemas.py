@@ -217,6 +217,18 @@ class VersionDetail(VersionView):
     """From this version to the base model, with the runs between."""
 
 
+class ReportView(View):
+    """All that a run found: the gate's decision, both answers to every question, the lineage."""
+
+    run: RunView
+    exam: dict[str, Any]
+    """The gate's decision; empty where there was no exam."""
+    questions: list[dict[str, Any]]
+    """Both answers to each: the lost ones first, then the gained ones."""
+    lineage: list[LineageView]
+    """From the run's version to the base model; empty where it made none."""
+
+
 class ImportForm(Body):
     config: bytes
     """The file `adapter_config.json` of a PEFT folder."""

@@ -148,13 +148,13 @@ class EngineControl:
         reader.feed_body(await self._complete(model, body, timeout_s))
         return reader.result()
 
-    async def prompt_logprobs(
-        self, model: str, ids: Sequence[int], *, top: int = TOP_LOGPROBS, priority: int = 0
-    ) -> list[dict[int, float]]:
-        """What the model finds likeliest in the place of each token but the first.
+    async def next_logprobs(
+        self, model: str, ids: Sequence[int], *, priority: int = 0
+    ) -> dict[int, float]:
+        """Log-probabilities (nats) of the likeliest tokens after these, by id.
 
-        Per place the log-probabilities (nats) of the `top` likeliest tokens, and of the token that
-        stands there, by id. One token is generated and thrown away: vLLM gives these beside it.
+        One token is generated for each question. `prompt_logprobs` would score a whole text at
+        once, and kills vLLM 0.32 when the model is an adapter (its CPU build, tried).
 
         Raises:
             EngineError: the engine refuses, or does not give them.
@@ -163,22 +163,16 @@ class EngineControl:
             "prompt": list(ids),
             "max_tokens": 1,
             "temperature": 0,
-            "prompt_logprobs": top,
+            "logprobs": TOP_LOGPROBS,
+            "return_tokens_as_token_ids": True,
             "priority": priority,
         }
         payload = _json(await self._complete(model, body, None, path="/v1/completions"))
         try:
-            places = payload["choices"][0]["prompt_logprobs"][1:]
-            found = [
-                {int(token): float(entry["logprob"]) for token, entry in place.items()}
-                for place in places
-            ]
+            [place] = payload["choices"][0]["logprobs"]["top_logprobs"]
+            found = {token_id(token): float(logprob) for token, logprob in place.items()}
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-            raise EngineError(
-                f"The engine gives no prompt log-probabilities for {model}."
-            ) from error
-        if len(found) != len(ids) - 1:
-            raise EngineError(f"The engine scores {len(found)} of {len(ids) - 1} tokens.")
+            raise EngineError(f"The engine gives no log-probabilities for {model}.") from error
         return found
 
     async def top_logprobs(self, model: str, prompt: str) -> dict[str, float]:
@@ -296,6 +290,15 @@ async def open_control(
         )
     async with EngineClient(settings, url) as client:
         yield EngineControl(client, settings)
+
+
+def token_id(token: str) -> int:
+    """The id in "token_id:17", as the engine writes tokens when it is asked for ids.
+
+    Raises:
+        ValueError: it is written otherwise.
+    """
+    return int(token.removeprefix("token_id:"))
 
 
 def _distance(one: Mapping[str, float], other: Mapping[str, float]) -> float:
