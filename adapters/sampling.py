@@ -4,13 +4,32 @@ The implementation over the serving engine lives with its callers; nothing here 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
-from adapters.types import ChatMessage, ProgressCallback, SamplingParams
+from adapters.types import ChatMessage, ProgressCallback, SamplingParams, TopK
 
 
 class SamplingError(RuntimeError):
     """The engine could not complete a conversation; the message says why."""
+
+
+class NotScored(SamplingError):
+    """The engine does not tell what is likely after given tokens; the message says what it lacks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A completion with what the engine says of it."""
+
+    text: str
+    finish_reason: str | None = None
+    """`length` when it was cut off."""
+    prompt_ids: tuple[int, ...] = ()
+    """The conversation's tokens; empty from an engine that does not tell."""
+    ids: tuple[int, ...] = ()
+    likeliest: tuple[TopK, ...] = ()
+    """Per token, what was likeliest in its place."""
 
 
 class Sampler(Protocol):
@@ -27,5 +46,34 @@ class Sampler(Protocol):
 
         Raises:
             SamplingError: a conversation could not be completed.
+        """
+        ...
+
+
+class MeasuringSampler(Sampler, Protocol):
+    """A sampler that tells more than the text."""
+
+    def replies(
+        self,
+        conversations: Sequence[Sequence[ChatMessage]],
+        params: SamplingParams,
+        *,
+        on_progress: ProgressCallback | None = None,
+    ) -> list[Reply]:
+        """One completion per conversation, in their order.
+
+        Raises:
+            SamplingError: a conversation could not be completed.
+        """
+        ...
+
+    def score(
+        self, beginnings: Sequence[Sequence[int]], *, on_progress: ProgressCallback | None = None
+    ) -> list[TopK]:
+        """What these weights find likeliest after each beginning, in tokens, in their order.
+
+        Raises:
+            NotScored: the engine can not tell.
+            SamplingError: it did not answer.
         """
         ...

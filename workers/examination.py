@@ -4,13 +4,15 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from adapters.evaluation.drift import Recorder, measure_drift
+from adapters.evaluation.drift_checks import PastDrift
 from adapters.evaluation.exam import Answer, sit_exam
 from adapters.evaluation.gate import Decision, decide
 from adapters.evaluation.general import load_general_suite
 from adapters.evaluation.grading import grader_of
 from adapters.spec import MethodConfig
 from adapters.types import JSON, ExamItem, Grader
-from server.services import documents, registry
+from server.services import documents, evaluations, registry
 from workers import replicas
 from workers.context import WorkerContext
 from workers.heart import Heart
@@ -73,34 +75,55 @@ def examine(
         version = registry.by_id(session, version_id)
         ids = [document.id for document in material.documents]
         stored = documents.exam_items(session, ids, split="exam")
+        past = [PastDrift(*found) for found in evaluations.accepted_drift(session, version)]
     held_out = [*stored, *task_items(material, config)]
     about_material = [item for item in held_out if item.id in set(asked)]
     items = (*about_material, *load_general_suite())
     challenger_name = registry.engine_name(material.adapter.name, version)
+    thresholds = context.settings.learning.gate
     total = 2 * len(items)
     # Both sit the exam on the same replicas, question by question: two engines may round apart.
     urls = replicas.urls_holding(context, material.champion_engine_name, challenger_name)
 
     judge = _seated(context, material, items)
 
-    def ask(engine_name: str, already: int) -> Sequence[Answer]:
-        return sit_exam(
+    def sampler(engine_name: str) -> EngineSampler:
+        return EngineSampler(context.settings, engine_name, urls)
+
+    def ask(engine_name: str, already: int) -> tuple[Sequence[Answer], Recorder]:
+        recorder = Recorder(sampler(engine_name))
+        answers = sit_exam(
             items,
-            EngineSampler(context.settings, engine_name, urls),
+            recorder,
             max_new_tokens=longest_answer(material, config),
             judge_sampler=judge.sampler if judge else None,
             on_progress=lambda done, _: heart.progress(already + done, total),
         )
+        return answers, recorder
 
-    champion = ask(material.champion_engine_name, 0)
-    challenger = ask(challenger_name, len(items))
+    champion, champion_said = ask(material.champion_engine_name, 0)
+    challenger, challenger_said = ask(challenger_name, len(items))
+    drift = measure_drift(
+        items,
+        champion_said.replies_to(items),
+        challenger_said.replies_to(items),
+        base=sampler(material.base_engine_name),
+        model=sampler(challenger_name),
+        most=thresholds.drift_prompts,
+        places=thresholds.drift_places,
+        max_new_tokens=config.exam.max_new_tokens,
+        base_replies=champion_said.replies_to(items) if material.champion is None else None,
+        on_progress=heart.progress,
+    )
     decision = decide(
         items,
         champion,
         challenger,
         new_documents=material.new_documents,
         earlier_documents=material.earlier_documents,
-        thresholds=context.settings.learning.gate,
+        thresholds=thresholds,
+        drift=drift,
+        past=past,
     )
     return Exam(items, tuple(champion), tuple(challenger), decision, judge)
 

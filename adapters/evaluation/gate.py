@@ -19,26 +19,62 @@ items, none gained); on a suite of hundreds the test does. A document's own marg
 (a quarter, at least one item), because among many documents some lose two items by chance in
 every version; it is there to see a collapse, and the tight margin is on all of them together.
 
+The mode `non_inferiority` asks for that proof all the same: the lower confidence bound of the
+difference (Tango's) must be above the margin, on every earlier document, on all together and on
+the general suite. Every one must pass, so those tests need no correction (intersection-union). The
+tests of harm do: each earlier document is another chance of a false alarm, and Holm's procedure
+keeps the chance of any at alpha.
+
+Beside what is right, the gate looks at the form of replies (broken down, cut off, refused) and at
+how far the challenger has drifted from the base (`drift`). What the engine can not measure is
+said, and passes only because `require_drift` is off.
+
 A run without new documents (after a deletion, or to learn again) needs no gain, or a document
 could never be forgotten; it must show no loss.
-
-Not covered: replies cut at the length limit (a reply here is only its text), and safety.
 """
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+from adapters.evaluation.drift import Drift
+from adapters.evaluation.drift_checks import Check, PastDrift, check_drift
 from adapters.evaluation.exam import Answer
+from adapters.evaluation.form import is_refusal
 from adapters.evaluation.general import slice_of
+from adapters.evaluation.intervals import holm, items_for_bound
 from adapters.evaluation.metrics import items_for_power, smallest_conclusive
 from adapters.evaluation.pairing import Pair, PairingError, check_documents, pair_answers
 from adapters.evaluation.slices import SliceResult, Verdict, count_slice
 from adapters.spec import GateThresholds
 from adapters.types import JSON, ExamItem
 
-__all__ = ["Decision", "PairingError", "SliceResult", "Verdict", "decide"]
+__all__ = ["Check", "Decision", "Need", "PairingError", "SliceResult", "Verdict", "decide"]
+
+_NEW = "new documents"
+_EARLIER = "earlier documents"
+_GENERAL = "general suite"
+_DOCUMENT = "document "
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Questions that an inconclusive slice lacks."""
+
+    slice: str
+    items: int
+    """About how many more, in all."""
+    documents: tuple[str, ...]
+    """Ids of the documents that they could be about; none for the general suite."""
+
+    def to_json(self) -> dict[str, JSON]:
+        """Plain JSON."""
+        return {"slice": self.slice, "items": self.items, "documents": list(self.documents)}
+
+    def __str__(self) -> str:
+        about = f" (about {', '.join(self.documents)})" if self.documents else ""
+        return f"{self.slice}: about {self.items} more questions{about}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +86,12 @@ class Decision:
     slices: tuple[SliceResult, ...]
     further_items: int | None
     """The most that any inconclusive slice needs, where that can be computed."""
+    needs: tuple[Need, ...] = ()
+    """What to ask more of, where the gate could not tell."""
+    checks: tuple[Check, ...] = ()
+    """What was compared beside right and wrong."""
+    drift: Drift | None = None
+    """None: nothing was measured."""
 
     def to_json(self) -> dict[str, JSON]:
         """Plain JSON, for the database and the API."""
@@ -59,6 +101,9 @@ class Decision:
             "reasons": list(self.reasons),
             "slices": rows,
             "further_items": self.further_items,
+            "needs": [need.to_json() for need in self.needs],
+            "checks": [check.to_json() for check in self.checks],
+            "drift": self.drift.to_json() if self.drift else None,
         }
 
 
@@ -70,11 +115,14 @@ def decide(
     new_documents: Collection[str],
     earlier_documents: Collection[str],
     thresholds: GateThresholds | None = None,
+    drift: Drift | None = None,
+    past: Sequence[PastDrift] = (),
 ) -> Decision:
     """Compare two versions on the same items.
 
     `new_documents` are the ids that the champion has not learnt, `earlier_documents` those that
-    it has; items without a document are the general suite.
+    it has; items without a document are the general suite. `drift` is what was measured of the
+    same replies, `past` the KL of the line's accepted exams.
 
     Raises:
         PairingError: an item has not exactly one answer from each side, an answer has no item,
@@ -89,22 +137,44 @@ def decide(
         *_judge_new(pairs, new_documents, limits),
         *_judge_earlier(pairs, earlier_documents, limits),
         *_judge_general(pairs, limits),
-        *_judge_form(pairs, limits),
+        *_judge_form(pairs, limits, drift),
     ]
-    verdicts = {result.verdict for result, _ in judged}
+    checks = check_drift(drift, past, limits)
+    verdicts = {result.verdict for result, _ in judged} | {check.verdict for check in checks}
     if Verdict.REJECT in verdicts:
         verdict = Verdict.REJECT
     elif Verdict.INCONCLUSIVE in verdicts:
         verdict = Verdict.INCONCLUSIVE
     else:
         verdict = Verdict.PROMOTE
-    further = [result.further_items for result, _ in judged if result.further_items is not None]
+    slices = tuple(result for result, _ in judged)
+    sentences = [reason for _, reason in judged] + [check.reason for check in checks]
+    further = [result.further_items for result in slices if result.further_items is not None]
     return Decision(
         verdict=verdict,
-        reasons=tuple(reason for _, reason in judged if reason),
-        slices=tuple(result for result, _ in judged),
+        reasons=tuple(filter(None, sentences)),
+        slices=slices,
         further_items=max(further, default=None),
+        needs=tuple(_needs(slices, new_documents, earlier_documents)),
+        checks=checks,
+        drift=drift,
     )
+
+
+def _needs(
+    slices: Iterable[SliceResult], new: Collection[str], earlier: Collection[str]
+) -> Iterator[Need]:
+    for result in slices:
+        if not result.further_items:
+            continue
+        if result.name == _NEW:
+            documents = tuple(sorted(new))
+        elif result.name == _EARLIER:
+            documents = tuple(sorted(earlier))
+        else:
+            document = result.name.removeprefix(_DOCUMENT)
+            documents = () if document == result.name else (document,)
+        yield Need(result.name, result.further_items, documents)
 
 
 # A slice and the sentence about it; the sentence is empty for a slice that is not judged.
@@ -115,8 +185,8 @@ def _judge_new(pairs: list[Pair], new: Collection[str], limits: GateThresholds) 
     if not new:
         return []
     chosen = [pair for pair in pairs if pair.item.document_id in new]
-    overall = _judge_gain(count_slice("new documents", (pair.is_right for pair in chosen)), limits)
-    return [overall, *((result, "") for result in _per_document(chosen, new))]
+    overall = _judge_gain(_count(_NEW, (pair.is_right for pair in chosen), limits), limits)
+    return [overall, *((result, "") for result in _per_document(chosen, new, limits))]
 
 
 def _judge_earlier(
@@ -126,38 +196,53 @@ def _judge_earlier(
     if not chosen:
         return []
     share, at_least = limits.document_margin_share, limits.document_margin_items
-    documents = _per_document(chosen, earlier)
-    together = count_slice("earlier documents", (pair.is_right for pair in chosen))
+    documents = _per_document(chosen, earlier, limits)
+    harmed = holm([result.p_loss for result in documents], limits.alpha)
+    together = _count(_EARLIER, (pair.is_right for pair in chosen), limits)
     margin = max(at_least, _part(limits.earlier_margin_share, together.items))
     return [
         _judge_loss(together, margin, limits),
         *(
-            _judge_loss(
-                result,
-                max(at_least, _part(share, result.items)),
-                limits,
-                tests=len(documents),
-            )
-            for result in documents
+            _judge_loss(result, max(at_least, _part(share, result.items)), limits, is_harmed=harm)
+            for result, harm in zip(documents, harmed, strict=True)
         ),
     ]
 
 
 def _judge_general(pairs: list[Pair], limits: GateThresholds) -> list[_Judged]:
     chosen = [pair for pair in pairs if pair.item.document_id is None]
-    overall = count_slice("general suite", (pair.is_right for pair in chosen))
+    overall = _count(_GENERAL, (pair.is_right for pair in chosen), limits)
     if overall.items < limits.min_general_items:
         return [_too_few(overall, limits.min_general_items)]
     parts = sorted({slice_of(pair.item.id) for pair in chosen} - {""})
     return [
         _judge_loss(overall, _part(limits.general_margin_share, overall.items), limits),
-        *((count_slice(f"general: {part}", _right_in(chosen, part)), "") for part in parts),
+        *((_count(f"general: {part}", _right_in(chosen, part), limits), "") for part in parts),
     ]
 
 
-def _judge_form(pairs: list[Pair], limits: GateThresholds) -> list[_Judged]:
-    result = count_slice("form", (pair.is_sound for pair in pairs))
-    return [_judge_loss(result, _part(limits.form_margin_share, result.items), limits)]
+def _judge_form(
+    pairs: list[Pair], limits: GateThresholds, drift: Drift | None
+) -> Iterator[_Judged]:
+    """Whether replies broke down, were cut off, or refuse what is asked of everyone.
+
+    Judged by the margin in both modes: these are alarms, not abilities.
+    """
+    limits = limits.model_copy(update={"mode": "margin"})
+    sound = _count("form", (pair.is_sound for pair in pairs), limits)
+    yield _judge_loss(sound, _part(limits.form_margin_share, sound.items), limits)
+    if drift is not None and drift.cut:
+        ended = ((not before, not after) for before, after in drift.cut.values())
+        whole = _count("not cut off", ended, limits)
+        yield _judge_loss(whole, _part(limits.finish_margin_share, whole.items), limits)
+    general = [pair for pair in pairs if pair.item.document_id is None]
+    if general:
+        answered = (
+            (not is_refusal(pair.champion.reply), not is_refusal(pair.challenger.reply))
+            for pair in general
+        )
+        willing = _count("not refused", answered, limits)
+        yield _judge_loss(willing, _part(limits.refusal_margin_share, willing.items), limits)
 
 
 def _judge_gain(result: SliceResult, limits: GateThresholds) -> _Judged:
@@ -177,11 +262,13 @@ def _judge_gain(result: SliceResult, limits: GateThresholds) -> _Judged:
 
 
 def _judge_loss(
-    result: SliceResult, margin: int, limits: GateThresholds, *, tests: int = 1
+    result: SliceResult, margin: int, limits: GateThresholds, *, is_harmed: bool | None = None
 ) -> _Judged:
-    """`tests` is how many slices are judged alike, each then at alpha / tests (Bonferroni)."""
+    """`is_harmed` is the finding of a test that was corrected for its many alike."""
     sentence = result.describe()
-    if result.p_loss <= limits.alpha / tests:
+    if is_harmed is None:
+        is_harmed = result.p_loss <= limits.alpha
+    if is_harmed:
         return (
             _settle(result, Verdict.REJECT),
             f"{sentence}: a loss that chance does not explain (p = {result.p_loss:.2g})",
@@ -193,8 +280,31 @@ def _judge_loss(
             f"{sentence}: more than the {margin} that may be lost, but chance could explain it "
             f"(p = {result.p_loss:.2g}){_more(further)}",
         )
+    if limits.mode == "non_inferiority" and result.items:
+        return _judge_bound(result, margin / result.items, limits)
     blind = "; so few right at first that no loss could show" if result.champion <= margin else ""
     return _settle(result, Verdict.PROMOTE), f"{sentence}, margin {margin}{blind}"
+
+
+def _judge_bound(result: SliceResult, margin: float, limits: GateThresholds) -> _Judged:
+    """Whether the bound proves that no more than the margin, a share of the items, is lost."""
+    lower = -1.0 if result.lower is None else result.lower
+    sentence = f"{result.describe()}, lower bound {lower:+.3f}"
+    if lower > -margin:
+        return _settle(result, Verdict.PROMOTE), f"{sentence}, margin {-margin:+.3f}"
+    total = items_for_bound(
+        gained=result.gained,
+        lost=result.lost,
+        items=result.items,
+        margin=margin,
+        alpha=limits.alpha,
+        power=limits.power,
+    )
+    further = None if total is None else max(1, total - result.items)
+    return (
+        _settle(result, Verdict.INCONCLUSIVE, further),
+        f"{sentence}: a loss beyond {-margin:+.3f} is not ruled out{_more(further)}",
+    )
 
 
 def _too_few(result: SliceResult, needed: int) -> _Judged:
@@ -230,11 +340,18 @@ def _part(share: float, items: int) -> int:
     return math.floor(share * items + 1e-9)  # 0.1 * 30 must count as 3
 
 
-def _per_document(pairs: list[Pair], documents: Iterable[str]) -> list[SliceResult]:
+def _count(name: str, outcomes: Iterable[tuple[bool, bool]], limits: GateThresholds) -> SliceResult:
+    return count_slice(name, outcomes, alpha=limits.alpha)
+
+
+def _per_document(
+    pairs: list[Pair], documents: Iterable[str], limits: GateThresholds
+) -> list[SliceResult]:
     results = (
-        count_slice(
-            f"document {document}",
+        _count(
+            f"{_DOCUMENT}{document}",
             (pair.is_right for pair in pairs if pair.item.document_id == document),
+            limits,
         )
         for document in sorted(documents)
     )

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from adapters.evaluation.intervals import lower_bound
 from adapters.evaluation.metrics import bootstrap_interval, mcnemar_one_sided
 from adapters.types import JSON
 
@@ -39,6 +40,8 @@ class SliceResult:
     """None: shown for information, not judged."""
     further_items: int | None = None
     """When inconclusive: about how many more items would decide it; None: unknown."""
+    lower: float | None = None
+    """One-sided lower confidence bound of the difference in accuracy, at the gate's level."""
 
     def describe(self) -> str:
         """The counts in words: "new documents: 1 of 12 -> 9 of 12"."""
@@ -58,10 +61,13 @@ class SliceResult:
             "interval": list(self.interval),
             "verdict": self.verdict.value if self.verdict else None,
             "further_items": self.further_items,
+            "lower": self.lower,
         }
 
 
-def count_slice(name: str, pairs: Iterable[tuple[bool, bool]]) -> SliceResult:
+def count_slice(
+    name: str, pairs: Iterable[tuple[bool, bool]], *, alpha: float = 0.05
+) -> SliceResult:
     """The counts and statistics of (champion is right, challenger is right) pairs."""
     outcomes = list(pairs)
     gained = sum(after and not before for before, after in outcomes)
@@ -76,4 +82,5 @@ def count_slice(name: str, pairs: Iterable[tuple[bool, bool]]) -> SliceResult:
         p_gain=mcnemar_one_sided(gained=gained, lost=lost),
         p_loss=mcnemar_one_sided(gained=lost, lost=gained),
         interval=bootstrap_interval(gained=gained, lost=lost, items=len(outcomes)),
+        lower=lower_bound(gained=gained, lost=lost, items=len(outcomes), alpha=alpha),
     )

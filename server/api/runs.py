@@ -6,13 +6,14 @@ from collections.abc import AsyncIterator
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
-from fastapi.responses import StreamingResponse
+from fastapi.responses import HTMLResponse, StreamingResponse
 from sqlalchemy.orm import Session
 
 from adapters.spec import SealEditorConfig
-from server.api.deps import Admin, ReadOrIngest, RequestId, RuntimeDep
-from server.api.schemas import Listing, RunBody, RunView, Text
-from server.api.views import run_view
+from server.api.deps import Admin, Read, ReadOrIngest, RequestId, RuntimeDep
+from server.api.report_page import render_report
+from server.api.schemas import Listing, ReportView, RunBody, RunView, Text
+from server.api.views import report_view, run_view
 from server.runtime import Runtime
 from server.services import audit, editing, methods, registry, runs
 
@@ -94,6 +95,22 @@ async def follow_run(run_id: Text, runtime: RuntimeDep, actor: ReadOrIngest) -> 
     return StreamingResponse(_changes(runtime, first), media_type="text/event-stream")
 
 
+@router.get("/{run_id}/report", responses={404: {}})
+async def report_run(run_id: Text, runtime: RuntimeDep, actor: Read) -> ReportView:
+    """What the run found: the gate's decision, both answers to every question, the lineage."""
+    return await _report(runtime, run_id, actor.owner)
+
+
+@router.get("/{run_id}/report.html", response_class=HTMLResponse, responses={404: {}})
+async def show_report(run_id: Text, runtime: RuntimeDep, actor: Read) -> HTMLResponse:
+    """The same as one page that needs nothing else."""
+    report = await _report(runtime, run_id, actor.owner)
+    return HTMLResponse(
+        render_report(report),
+        headers={"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'"},
+    )
+
+
 @router.post("/{run_id}/cancel", responses={404: {}, 409: {}})
 async def cancel_run(
     run_id: Text, runtime: RuntimeDep, actor: Admin, request_id: RequestId
@@ -113,6 +130,13 @@ async def cancel_run(
 async def _read(runtime: Runtime, run_id: str, tenant: str | None = None) -> RunView:
     def read(session: Session) -> RunView:
         return run_view(session, runs.get_run(session, run_id, tenant=tenant))
+
+    return await runtime.read(read)
+
+
+async def _report(runtime: Runtime, run_id: str, tenant: str | None) -> ReportView:
+    def read(session: Session) -> ReportView:
+        return report_view(session, runs.get_run(session, run_id, tenant=tenant))
 
     return await runtime.read(read)
 

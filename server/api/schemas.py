@@ -98,7 +98,7 @@ class QuestionBody(Body):
     @model_validator(mode="after")
     def _can_be_right(self) -> Self:
         for answer in self.answers:
-            if self.grader is Grader.NUMERIC and not _FIGURES.fullmatch(answer.strip()):
+            if self.grader == Grader.NUMERIC.value and not _FIGURES.fullmatch(answer.strip()):
                 raise ValueError(
                     f"the answer {answer[:50]!r} is not one number in figures, such as 4,312 or 0.5"
                 )
@@ -409,6 +409,18 @@ class VersionDetail(VersionView):
     """Where it comes from and what it takes to make it again; null for another's eyes."""
     lineage: list[LineageView]
     """From this version to the base model, with the runs between."""
+
+
+class ReportView(View):
+    """All that a run found: the gate's decision, both answers to every question, the lineage."""
+
+    run: RunView
+    exam: dict[str, Any]
+    """The gate's decision; empty where there was no exam."""
+    questions: list[dict[str, Any]]
+    """Both answers to each: the lost ones first, then the gained ones."""
+    lineage: list[LineageView]
+    """From the run's version to the base model; empty where it made none."""
 
 
 class ImportForm(Body):

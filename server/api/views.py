@@ -17,6 +17,7 @@ from server.api.schemas import (
     InteractionView,
     KeyView,
     LineageView,
+    ReportView,
     RunView,
     SignalView,
     TaskView,
@@ -48,6 +49,7 @@ from server.services import (
     messages,
     promotion,
     registry,
+    reports,
     runs,
     task_lines,
     tasks,
@@ -213,6 +215,19 @@ def run_view(session: Session, run: AdaptationRun) -> RunView:
         created_at=run.created_at,
         started_at=run.started_at,
         finished_at=run.finished_at,
+    )
+
+
+def report_view(session: Session, run: AdaptationRun) -> ReportView:
+    exam, questions = reports.exam_of(session, run)
+    adapter = session.get_one(Adapter, run.adapter_id)
+    version = registry.version_of_run(session, run.id)
+    ancestry = registry.ancestry(session, version) if version is not None else []
+    return ReportView(
+        run=run_view(session, run),
+        exam=exam,
+        questions=questions,
+        lineage=[_step(session, adapter, step) for step in ancestry],
     )
 
 

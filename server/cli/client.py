@@ -40,6 +40,10 @@ class Api:
         """The JSON of a GET. Parameters that are None are left out."""
         return self._call("GET", path, params={k: v for k, v in params.items() if v is not None})
 
+    def text(self, path: str) -> str:
+        """The text of a GET."""
+        return self._answer("GET", path).text
+
     def post(self, path: str, body: Any = None) -> Any:
         """The JSON of a POST."""
         return self._call("POST", path, json=body)
@@ -85,13 +89,16 @@ class Api:
                 yield event.event, event.data
 
     def _call(self, method: str, path: str, **request: Any) -> Any:
+        return self._answer(method, path, **request).json()
+
+    def _answer(self, method: str, path: str, **request: Any) -> httpx2.Response:
         try:
             response = self._http.request(method, path, **request)
         except httpx2.TransportError as error:
             raise self._unreachable(error) from None
         if response.is_error:
             raise _failure(response)
-        return response.json()
+        return response
 
     def _unreachable(self, error: Exception) -> Failure:
         return Failure(

@@ -92,6 +92,9 @@ def print_outcome(run: dict[str, Any], console: Console) -> None:
     console.print(f"Verdict: [bold {colour}]{verdict}[/] {run['version'] or ''}")
     for reason in run["report"].get("exam", {}).get("reasons", []):
         console.print(f"  · {reason}", markup=False)
+    for need in run["report"].get("exam", {}).get("needs", []):
+        about = f" about {', '.join(need['documents'])}" if need["documents"] else ""
+        console.print(f"  ? {need['items']} more questions{about} would tell", markup=False)
 
 
 def _print_comparison(found: dict[str, Any], console: Console) -> None:

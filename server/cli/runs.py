@@ -1,12 +1,13 @@
 """`everlearn runs`: list them, look at one, follow it, cancel it."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
-from server.cli.client import connect
+from server.cli.client import Api, connect
 from server.cli.console import Failure, out
 from server.cli.documents import finish
 from server.cli.progress import STAGES, follow, print_outcome
@@ -16,17 +17,23 @@ def runs(
     run_id: Annotated[str | None, typer.Argument(help="One run; without it: all.")] = None,
     following: Annotated[bool, typer.Option("--follow", help="Watch it to its end.")] = False,
     cancel: Annotated[bool, typer.Option("--cancel", help="Stop it.")] = False,
+    report: Annotated[bool, typer.Option("--report", help="What its exam found.")] = False,
+    html: Annotated[
+        Path | None, typer.Option(help="Write the report to this file, as one HTML page.")
+    ] = None,
     limit: Annotated[int, typer.Option(help="How many are listed.")] = 20,
 ) -> None:
     """What was learnt, and what is being learnt now."""
     with connect() as api:
         if run_id is None:
-            if following or cancel:
+            if following or cancel or report or html:
                 raise Failure("Name the run: `everlearn runs ID`. `everlearn runs` lists them.")
             _print_list(api.get("/api/v1/runs", limit=limit)["data"])
         elif cancel:
             run = api.post(f"/api/v1/runs/{run_id}/cancel")
             out.print(f"{run['id']}  {run['status']}, cancel requested")
+        elif report or html:
+            _report(api, run_id, html)
         elif following:
             finish(follow(api, run_id, out))
         else:
@@ -58,6 +65,24 @@ def _print_run(run: dict[str, Any]) -> None:
         out.print(f"  {STAGES.get(name, name):<11} {seconds:7.1f} s")
     if run["finished_at"]:
         print_outcome(run, out)
+
+
+def _report(api: Api, run_id: str, html: Path | None) -> None:
+    if html is not None:
+        try:
+            html.write_text(api.text(f"/api/v1/runs/{run_id}/report.html"))
+        except OSError as error:
+            raise Failure(f"{html} cannot be written ({error}); name another file.") from None
+        out.print(f"Written: {html}", markup=False)
+        return
+    found = api.get(f"/api/v1/runs/{run_id}/report")
+    print_outcome(found["run"], out)
+    table = Table("slice", "items", "champion", "challenger", "95 %", "verdict", box=None)
+    for row in found["exam"].get("slices", []):
+        low, high = row["interval"]
+        counts = (str(row[name]) for name in ("items", "champion", "challenger"))
+        table.add_row(escape(row["name"]), *counts, f"{low:+.2f} {high:+.2f}", row["verdict"] or "")
+    out.print(table)
 
 
 def _moment(stamp: str) -> str:

@@ -22,7 +22,7 @@ from server.core.errors import (
 )
 from server.core.settings import EngineSettings
 from server.engine.client import EngineClient, broken_answers
-from server.engine.reading import ChatReader, error_message
+from server.engine.reading import Assembled, ChatReader, error_message
 
 QUESTION_TIMEOUT_S = 5.0
 """For what the engine answers without generating."""
@@ -134,9 +134,46 @@ class EngineControl:
         Raises:
             EngineError: the engine answered with an error.
         """
+        return (await self.reply(model, body, timeout_s=timeout_s)).text
+
+    async def reply(
+        self, model: str, body: Mapping[str, Any], *, timeout_s: float | None = None
+    ) -> Assembled:
+        """As `chat`, with all that the engine says of the reply.
+
+        Raises:
+            EngineError: the engine answered with an error.
+        """
         reader = ChatReader()
         reader.feed_body(await self._complete(model, body, timeout_s))
-        return reader.result().text
+        return reader.result()
+
+    async def next_logprobs(
+        self, model: str, ids: Sequence[int], *, priority: int = 0
+    ) -> dict[int, float]:
+        """Log-probabilities (nats) of the likeliest tokens after these, by id.
+
+        One token is generated for each question. `prompt_logprobs` would score a whole text at
+        once, and kills vLLM 0.32 when the model is an adapter (its CPU build, tried).
+
+        Raises:
+            EngineError: the engine refuses, or does not give them.
+        """
+        body = {
+            "prompt": list(ids),
+            "max_tokens": 1,
+            "temperature": 0,
+            "logprobs": TOP_LOGPROBS,
+            "return_tokens_as_token_ids": True,
+            "priority": priority,
+        }
+        payload = _json(await self._complete(model, body, None, path="/v1/completions"))
+        try:
+            [place] = payload["choices"][0]["logprobs"]["top_logprobs"]
+            found = {token_id(token): float(logprob) for token, logprob in place.items()}
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+            raise EngineError(f"The engine gives no log-probabilities for {model}.") from error
+        return found
 
     async def top_logprobs(self, model: str, prompt: str) -> dict[str, float]:
         """Log-probabilities (nats) of the likeliest next tokens of a reply to ``prompt``."""
@@ -202,12 +239,14 @@ class EngineControl:
             raise AdapterNotProven(engine_name, "its first reply came from other weights")
 
     async def _complete(
-        self, model: str, body: Mapping[str, Any], timeout_s: float | None
+        self,
+        model: str,
+        body: Mapping[str, Any],
+        timeout_s: float | None,
+        path: str = "/v1/chat/completions",
     ) -> bytes:
         order = {**body, "model": model}
-        status, answer = await self._exchange(
-            "POST", "/v1/chat/completions", order, timeout_s=timeout_s
-        )
+        status, answer = await self._exchange("POST", path, order, timeout_s=timeout_s)
         if status != 200:
             raise EngineError(f"The engine refuses to chat as {model}: {_message(status, answer)}")
         return answer
@@ -251,6 +290,15 @@ async def open_control(
         )
     async with EngineClient(settings, url) as client:
         yield EngineControl(client, settings)
+
+
+def token_id(token: str) -> int:
+    """The id in "token_id:17", as the engine writes tokens when it is asked for ids.
+
+    Raises:
+        ValueError: it is written otherwise.
+    """
+    return int(token.removeprefix("token_id:"))
 
 
 def _distance(one: Mapping[str, float], other: Mapping[str, float]) -> float:

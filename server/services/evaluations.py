@@ -61,3 +61,25 @@ def net_loss(session: Session, evaluation: Evaluation, *, kind: ItemKind) -> int
         )
     )
     return sum(int(champion) - int(challenger) for champion, challenger in outcomes)
+
+
+def of_run(session: Session, run_id: str) -> Evaluation | None:
+    return session.scalar(select(Evaluation).where(Evaluation.run_id == run_id))
+
+
+def accepted_drift(
+    session: Session, version: AdapterVersion, *, most: int = 20
+) -> list[tuple[float | None, float | None]]:
+    """KL per token, on documents and in general, of the newest exams that the line's gate let pass."""
+    rows = session.scalars(
+        select(Evaluation.decision)
+        .join(AdapterVersion, AdapterVersion.id == Evaluation.version_id)
+        .where(AdapterVersion.adapter_id == version.adapter_id, Evaluation.verdict == "promote")
+        .order_by(Evaluation.created_at.desc())
+        .limit(most)
+    )
+    found = (row.get("drift") or {} for row in rows)
+    return [
+        ((drift.get("target") or {}).get("kl"), (drift.get("general") or {}).get("kl"))
+        for drift in found
+    ]

@@ -78,6 +78,8 @@ ROUTES = {
     ("POST", "/api/v1/runs"): ADMIN,
     ("GET", "/api/v1/runs/{run_id}"): READ_OR_INGEST,
     ("GET", "/api/v1/runs/{run_id}/events"): READ_OR_INGEST,
+    ("GET", "/api/v1/runs/{run_id}/report"): READ,
+    ("GET", "/api/v1/runs/{run_id}/report.html"): READ,
     ("POST", "/api/v1/runs/{run_id}/cancel"): ADMIN,
     ("GET", "/api/v1/methods"): READ_OR_INGEST,
     ("GET", "/api/v1/adapters"): READ,
@@ -398,7 +400,8 @@ def test_of_everybodys_line_a_tenant_sees_names_and_no_material(api: Api) -> Non
     assert run_id not in told.text
     assert reader.ids("/api/v1/runs") == []
     assert reader.ids(f"/api/v1/runs?document_id={document_id}") == []
-    for path in (f"/api/v1/runs/{run_id}", f"/api/v1/runs/{run_id}/events"):
+    for part in ("", "/events", "/report", "/report.html"):
+        path = f"/api/v1/runs/{run_id}{part}"
         assert error_code(reader.get(path)) == (404, "not_found")
     operators = api.client.get("/api/v1/adapters/smollm2")
     assert document_id in operators.text

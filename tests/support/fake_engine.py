@@ -58,6 +58,8 @@ class FakeEngine:
     """Whether the model can embed; vLLM has the route only then."""
     context: int = 10_000_000
     """Characters of the longest request; vLLM counts tokens."""
+    can_score: bool = True
+    """Whether plain completions come with log-probabilities."""
     calls_tool: bool = False
     """Answer every chat with a call of the tool ``find``."""
     api_key: str | None = None
@@ -268,10 +270,17 @@ class FakeEngine:
             "total_tokens": 7 + completion,
         }
 
+    def next_logprobs(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Two tokens and their likelihoods, by id; the base is surer than an adapter."""
+        is_base = self.ignores_adapters or body["model"] == self.base
+        top = {"token_id:1": -0.5 if is_base else -0.7, "token_id:2": -2.0}
+        return {"tokens": ["token_id:1"], "top_logprobs": [top]}
+
     def logprobs(self, body: dict[str, Any]) -> dict[str, Any]:
         is_base = self.ignores_adapters or body["model"] == self.base
-        top = [{"token": "a", "logprob": -0.5 if is_base else -0.7}, {"token": "b", "logprob": -2}]
-        return {"content": [{"token": "a", "logprob": top[0]["logprob"], "top_logprobs": top}]}
+        a, b = ("token_id:1", "token_id:2") if body.get("return_tokens_as_token_ids") else "ab"
+        top = [{"token": a, "logprob": -0.5 if is_base else -0.7}, {"token": b, "logprob": -2}]
+        return {"content": [{"token": a, "logprob": top[0]["logprob"], "top_logprobs": top}]}
 
 
 class Form:
@@ -387,6 +396,8 @@ class TextForm(ChatForm):
 
     def _choice(self, index: int) -> dict[str, Any]:
         choice = self._piece(index, "stop", text=self.text)
+        if self.body.get("logprobs") and self.engine.can_score:
+            choice["logprobs"] = self.engine.next_logprobs(self.body)
         if self.body.get("return_token_ids"):
             choice["token_ids"] = list(range(self.engine.words))
             choice |= super()._prompt_ids()

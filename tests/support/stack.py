@@ -89,7 +89,8 @@ class Stack:
             view = self.run(run_id)
             return view if view["status"] not in ("queued", "running") else None
 
-        return wait_for(over, f"the end of {run_id}", timeout_s=timeout_s)
+        last: dict[str, Any] = wait_for(over, f"the end of {run_id}", timeout_s=timeout_s)
+        return last
 
     def score(self, questions: list[tuple[str, str]]) -> int:
         """How many questions are answered right, asked alone and greedily."""

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from adapters.evaluation.drift import Drift, Figures
 from adapters.evaluation.exam import Answer
 from adapters.evaluation.form import is_sound
 from adapters.evaluation.gate import Decision, PairingError, Verdict, decide
@@ -198,6 +199,7 @@ def test_the_table_shows_each_document_and_each_part_of_the_general_suite():
         "general suite",
         "general: general",
         "form",
+        "not refused",
     ]
 
 
@@ -220,6 +222,7 @@ def test_a_decision_is_json():
         "interval": pytest.approx([0.417, 0.917], abs=0.01),
         "verdict": "promote",
         "further_items": None,
+        "lower": pytest.approx(0.36, abs=0.01),
     }
 
 
@@ -329,3 +332,118 @@ def test_thresholds_survive_json():
     thresholds = GateThresholds(alpha=0.01, min_new_items=8)
 
     assert GateThresholds.model_validate_json(thresholds.model_dump_json()) == thresholds
+
+
+# Non-inferiority, drift, power
+
+
+def test_a_strict_gate_asks_for_the_proof_and_says_how_many_questions_it_takes():
+    exam = {"new": LEARNT, "old": ("1" * 40, "1" * 40), GENERAL: ("1" * 40, "1" * 39 + "0")}
+
+    lax, strict = judge(exam), judge(exam, mode="non_inferiority")
+
+    assert lax.verdict is Verdict.PROMOTE
+    assert strict.verdict is Verdict.INCONCLUSIVE
+    assert verdict_of(strict, "document old") is Verdict.PROMOTE  # margin a quarter
+    needs = {need.slice: need for need in strict.needs}
+    assert set(needs) == {"general suite"}
+    assert needs["general suite"].documents == ()
+    assert "is not ruled out; about" in " ".join(strict.reasons)
+
+
+def test_five_hundred_items_prove_what_forty_cannot():
+    exam = {
+        "new": LEARNT,
+        "old": ("1" * 500, "1" * 495 + "0" * 5),
+        GENERAL: ("0" * 5 + "1" * 495, "1" * 495 + "0" * 5),
+    }
+
+    assert judge(exam, mode="non_inferiority", alpha=0.01).verdict is Verdict.PROMOTE
+
+
+def test_a_harmful_candidate_is_seldom_proven_harmless():
+    """At a true loss of exactly the margin, the proof comes with probability alpha at most."""
+    rng, promoted = random.Random(2), 0
+    for _ in range(150):
+        after = "".join(rng.choices("01", (0.1, 0.9), k=100))
+        exam = {"new": LEARNT, GENERAL: ("1" * 100, after)}
+        promoted += judge(exam, mode="non_inferiority").verdict is Verdict.PROMOTE
+
+    assert promoted / 150 <= 0.1  # 0.05, and three standard errors of chance
+
+
+def test_harm_to_one_of_many_earlier_documents_is_found_by_holm():
+    """Bonferroni's bound for six tests is 0.0083; the second loss stands only after the first."""
+    harmed = {"old-a": ("1" * 9, "0" * 9), "old-b": ("1" * 7, "0" * 7)}
+    kept = {f"old-{name}": ("1" * 9, "1" * 9) for name in "cdef"}
+
+    decision = judge({"new": LEARNT, **harmed, **kept, GENERAL: UNHARMED})
+
+    assert verdict_of(decision, "document old-a") is Verdict.REJECT
+    assert verdict_of(decision, "document old-b") is Verdict.REJECT
+    assert verdict_of(decision, "document old-c") is Verdict.PROMOTE
+
+
+def test_false_alarms_over_many_documents_are_rare():
+    """Ten documents that only flutter: any rejection is false."""
+    rng, alarms = random.Random(4), 0
+    for _ in range(100):
+        exam = {
+            f"old-{n}": tuple("".join(rng.choices("01", (0.3, 0.7), k=20)) for _ in range(2))
+            for n in range(10)
+        }
+        decision = judge({**exam, GENERAL: UNHARMED}, new=())
+        alarms += any(
+            result.verdict is Verdict.REJECT
+            for result in decision.slices
+            if result.name.startswith("document ")
+        )
+
+    assert alarms / 100 <= 0.11  # 0.05 at most, and chance
+
+
+def test_an_inconclusive_gain_names_the_documents_to_ask_about():
+    decision = judge({"new": ("0" * 12, "111" + "0" * 9), GENERAL: UNHARMED})
+
+    assert [need.to_json() for need in decision.needs] == [
+        {"slice": "new documents", "items": 14, "documents": ["new"]}
+    ]
+
+
+def test_refusals_are_rejected_whatever_they_do_to_the_score():
+    items, champion, challenger = build({"new": LEARNT, GENERAL: ("0" * 40, "0" * 40)})
+    refused = [
+        Answer(a.item_id, "I cannot help with that." if "general" in a.item_id else a.reply, False)
+        if "general" in a.item_id
+        else a
+        for a in challenger
+    ]
+
+    decision = decide(items, champion, refused, new_documents=["new"], earlier_documents=[])
+
+    assert decision.verdict is Verdict.REJECT
+    assert verdict_of(decision, "not refused") is Verdict.REJECT
+
+
+def test_replies_that_never_end_are_rejected():
+    exam = build({"new": LEARNT, GENERAL: UNHARMED})
+    cut = Drift(cut={item.id: (False, True) for item in exam[0]})
+
+    decision = decide(*exam, new_documents=["new"], earlier_documents=[], drift=cut)
+
+    assert verdict_of(decision, "not cut off") is Verdict.REJECT
+
+
+def test_drift_alone_can_reject():
+    far = Drift(general=Figures(prompts=40, kl=3.0))
+
+    decision = decide(
+        *build({"new": LEARNT, GENERAL: UNHARMED}),
+        new_documents=["new"],
+        earlier_documents=[],
+        drift=far,
+    )
+
+    assert decision.verdict is Verdict.REJECT
+    assert decision.to_json()["drift"]["general"]["kl"] == 3.0
+    json.dumps(decision.to_json(), allow_nan=False)

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from adapters.sampling import SamplingError
-from adapters.types import SamplingParams
+from adapters.sampling import NotScored, SamplingError
+from adapters.types import SamplingParams, TopK
 from server.core.settings import EngineSettings, Settings
 from tests.support.fake_engine import FakeEngine, Served, serve
 from workers.sampler import LEARNING_PRIORITY, EngineSampler
@@ -91,3 +91,42 @@ def test_a_cancel_beside_an_engine_error_is_still_a_cancel(
 
     with pytest.raises(Stop):
         sampler(settings, served.url).chat(CONVERSATIONS, SamplingParams(), on_progress=stop)
+
+
+def test_replies_tell_tokens_likelihoods_and_how_they_ended(
+    engine: FakeEngine, served: Served, settings: Settings
+) -> None:
+    [reply] = sampler(settings, served.url).replies(CONVERSATIONS[:1], SamplingParams(max_tokens=6))
+
+    assert reply.text.startswith("smollm2@base")
+    assert (reply.finish_reason, reply.prompt_ids) == ("stop", (1, 2, 3, 4, 5, 6, 7))
+    assert reply.ids == (0, 1, 2, 3, 4, 5)
+    assert reply.likeliest == (TopK((1, 2), (-0.5, -2.0)),)
+    assert engine.bodies[0]["top_logprobs"] == 20
+    assert engine.bodies[0]["priority"] == LEARNING_PRIORITY
+
+
+def test_what_is_likely_after_given_tokens_is_asked_token_by_token(
+    engine: FakeEngine, served: Served, settings: Settings
+) -> None:
+    found = sampler(settings, served.url).score([(5, 6, 7), (1,)])
+
+    assert found == [TopK((1, 2), (-0.5, -2.0))] * 2
+    asked = {tuple(body["prompt"]): body for body in engine.bodies}
+    assert set(asked) == {(5, 6, 7), (1,)}
+    assert asked[1,]["max_tokens"] == 1
+    # It would kill vLLM 0.32 for all who use it.
+    assert "prompt_logprobs" not in asked[1,]
+
+
+def test_an_engine_that_cannot_score_is_told_from_one_that_is_away(
+    engine: FakeEngine, served: Served, settings: Settings
+) -> None:
+    engine.can_score = False
+
+    with pytest.raises(NotScored, match="gives no log-probabilities"):
+        sampler(settings, served.url).score([(1, 2)])
+    with pytest.raises(SamplingError) as away:
+        sampler(settings, "http://127.0.0.1:9").score([(1, 2)])
+
+    assert not isinstance(away.value, NotScored)
