@@ -20,6 +20,7 @@ from adapters.corpus.reading import read_text
 from adapters.evaluation.question_writer import WrittenQuestion, write_questions
 from adapters.lesson import Stage
 from adapters.methods.held_out import HeldOut
+from adapters.methods.keyword_edits import keyword_edits
 from adapters.methods.replay import replay_edits
 from adapters.methods.rule_edits import rule_edits
 from adapters.methods.workbench import Assignment, Outcome, Workbench
@@ -142,6 +143,9 @@ class Seal:
         questions = span_questions(reading.sentences)
         spec = self._config.self_edits
         edits = rule_edits(document, reading, questions)
+        edits += keyword_edits(
+            document, reading, per_sentence=spec.keyword_questions, seed=self._config.seed
+        )
         for attempt in range(spec.rewordings):
             # The first rewording is greedy; the later ones are sampled, for variety.
             params = SamplingParams(
