@@ -90,6 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
             f"skipped: {path} is missing; {DATA_VARIABLE} names the folder that holds it\n"
         )
         return 2
+    arms = [arm for arm in options.arms if _can_be_learnt(arm)]
     passages = read_passages(path, range(options.first, options.first + options.passages))
     results = Results(
         "learning-documents",
@@ -103,19 +104,26 @@ def main(arguments: list[str] | None = None) -> int:
     rank = SETTING.lora.rank
     with open_decoder(options.decoder, model, options.state / "home", rank=rank) as decoder:
         ground = Ground(decoder, model, cells, options.state, options.threads, _say)
-        for arm, passage, seed in _plan(options.arms, passages, options.seeds):
+        for arm, passage, seed in _plan(arms, passages, options.seeds):
             _measure(ground, results, arm, passage, seed, again=options.again)
-        courses = _courses(passages, options)
-        for course in courses:
-            for name in options.protocols:
-                bench = ground.bench(course.digest, f"sequence-seed-{course.seed}")
-                sequences.run(name, course, bench, cells, _lessons(ground, course.seed))
-    report(results, cells, digest_of_arm(options.decoder), passages, options)
-    whole = {name: _whole(name, courses, cells) for name in options.protocols}
+        digest = digest_of_arm(options.decoder)
+        report(results, cells, digest, passages, arms=arms, seeds=options.seeds)
+        _learn_sequences(ground, results, passages, options)
+    return 0
+
+
+def _learn_sequences(
+    ground: Ground, results: Results, passages: Sequence[Passage], options: argparse.Namespace
+) -> None:
+    courses = _courses(passages, options)
+    for course in courses:
+        bench = ground.bench(course.digest, f"sequence-seed-{course.seed}")
+        for name in options.protocols:
+            sequences.run(name, course, bench, ground.cells, _lessons(ground, course.seed))
+    whole = {name: _whole(name, courses, ground.cells) for name in options.protocols}
     grids = {name: [grid for grid, _ in found] for name, found in whole.items()}
     suites = {name: [ends for _, ends in found] for name, found in whole.items()}
     report_sequences(results, grids, suites, options.images)
-    return 0
 
 
 def _courses(passages: Sequence[Passage], options: argparse.Namespace) -> list[Course]:
@@ -182,6 +190,16 @@ def config_of(arm: str, seed: int) -> MethodConfig | None:
     return METHOD_CONFIG.validate_python(fields)
 
 
+def _can_be_learnt(arm: str) -> bool:
+    """Whether this version of Everlearn has the arm's method; says so where it has not."""
+    try:
+        config_of(arm, 0)
+    except ValidationError:
+        _say(f"{arm}: left out, this version has no such method")
+        return False
+    return True
+
+
 def _plan(
     arms: Sequence[str], passages: Sequence[Passage], seeds: int
 ) -> Iterator[tuple[str, Passage, int]]:
@@ -189,11 +207,6 @@ def _plan(
     for seed in range(seeds):
         for arm in arms:
             if seed > 0 and arm in ASKED_ONLY:
-                continue
-            try:
-                config_of(arm, seed)
-            except ValidationError:
-                _say(f"{arm}: left out, this version has no such method")
                 continue
             for passage in passages:
                 yield arm, passage, seed

@@ -1,6 +1,5 @@
 """The figures of learning from documents, computed from the cells: accuracy, gain, what is kept."""
 
-import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,10 @@ Digest: TypeAlias = Callable[[str, int], str]
 GridValues: TypeAlias = Sequence[Sequence[float | None]]
 """Accuracy by passage and step, the step before any first."""
 
-BASE, DIRECT, CONTEXT = "base", "direct", "context"
+BASE, CONTEXT, PASSAGE = "base", "context", "passage"
+CONTROLS = (BASE, CONTEXT, PASSAGE)
+"""Arms that show what a method is worth; no aim is theirs."""
+
 GAIN_AIM = Aim(14.3, of_ratio=False)
 """The paper's own gain, in points."""
 KEPT_AIM = Aim(95.0, of_ratio=False)
@@ -32,13 +34,15 @@ def report(
     cells: Cells,
     digest: Digest,
     passages: Sequence[Passage],
-    options: argparse.Namespace,
+    *,
+    arms: Sequence[str],
+    seeds: int,
 ) -> None:
     """A line for each figure of which all cells are there; arms that are not whole are named."""
     base = found(cells, digest, BASE, passages, 1)
-    for arm in options.arms:
-        seeds = 1 if arm in (BASE, CONTEXT) else options.seeds
-        of_arm = found(cells, digest, arm, passages, seeds)
+    for arm in arms:
+        runs = 1 if arm in (BASE, CONTEXT) else seeds
+        of_arm = found(cells, digest, arm, passages, runs)
         if of_arm is None:
             sys.stderr.write(f"{arm}: not all cells are measured yet\n")
         elif not results.has(arm):
@@ -75,7 +79,7 @@ def _add_arm(
         results.add(arm, f"accuracy on {passage.id}", 100 * share, "%")
     _add_interval(results, arm, "accuracy", interval(own), "%")
     if base is not None and arm != BASE:
-        aim = GAIN_AIM if arm not in (CONTEXT,) else None
+        aim = None if arm in CONTROLS else GAIN_AIM
         gain = interval(differences(own, table(base)))
         _add_interval(results, arm, "gain over the base", gain, "points", aim)
         if all(cell.general for row in cells for cell in row):

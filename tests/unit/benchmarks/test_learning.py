@@ -9,6 +9,7 @@ import pytest
 
 from adapters.lesson import Weights
 from adapters.rewards.answers import normalise
+from adapters.spec import SealConfig
 from benchmarks import learning, sequences
 from benchmarks.cells import Cell, Cells
 from benchmarks.heat_map import Grid, heat_map
@@ -121,9 +122,14 @@ class TestReport:
             cells.add("d", cell("base", passage.number, 0, [False, False], 38))
             for seed in (0, 1):
                 cells.add("d", cell("direct", passage.number, seed, [True, seed == 0], 36))
-        options = learning._parse(["--seeds", "2", "--arms", "base,direct,passage"])
-
-        report(results(tmp_path), cells, lambda arm, seed: "d", PASSAGES, options)
+        report(
+            results(tmp_path),
+            cells,
+            lambda arm, seed: "d",
+            PASSAGES,
+            arms=["base", "direct", "passage"],
+            seeds=2,
+        )
 
         found = values(tmp_path)
         assert found["direct", "gain over the base"] == 75
@@ -204,6 +210,14 @@ class TestRun:
 
         assert learning.main([]) == 2
         assert "EVERLEARN_DATA" in capsys.readouterr().err
+
+    def test_an_arm_without_its_method_is_left_out_and_said(self, monkeypatch, capsys):
+        monkeypatch.setattr(
+            learning, "config_of", lambda arm, seed: SealConfig.model_validate({"no": "such"})
+        )
+
+        assert not learning._can_be_learnt("distill")
+        assert "distill: left out" in capsys.readouterr().err
 
     def test_peoples_questions_are_held_out(self):
         assignment = learning._assignment(PASSAGES[0], "direct")
