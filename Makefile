@@ -10,10 +10,10 @@ demo up down clean: export EVERLEARN_HOME ?= $(CURDIR)/.everlearn
 .DEFAULT_GOAL := help
 .PHONY: help install demo test up down fmt lint type unit constraints env-example \
         bench-gateway bench-vllm bench-store bench-swap bench-training bench-fewshot bench-gate \
-        bench-draw clean
+        bench-learning-documents bench-draw clean
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-25s %s\n", $$1, $$2}'
 
 install: $(STAMP) ## Make .venv and install the locked CPU set-up
 
@@ -76,6 +76,9 @@ bench-fewshot: install ## Tasks given by examples: base, default self-edit, chos
 
 bench-gate: install ## Fifty sabotaged candidates against fifty good ones, on real vLLM (ARGS="--most 2")
 	@$(BIN)/python -m benchmarks.gate $(ARGS)
+
+bench-learning-documents: install ## Passages learnt by a small model, alone and in sequence (ARGS="--passages 4 --seeds 1")
+	@$(BIN)/python -m benchmarks.learning $(ARGS)
 
 bench-draw: install ## Draw the newest figures of the benchmarks into docs/images
 	@$(BIN)/python -m benchmarks.draw

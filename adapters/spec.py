@@ -114,6 +114,9 @@ class SelfEditSpec(_Settings):
     """Answer spans, in order of the text, that the model is asked to write a question for."""
     rewordings: int = Field(default=3, ge=0)
     """Times that each is asked for: once greedily, then sampled. 0 leaves rule edits only."""
+    keyword_questions: int = Field(default=0, ge=0)
+    """Questions made of each sentence's own key words, which the sentence answers. They reach all that
+    a text says, not only its names and numbers."""
     max_new_tokens: int = Field(default=32, ge=8)
     """Length of one question."""
     temperature: float = Field(default=0.5, ge=0.0, le=2.0)

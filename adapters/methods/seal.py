@@ -33,6 +33,7 @@ from adapters.methods.free_edits import (
 )
 from adapters.methods.grounding import Grounded, ground
 from adapters.methods.held_out import HeldOut
+from adapters.methods.keyword_edits import keyword_edits
 from adapters.methods.outer_loop import OuterLoop, Searched
 from adapters.methods.replay import replay_edits
 from adapters.methods.rule_edits import rule_edits
@@ -192,6 +193,9 @@ class Seal:
         questions = span_questions(reading.sentences)
         spec = self._config.self_edits
         edits = rule_edits(document, reading, questions)
+        edits += keyword_edits(
+            document, reading, per_sentence=spec.keyword_questions, seed=self._config.seed
+        )
         for attempt in range(spec.rewordings):
             # The first rewording is greedy; the later ones are sampled, for variety.
             params = SamplingParams(

@@ -1,0 +1,79 @@
+"""What was measured of each cell (an arm, a passage, a seed), kept so that a run can go on.
+
+One JSON line a cell, with the replies themselves, so that every figure can be computed again. A cell
+belongs to what decided it: the digest of its settings. Lines of other settings stay, and are not used.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from adapters.types import JSON
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """The answers of one set of weights."""
+
+    arm: str
+    passage: int
+    seed: int
+    step: int = 0
+    """How many passages were learnt one after another; 0 outside of sequences."""
+    correct: dict[str, list[bool]] = field(default_factory=dict)
+    """By the passage asked about (its number as text): one entry a question."""
+    general: list[bool] = field(default_factory=list)
+    """One entry an item of the general suite; empty where it was not asked."""
+    replies: dict[str, list[str]] = field(default_factory=dict)
+    seconds: float = 0.0
+    report: dict[str, JSON] = field(default_factory=dict)
+
+    @property
+    def key(self) -> tuple[str, int, int, int]:
+        """What tells it from others of the same settings."""
+        return (self.arm, self.passage, self.seed, self.step)
+
+    def own(self) -> list[bool]:
+        """The answers to the passage's own questions."""
+        return self.correct[str(self.passage)]
+
+
+class Cells:
+    """The cells of one benchmark, in a file that only grows; the last of a key counts."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._cells: dict[tuple[Any, ...], Cell] = {}
+        for digest, cell in _read(path):
+            self._cells[digest, *cell.key] = cell
+
+    def find(self, digest: str, arm: str, passage: int, seed: int, step: int = 0) -> Cell | None:
+        """The cell, if it was measured with these settings."""
+        return self._cells.get((digest, arm, passage, seed, step))
+
+    def add(self, digest: str, cell: Cell) -> None:
+        """Write it down for good."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("a") as file:
+            file.write(json.dumps({"digest": digest, "cell": asdict(cell)}) + "\n")
+        self._cells[digest, *cell.key] = cell
+
+
+def accuracy(answers: Sequence[bool]) -> float:
+    """The share that is right; 0 of nothing."""
+    return sum(answers) / len(answers) if answers else 0.0
+
+
+def _read(path: Path) -> list[tuple[str, Cell]]:
+    """The lines that can be read; one torn by a run that was killed is passed over."""
+    found: list[tuple[str, Cell]] = []
+    if path.exists():
+        for text in path.read_text().splitlines():
+            try:
+                row = json.loads(text)
+                found.append((row["digest"], Cell(**row["cell"])))
+            except (ValueError, TypeError, KeyError):
+                continue
+    return found

@@ -1,0 +1,382 @@
+"""`make bench-learning-documents`: what a small model knows of a text when it no longer sees it.
+
+Passages of SQuAD with the questions that people asked about them. Each arm learns each passage alone
+and is asked its questions without it; then eight passages are learnt one after another, by Everlearn's
+protocol (from the clean base on all of them) and by SEAL's (merging edit upon edit).
+
+Cells (an arm, a passage, a seed) are kept as they come, replies and all, and a run goes on where it
+stopped; a cell is measured anew when what decides it has changed.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from adapters.base_model import WHEEL
+from adapters.evaluation.exam import Answer, sit_exam
+from adapters.evaluation.general import load_general_suite
+from adapters.evaluation.quiz import build_exam_items
+from adapters.lesson import Stage
+from adapters.methods import Assignment, build_method
+from adapters.methods.seal import LessonPlan
+from adapters.rewards.answers import is_correct
+from adapters.sampling import Sampler
+from adapters.spec import METHOD_CONFIG, MethodConfig, SealConfig, SelfEditSpec
+from adapters.types import EditKind, ExamItem, SamplingParams, SelfEdit
+from benchmarks import sequences
+from benchmarks.cells import Cell, Cells, accuracy
+from benchmarks.decoders import Decoder, open_decoder
+from benchmarks.draw import IMAGES
+from benchmarks.learning_bench import LocalBench
+from benchmarks.learning_report import GridValues, report, report_sequences
+from benchmarks.passages import DATA_VARIABLE, Passage, data_file, read_passages
+from benchmarks.results import FOLDER, ROOT, Results
+from benchmarks.sequences import Course
+from server.embedded.up import prepare_model
+
+BASE, CONTEXT, PASSAGE, DIRECT, OUTER, DISTILL = (
+    "base",
+    "context",
+    "passage",
+    "direct",
+    "outer",
+    "distill",
+)
+ARMS = (BASE, CONTEXT, PASSAGE, DIRECT, OUTER, DISTILL)
+ASKED_ONLY = (BASE, CONTEXT)
+"""Arms without training: their answers are greedy, so one seed says all."""
+
+SETTING = SealConfig(self_edits=SelfEditSpec(keyword_questions=6))
+"""What the arms train with."""
+
+REPLY_TOKENS = 64
+"""As in the paper."""
+
+STATE = ROOT / "benchmarks" / ".learning"
+_PROTOCOL = 1
+"""Raise it when questions are asked or graded in another way: cells of the old way no longer count."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What every cell needs."""
+
+    decoder: Decoder
+    model: Path
+    cells: Cells
+    state: Path
+    threads: int
+    say: Callable[[str], None]
+
+    def bench(self, digest: str, name: str) -> LocalBench:
+        """A workbench whose memory is this cell's."""
+        folder = self.state / "work" / digest / name
+        return LocalBench(self.decoder, self.model, folder, self.threads, self.say)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure what has not been measured with these settings; exit status 0, 2 without data."""
+    options = _parse(arguments)
+    path = data_file()
+    if not path.is_file():
+        sys.stderr.write(
+            f"skipped: {path} is missing; {DATA_VARIABLE} names the folder that holds it\n"
+        )
+        return 2
+    arms = [arm for arm in options.arms if _can_be_learnt(arm)]
+    passages = read_passages(path, range(options.first, options.first + options.passages))
+    results = Results(
+        "learning-documents",
+        setup=_setup(options),
+        seed=0,
+        again=options.again,
+        folder=options.results,
+    )
+    cells = Cells(options.state / "cells.jsonl")
+    model = options.model or prepare_model(WHEEL, options.state).path
+    rank = SETTING.lora.rank
+    with open_decoder(options.decoder, model, options.state / "home", rank=rank) as decoder:
+        ground = Ground(decoder, model, cells, options.state, options.threads, _say)
+        for arm, passage, seed in _plan(arms, passages, options.seeds):
+            _measure(ground, results, arm, passage, seed, again=options.again)
+        digest = digest_of_arm(options.decoder)
+        report(results, cells, digest, passages, arms=arms, seeds=options.seeds)
+        _learn_sequences(ground, results, passages, options)
+    return 0
+
+
+def _learn_sequences(
+    ground: Ground, results: Results, passages: Sequence[Passage], options: argparse.Namespace
+) -> None:
+    courses = _courses(passages, options)
+    for course in courses:
+        bench = ground.bench(course.digest, f"sequence-seed-{course.seed}")
+        for name in options.protocols:
+            sequences.run(name, course, bench, ground.cells, _lessons(ground, course.seed))
+    whole = {name: _whole(name, courses, ground.cells) for name in options.protocols}
+    grids = {name: [grid for grid, _ in found] for name, found in whole.items()}
+    suites = {name: [ends for _, ends in found] for name, found in whole.items()}
+    report_sequences(results, grids, suites, options.images)
+
+
+def _courses(passages: Sequence[Passage], options: argparse.Namespace) -> list[Course]:
+    """A sequence for each seed; none where there are too few passages for one."""
+    if not 0 < options.sequence <= len(passages):
+        return []
+    courses = []
+    for seed in range(options.sequence_seeds or options.seeds):
+        drawn = sequences.order_of(passages, options.sequence, seed)
+        config = SETTING.model_copy(update={"seed": seed})
+        digest = sequences.digest_of(config, drawn, f"{_PROTOCOL}, {options.decoder}")
+        courses.append(Course(drawn, seed, config, REPLY_TOKENS, digest))
+    return courses
+
+
+def _lessons(ground: Ground, seed: int) -> sequences.Lessons:
+    digest = digest_of_arm(ground.decoder.name)(DIRECT, seed)
+    config = SETTING.model_copy(update={"seed": seed})
+
+    def lesson(passage: Passage) -> LessonPlan:
+        bench = ground.bench(digest, f"{passage.id}-seed-{seed}")
+        return sequences.write_lesson(passage, config, bench)
+
+    return lesson
+
+
+def _whole(
+    name: str, courses: Sequence[Course], cells: Cells
+) -> list[tuple[GridValues, Sequence[Cell]]]:
+    """The grid of each sequence that is whole, with its first and last cell."""
+    found: list[tuple[GridValues, Sequence[Cell]]] = []
+    for course in courses:
+        steps = sequences.steps_of(name, course, cells)
+        if steps is not None:
+            found.append((sequences.grid_of(course, steps), (steps[0], steps[-1])))
+    return found
+
+
+def digest_of_arm(decoder: str) -> Callable[[str, int], str]:
+    """What decides a cell of an arm and a seed, as a short digest."""
+
+    def digest(arm: str, seed: int) -> str:
+        config = config_of(arm, seed)
+        text = f"{_PROTOCOL}\0{decoder}\0{arm}\0{config.model_dump_json(exclude_defaults=True) if config else ''}"
+        return sha256(text.encode()).hexdigest()[:12]
+
+    return digest
+
+
+def config_of(arm: str, seed: int) -> MethodConfig | None:
+    """The method's config of an arm; None for those without training, or of another kind.
+
+    Raises:
+        ValidationError: this version of Everlearn has no such method.
+    """
+    fields = SETTING.model_dump() | {"seed": seed}
+    if arm in ASKED_ONLY:
+        return None
+    if arm == OUTER:
+        return METHOD_CONFIG.validate_python(fields | {"outer": {"is_enabled": True}})
+    if arm == DISTILL:
+        del fields["self_edits"], fields["outer"]
+        return METHOD_CONFIG.validate_python(fields | {"type": "distill"})
+    return METHOD_CONFIG.validate_python(fields)
+
+
+def _can_be_learnt(arm: str) -> bool:
+    """Whether this version of Everlearn has the arm's method; says so where it has not."""
+    try:
+        config_of(arm, 0)
+    except ValidationError:
+        _say(f"{arm}: left out, this version has no such method")
+        return False
+    return True
+
+
+def _plan(
+    arms: Sequence[str], passages: Sequence[Passage], seeds: int
+) -> Iterator[tuple[str, Passage, int]]:
+    """Arms without training first, then seed by seed, so that every arm has figures early."""
+    for seed in range(seeds):
+        for arm in arms:
+            if seed > 0 and arm in ASKED_ONLY:
+                continue
+            for passage in passages:
+                yield arm, passage, seed
+
+
+def _measure(
+    ground: Ground, results: Results, arm: str, passage: Passage, seed: int, *, again: bool
+) -> None:
+    digest = digest_of_arm(ground.decoder.name)(arm, seed)
+    name = f"{arm}, {passage.id}, seed {seed}"
+    cell = ground.cells.find(digest, arm, passage.number, seed)
+    if cell is None or again:
+        ground.say(name)
+        cell = _MAKERS[arm](ground, digest, passage, seed)
+        ground.cells.add(digest, cell)
+    if not results.has(name):
+        results.add(name, "accuracy", accuracy(cell.own()), "")
+        results.finish(name)
+
+
+def _base(ground: Ground, _: str, passage: Passage, seed: int) -> Cell:
+    return _asked(BASE, passage, seed, ground.decoder.base)
+
+
+def _context(ground: Ground, _: str, passage: Passage, seed: int) -> Cell:
+    began = time.monotonic()
+    replies = ground.decoder.base.chat(passage.open_book(), SamplingParams(max_tokens=REPLY_TOKENS))
+    right = [is_correct(r, [a]) for r, (_, a) in zip(replies, passage.questions, strict=True)]
+    number = str(passage.number)
+    return Cell(
+        CONTEXT,
+        passage.number,
+        seed,
+        correct={number: right},
+        replies={number: replies},
+        seconds=round(time.monotonic() - began, 1),
+    )
+
+
+def _passage(ground: Ground, digest: str, passage: Passage, seed: int) -> Cell:
+    """Every token of title and text, as in the paper's ablation; nothing written, no replay."""
+    chunks = passage.document().chunks
+    edits = tuple(
+        SelfEdit(EditKind.PASSAGE, passage.id, None, f"{passage.title}\n{chunk.strip()}", "rule")
+        for chunk in chunks
+    )
+    stage = Stage(lora=SETTING.lora, training=SETTING.training, seed=seed, edits=edits)
+    with _workplace(ground, digest, passage, seed) as bench:
+        with bench.stage("training"):
+            weights = bench.train(stage)
+        with bench.serving([weights]) as (sampler,):
+            return _asked(PASSAGE, passage, seed, sampler, bench)
+
+
+def _learnt(arm: str) -> Callable[[Ground, str, Passage, int], Cell]:
+    def make(ground: Ground, digest: str, passage: Passage, seed: int) -> Cell:
+        config = config_of(arm, seed)
+        assert config is not None
+        with _workplace(ground, digest, passage, seed) as bench:
+            outcome = build_method(config).learn(_assignment(passage, arm), bench)
+            if outcome.weights is None:
+                return _asked(arm, passage, seed, bench.base, bench, outcome.report)
+            with bench.serving([outcome.weights]) as (sampler,):
+                return _asked(arm, passage, seed, sampler, bench, outcome.report)
+
+    return make
+
+
+_MAKERS: Mapping[str, Callable[[Ground, str, Passage, int], Cell]] = {
+    BASE: _base,
+    CONTEXT: _context,
+    PASSAGE: _passage,
+    DIRECT: _learnt(DIRECT),
+    OUTER: _learnt(OUTER),
+    DISTILL: _learnt(DISTILL),
+}
+
+
+def _assignment(passage: Passage, arm: str) -> Assignment:
+    """People's questions are held out. The outer loop's reward needs others: cut sentences, which
+    the rules make and the exam's split leaves to training.
+    """
+    document = passage.document()
+    quiz: list[ExamItem] = []
+    if arm == OUTER:
+        _, quiz = build_exam_items(document, sampler=None, exam=SETTING.exam, quiz=SETTING.quiz)
+    return Assignment(
+        documents=(document,),
+        new_documents=frozenset({document.id}),
+        held_out=frozenset(item.prompt for item in passage.items()),
+        quiz=tuple(quiz),
+    )
+
+
+@contextmanager
+def _workplace(ground: Ground, digest: str, passage: Passage, seed: int) -> Iterator[LocalBench]:
+    bench = ground.bench(digest, f"{passage.id}-seed-{seed}")
+    try:
+        yield bench
+    finally:
+        bench.tidy()
+
+
+def _asked(
+    arm: str,
+    passage: Passage,
+    seed: int,
+    sampler: Sampler,
+    bench: LocalBench | None = None,
+    lesson: Mapping[str, object] | None = None,
+) -> Cell:
+    began = time.monotonic()
+    answers = sit_exam(passage.items(), sampler, max_new_tokens=REPLY_TOKENS)
+    general = sit_exam(load_general_suite(), sampler)
+    number = str(passage.number)
+    seconds = dict(bench.seconds) if bench else {}
+    return Cell(
+        arm,
+        passage.number,
+        seed,
+        correct={number: _marks(answers)},
+        general=_marks(general),
+        replies={number: [answer.reply for answer in answers]},
+        seconds=round(time.monotonic() - began + sum(seconds.values()), 1),
+        report={"seconds": {**seconds}, "tokens": bench.tokens if bench else 0},
+    )
+
+
+def _marks(answers: Sequence[Answer]) -> list[bool]:
+    return [answer.is_correct for answer in answers]
+
+
+def _setup(options: argparse.Namespace) -> str:
+    config = sha256(SETTING.model_dump_json().encode()).hexdigest()[:8]
+    return (
+        f"{options.passages} passages from {options.first}, {options.seeds} seeds, "
+        f"{options.decoder}, setting {config}"
+    )
+
+
+def _say(words: str) -> None:
+    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {words}\n")
+    sys.stderr.flush()
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.learning", description=__doc__)
+    parser.add_argument("--passages", type=int, default=16)
+    parser.add_argument("--first", type=int, default=0, help="number of the first passage")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--arms", type=lambda words: words.split(","), default=list(ARMS), help="with commas"
+    )
+    parser.add_argument("--sequence", type=int, default=8, help="passages in a row; 0 is none")
+    parser.add_argument("--sequence-seeds", type=int, default=0, help="0 is as many as --seeds")
+    parser.add_argument(
+        "--protocols",
+        type=lambda words: words.split(","),
+        default=list(sequences.PROTOCOLS),
+        help="of sequences, with commas",
+    )
+    parser.add_argument("--decoder", default="vLLM", choices=["vLLM", "transformers"])
+    parser.add_argument("--model", type=Path, help="model folder; SmolLM2-135M if not given")
+    parser.add_argument("--state", type=Path, default=STATE, help="folder of cells and lessons")
+    parser.add_argument("--results", type=Path, default=FOLDER, help="folder of the figures")
+    parser.add_argument("--images", type=Path, default=IMAGES, help="folder of the heat map")
+    parser.add_argument("--threads", type=int, default=2, help="of the trainer")
+    parser.add_argument("--again", action="store_true", help="also what was measured already")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,316 @@
+"""Learning from documents, measured: figures from the cells, and a run that goes on."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from adapters.lesson import Weights
+from adapters.rewards.answers import normalise
+from adapters.spec import SealConfig
+from benchmarks import learning, sequences
+from benchmarks.cells import Cell, Cells
+from benchmarks.heat_map import Grid, heat_map
+from benchmarks.intervals import differences, interval
+from benchmarks.learning_report import kept, mean_grid, report, report_sequences
+from benchmarks.passages import Passage, read_passages
+from benchmarks.results import Results, read_lines
+from tests.support.workbench import ScriptedSampler
+
+TEXT = "The bridge of Orm was built in 1911. It has nine arches."
+PASSAGES = [
+    Passage(number, f"Title {number}", TEXT, (("How many arches?", "nine"), ("When?", "1911")))
+    for number in range(3)
+]
+
+
+def results(folder: Path) -> Results:
+    return Results("learning-documents", setup="s", seed=0, folder=folder, commit="abc")
+
+
+def values(folder: Path) -> dict[tuple[str, str], float]:
+    return {
+        (line.case, line.metric): line.value
+        for line in read_lines(folder / "learning-documents.jsonl")
+    }
+
+
+def cell(arm: str, passage: int, seed: int, right: list[bool], general: int = 40) -> Cell:
+    suite = [number < general for number in range(40)]
+    return Cell(arm, passage, seed, correct={str(passage): right}, general=suite)
+
+
+class TestIntervals:
+    def test_the_mean_lies_within_and_equal_values_leave_no_room(self):
+        one = interval([[[1.0, 0.0]], [[1.0, 1.0]]])
+        assert one.low <= one.mean == 0.75 <= one.high
+
+        sure = interval([[[1.0, 1.0]], [[1.0, 1.0]]])
+        assert (sure.low, sure.mean, sure.high) == (1.0, 1.0, 1.0)
+
+    def test_answers_that_stand_and_fall_together_tell_less(self):
+        """Would pass with equal widths if passages were not drawn as wholes."""
+        apart = interval([[[1.0, 0.0]]] * 8)
+        together = interval([[[1.0, 1.0]], [[0.0, 0.0]]] * 4)
+
+        assert together.high - together.low > apart.high - apart.low
+
+    def test_seeds_that_differ_widen_it_for_all_passages(self):
+        same = interval([[[0.5] * 4, [0.5] * 4]] * 8)
+        differ = interval([[[1.0] * 4, [0.0] * 4]] * 8)
+
+        assert same.high == same.low
+        assert (differ.low, differ.high) == (0.0, 1.0)
+
+    @pytest.mark.parametrize("table", [[], [[]], [[[]]], [[[1.0]], [[1.0], [0.0]]]])
+    def test_nothing_to_average_is_refused(self, table):
+        with pytest.raises(ValueError, match="same seeds"):
+            interval(table)
+
+    def test_a_base_of_one_seed_is_taken_from_every_seed(self):
+        assert differences([[[1.0, 1.0], [0.0, 1.0]]], [[[1.0, 0.0]]]) == [[[0, 1], [-1, 1]]]
+
+
+class TestCells:
+    def test_they_are_found_again_with_the_same_settings_only(self, tmp_path):
+        kept_there = cell("direct", 3, 1, [True, False])
+        Cells(tmp_path / "cells.jsonl").add("abc", kept_there)
+
+        again = Cells(tmp_path / "cells.jsonl")
+
+        assert again.find("abc", "direct", 3, 1) == kept_there
+        assert again.find("other", "direct", 3, 1) is None
+        assert again.find("abc", "direct", 3, 2) is None
+
+    def test_a_torn_line_costs_its_own_cell_only(self, tmp_path):
+        path = tmp_path / "cells.jsonl"
+        cells = Cells(path)
+        cells.add("abc", cell("base", 0, 0, [True]))
+        cells.add("abc", cell("base", 1, 0, [True]))
+        path.write_text(path.read_text()[:-30])
+
+        again = Cells(path)
+
+        assert again.find("abc", "base", 0, 0) is not None
+        assert again.find("abc", "base", 1, 0) is None
+
+
+class TestPassages:
+    def test_questions_name_the_title_and_only_the_open_book_shows_the_text(self, tmp_path):
+        path = tmp_path / "squad_passages.json"
+        row = {
+            "title": "Orm",
+            "context": TEXT,
+            "questions": [{"question": "How many arches?", "answer": "nine"}],
+        }
+        path.write_text(json.dumps([row, row]))
+
+        passage = read_passages(path, range(1, 2))[0]
+
+        assert passage.id == "passage-01"
+        assert passage.items()[0].prompt == "About Orm: How many arches?"
+        assert TEXT in passage.open_book()[0][0]["content"]
+        assert "".join(passage.document().chunks) == TEXT
+
+
+class TestReport:
+    def test_gain_and_general_suite_are_against_the_base(self, tmp_path):
+        cells = Cells(tmp_path / "cells.jsonl")
+        for passage in PASSAGES:
+            cells.add("d", cell("base", passage.number, 0, [False, False], 38))
+            for seed in (0, 1):
+                cells.add("d", cell("direct", passage.number, seed, [True, seed == 0], 36))
+        report(
+            results(tmp_path),
+            cells,
+            lambda arm, seed: "d",
+            PASSAGES,
+            arms=["base", "direct", "passage"],
+            seeds=2,
+        )
+
+        found = values(tmp_path)
+        assert found["direct", "gain over the base"] == 75
+        assert found["direct", "accuracy on passage-01"] == 75
+        assert found["direct", "general suite"] == -5
+        assert found["base", "accuracy"] == 0
+        assert not any(case == "passage" for case, _ in found)  # not measured: no figure
+
+    def test_what_is_kept_is_of_what_was_just_learnt(self):
+        grid = [[0.0, 0.8, 0.4], [0.2, 0.2, 0.5]]
+
+        assert kept([grid]) == [50.0, 100.0]
+        assert kept([[[0.0, 0.0, 0.4], [0.0, 0.0, 0.5]]]) == [None, 100.0]
+
+    def test_sequences_give_figures_and_a_heat_map(self, tmp_path):
+        grid = [[0.0, 1.0, 0.5], [0.0, 0.0, 1.0]]
+        ends = [cell("merged", 0, 0, [], 40), cell("merged", 0, 0, [], 30)]
+
+        report_sequences(results(tmp_path), {"merged": [grid]}, {"merged": [ends]}, tmp_path)
+
+        found = values(tmp_path)
+        assert found["merged", "kept, least of all passages"] == 50
+        assert found["merged", "kept, over all"] == 75
+        assert found["merged", "general suite"] == -25
+        assert (tmp_path / "bench-learning-documents.svg").exists()
+
+    def test_grids_are_averaged_place_by_place(self):
+        assert mean_grid([[[0.0, 1.0]], [[0.5, None]]]) == [[0.25, None]]
+
+
+class TestHeatMap:
+    def test_it_is_a_drawing_with_every_value_and_what_was_just_learnt_framed(self):
+        drawn = heat_map('a "b" <c>', [Grid("one & two", [[0.0, 0.9, 0.4], [0.1, None, 0.7]])])
+
+        tree = ElementTree.fromstring(drawn)
+        texts = [node.text for node in tree.iter() if node.tag.endswith("text")]
+        framed = [node for node in tree.iter() if node.get("stroke-width") == "2"]
+        assert {"0", "90", "40", "10", "-", "70", "base", "1", "2", "one & two"} <= set(texts)
+        assert len(framed) == 2
+
+    def test_higher_is_darker(self):
+        drawn = heat_map("t", [Grid("g", [[0.0, 0.5, 1.0]])])
+        cells = [
+            node for node in ElementTree.fromstring(drawn).iter() if node.get("height") == "36"
+        ]
+        shades = [int(node.get("fill", "#0")[1:3], 16) for node in cells]
+
+        assert shades == sorted(shades, reverse=True)
+        assert len(set(shades)) == 3
+
+
+class FakeDecoder:
+    """Answers from the text where it is shown, or once it is trained."""
+
+    name = "fake"
+
+    def __init__(self) -> None:
+        self.base = ScriptedSampler(
+            lambda messages: "nine" if TEXT in messages[-1]["content"] else "no idea"
+        )
+
+
+class TestRun:
+    def ground(self, tmp_path: Path) -> learning.Ground:
+        cells = Cells(tmp_path / "cells.jsonl")
+        return learning.Ground(FakeDecoder(), tmp_path, cells, tmp_path, 1, lambda words: None)  # type: ignore[arg-type]
+
+    def test_a_cell_that_is_there_is_not_asked_again(self, tmp_path):
+        ground = self.ground(tmp_path)
+        for _ in range(2):
+            learning._measure(ground, results(tmp_path), "context", PASSAGES[0], 0, again=False)
+
+        assert len(ground.decoder.base.asked) == 2  # type: ignore[attr-defined]
+        assert values(tmp_path)["context, passage-00, seed 0", "accuracy"] == 0.5
+
+    def test_without_data_it_says_where_to_put_it(self, tmp_path, monkeypatch, capsys):
+        monkeypatch.setenv("EVERLEARN_DATA", str(tmp_path))
+
+        assert learning.main([]) == 2
+        assert "EVERLEARN_DATA" in capsys.readouterr().err
+
+    def test_an_arm_without_its_method_is_left_out_and_said(self, monkeypatch, capsys):
+        monkeypatch.setattr(
+            learning, "config_of", lambda arm, seed: SealConfig.model_validate({"no": "such"})
+        )
+
+        assert not learning._can_be_learnt("distill")
+        assert "distill: left out" in capsys.readouterr().err
+
+    def test_peoples_questions_are_held_out(self):
+        assignment = learning._assignment(PASSAGES[0], "direct")
+
+        assert assignment.held_out == {item.prompt for item in PASSAGES[0].items()}
+        assert assignment.quiz == ()
+
+    def test_settings_decide_the_digest(self):
+        digest = learning.digest_of_arm("vLLM")
+
+        assert digest("direct", 0) == digest("direct", 0)
+        assert len({digest("direct", 0), digest("direct", 1), digest("passage", 0)}) == 3
+        assert learning.digest_of_arm("transformers")("direct", 0) != digest("direct", 0)
+
+
+class TestSequences:
+    def test_an_order_is_the_seeds(self):
+        one, other = (sequences.order_of(PASSAGES, 3, seed) for seed in (0, 1))
+
+        assert one == sequences.order_of(PASSAGES, 3, 0)
+        assert {p.number for p in one} == {p.number for p in other} == {0, 1, 2}
+
+    def test_everlearn_trains_on_all_so_far_and_merging_on_the_new_one(self, tmp_path, monkeypatch):
+        bench = RecordingBench(tmp_path)
+        monkeypatch.setattr(sequences.TorchSampler, "load", lambda *_: ScriptedSampler(str))
+        monkeypatch.setattr(sequences, "merge", lambda model, adapter, output: output.mkdir())
+        config = learning.SETTING
+        course = sequences.Course(tuple(PASSAGES[:2]), 0, config, 8, "d")
+        cells = Cells(tmp_path / "cells.jsonl")
+        plan = sequences.Seal(
+            config.model_copy(
+                update={"self_edits": config.self_edits.model_copy(update={"rewordings": 0})}
+            )
+        )
+
+        def lesson(passage: Passage) -> sequences.LessonPlan:
+            return plan.plan([passage.document()], sampler=ScriptedSampler(lambda _: "Yes."))
+
+        for name in sequences.PROTOCOLS:
+            sequences.run(name, course, bench, cells, lesson)  # type: ignore[arg-type]
+
+        assert bench.learnt == [
+            ("base", {"passage-00"}),
+            ("base", {"passage-00", "passage-01"}),
+            ("base", {"passage-00"}),
+            ("merged-0-1", {"passage-01"}),
+        ]
+        assert all(sequences.steps_of(name, course, cells) for name in sequences.PROTOCOLS)
+        assert not list(tmp_path.glob("merged-*"))  # models of half a gigabyte do not stay
+
+        sequences.run("everlearn", course, bench, cells, lesson)  # type: ignore[arg-type]
+        assert len(bench.learnt) == 4
+
+    def test_a_grid_has_a_row_a_passage_and_a_column_a_step(self, tmp_path):
+        course = sequences.Course(tuple(PASSAGES[:2]), 0, learning.SETTING, 8, "d")
+        cells = Cells(tmp_path / "cells.jsonl")
+        for step in range(3):
+            right = {"0": [step > 0, False], "1": [step > 1, True]}
+            cells.add("d", replace(cell("merged", 0, 0, []), step=step, correct=right))
+
+        steps = sequences.steps_of("merged", course, cells)
+
+        assert steps is not None
+        assert sequences.grid_of(course, steps) == [[0.0, 0.5, 0.5], [0.5, 0.5, 1.0]]
+        assert sequences.steps_of("everlearn", course, cells) is None
+
+
+class RecordingBench:
+    """Notes on what model which documents are learnt."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.model = folder / "base"
+        self.learnt: list[tuple[str, set[str]]] = []
+
+    def say(self, words: str) -> None: ...
+
+    def train(self, stage: object) -> Weights:
+        return self.train_on(self.model, stage)
+
+    def train_on(self, model: Path, stage: object) -> Weights:
+        documents = {e.document_id for e in stage.edits if e.document_id}  # type: ignore[attr-defined]
+        self.learnt.append((model.name, documents))
+        weights = self.folder / f"weights-{len(self.learnt)}"
+        weights.mkdir()
+        return Weights(weights)
+
+
+def test_the_setting_teaches_with_key_words():
+    plan = sequences.Seal(learning.SETTING)
+    sampler = ScriptedSampler(lambda _: "Yes.")
+
+    edits = plan.plan([PASSAGES[0].document()], sampler=sampler).edits
+
+    asked = [e for e in edits if e.prompt and e.prompt.startswith("About Title 0: ")]
+    assert any(normalise("nine arches") in normalise(e.text) for e in asked)
