@@ -214,6 +214,22 @@ def test_a_task_is_learnt_on_a_line_of_its_own_that_learns_no_documents(api: Api
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "adapter")
 
 
+def test_a_tasks_line_is_listed_and_answers(api: Api) -> None:
+    """Fails where only lines of documents are routed to."""
+    task = send(api, TASK)
+    order(api, task["id"])
+    asked = {"model": task["adapter"], "messages": [{"role": "user", "content": task["prompt"]}]}
+
+    reply = api.client.post("/v1/chat/completions", json=asked)
+
+    assert reply.status_code == 200, reply.text
+    assert reply.headers["x-everlearn-version"] == f"{task['adapter']}@base"
+    models = [row["id"] for row in api.client.get("/v1/models").json()["data"]]
+    assert task["adapter"] in models
+    roles = {row["name"]: row["role"] for row in api.client.get("/api/v1/adapters").json()["data"]}
+    assert roles == {"smollm2": "serve", task["adapter"]: "task"}
+
+
 def test_an_order_while_its_run_is_open_answers_that_run(api: Api) -> None:
     task_id = send(api, TASK)["id"]
     first = order(api, task_id)

@@ -330,7 +330,8 @@ def test_an_exam_shows_as_many_examples_as_fit() -> None:
 
 
 def test_exact_answers_differ_in_white_space_at_most() -> None:
-    assert is_exact("1 0\n0 1\n", ["1 0\n0 1"])
+    assert is_exact(" 1 0\n0  1\n", ["1 0\n0 1"])
+    assert not is_exact("1 0 0 1", ["1 0\n0 1"])
     assert not is_exact("The answer is 1 0\n0 1", ["1 0\n0 1"])
     assert not is_exact("", [""])
     items = exam_items(LABELS, shown=0, max_tokens=2048)
