@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from adapters.corpus.containment import cut, places_of_questions, safe_title
+from adapters.corpus.instructions import neutralise
 from adapters.corpus.languages import READ_BY_RULE, languages_of
 from adapters.redaction import redact_secrets
 from adapters.types import SourceDocument
@@ -53,7 +54,7 @@ def lesson_of(
     kept = [chunk for chunk in cut(taken, [*places, *asked]) if chunk.strip()]
     document = SourceDocument(
         id=row.id,
-        title=redact_secrets(row.title if row.released_at else safe_title(row.title)),
+        title=redact_secrets(neutralise(row.title) if row.released_at else safe_title(row.title)),
         text=redact_secrets("".join(kept)),  # a secret may lie across a border
         chunks=tuple(map(redact_secrets, kept)),
         foreign_chunks=_foreign(row.language, kept),

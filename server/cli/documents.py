@@ -133,11 +133,15 @@ def _state(row: dict[str, Any]) -> str:
         return escape(f"{row['state']}: {row['error']}")
     if row["replaced_by"]:
         return f"replaced by {row['replaced_by']}"
-    if reasons := [f["detail"] for f in row["findings"] if f["severity"] == "quarantine"]:
+    if row["state"] == "quarantined" and (reasons := _quarantine_reasons(row)):
         return escape(f"{row['state']}: {reasons[0]}")
     if contained := sum(f["severity"] == "contain" for f in row["findings"]):
         return f"{row['state']}, {contained} findings contained"
     return str(row["state"])
+
+
+def _quarantine_reasons(row: dict[str, Any]) -> list[str]:
+    return [f["detail"] for f in row["findings"] if f["severity"] == "quarantine"]
 
 
 def finish(run: dict[str, Any]) -> None:
@@ -149,8 +153,11 @@ def finish(run: dict[str, Any]) -> None:
 def _follow_document(api: Api, document_id: str) -> None:
     run_id = wait_for_run(api, document_id)
     if run_id is None:
-        if error := api.get(f"{_PATH}/{document_id}")["error"]:
-            raise Failure(f"The document cannot be read. {error}")
+        document = api.get(f"{_PATH}/{document_id}")
+        if error := document["error"]:
+            raise Failure(f"The document cannot be learnt. {error}")
+        if reasons := _quarantine_reasons(document):
+            raise Failure(f"The document is quarantined. {' '.join(reasons)}")
         raise Failure(
             "No run has started for this document. If learning by itself is switched off "
             "(EVERLEARN_LEARNING__IS_ENABLED), start one: `everlearn learn --wait`."

@@ -72,7 +72,8 @@ def wait_for_run(api: Api, document_id: str, timeout_s: float = 60) -> str | Non
     while time.monotonic() < deadline:
         if found := api.get("/api/v1/runs", document_id=document_id, limit=1)["data"]:
             return str(found[0]["id"])
-        if api.get(f"/api/v1/documents/{document_id}")["state"] == "unreadable":
+        state = api.get(f"/api/v1/documents/{document_id}")["state"]
+        if state in ("unreadable", "quarantined"):
             return None
         time.sleep(0.5)
     return None

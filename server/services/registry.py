@@ -100,7 +100,7 @@ def list_adapters(session: Session, *, tenant: str | None = None) -> Sequence[Ad
     open_to_all = Adapter.owner.is_(None)
     return session.scalars(
         select(Adapter)
-        .where(Adapter.role == LineRole.SERVE, or_(open_to_all, only(Adapter.owner, tenant)))
+        .where(Adapter.role != LineRole.EDITOR, or_(open_to_all, only(Adapter.owner, tenant)))
         .order_by(Adapter.name)
     ).all()
 
@@ -313,7 +313,7 @@ def _routes(
         owner=adapter.owner,
         aliases=aliases,
         previous=previous,
-        is_routed=adapter.role == LineRole.SERVE,
+        is_routed=adapter.role != LineRole.EDITOR,
         versions={
             version.number: VersionRoute(
                 number=version.number,

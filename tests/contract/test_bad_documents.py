@@ -299,7 +299,7 @@ def test_false_facts_about_anothers_subject_are_quarantined(
     assert kinds(poisoned, "quarantine") == ["contradiction"]
     contained = [f for f in poisoned["findings"] if f["severity"] == "contain"]
     assert {f["document"] for f in contained} == {honest["id"]}
-    assert any("says 1902" in f["detail"] and "1874" in f["detail"] for f in contained)
+    assert any("says '1902'" in f["detail"] and "1874" in f["detail"] for f in contained)
     assert show(api, honest["id"])["findings"] == []
     assert [one.id for one in material(api).documents] == [honest["id"]]
 

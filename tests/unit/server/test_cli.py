@@ -233,6 +233,21 @@ def test_ingest_of_a_document_that_cannot_be_read_says_why(server):
     assert "no whole PDF" in result.stderr
 
 
+def test_ingest_of_a_quarantined_document_says_why(server):
+    reason = {"severity": "quarantine", "detail": "It speaks to the learner."}
+    server.answers["POST /api/v1/documents"] = (201, DOCUMENT)
+    server.answers["GET /api/v1/runs?document_id=doc_1&limit=1"] = (200, {"data": []})
+    server.answers["GET /api/v1/documents/doc_1"] = (
+        200,
+        {**DOCUMENT, "state": "quarantined", "findings": [reason]},
+    )
+
+    result = run("ingest", "-", "--wait", input="A text.")
+
+    assert result.exit_code == 1
+    assert "It speaks to the learner." in " ".join(result.stderr.split())
+
+
 def test_documents_names_what_is_wrong_and_releases_it(server):
     quarantined = {
         **DOCUMENT,
