@@ -97,7 +97,7 @@ class QuestionBody(Body):
     @model_validator(mode="after")
     def _can_be_right(self) -> Self:
         for answer in self.answers:
-            if self.grader is Grader.NUMERIC and not _FIGURES.fullmatch(answer.strip()):
+            if self.grader == Grader.NUMERIC.value and not _FIGURES.fullmatch(answer.strip()):
                 raise ValueError(
                     f"the answer {answer[:50]!r} is not one number in figures, such as 4,312 or 0.5"
                 )
