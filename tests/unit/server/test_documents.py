@@ -2,7 +2,7 @@
 
 import pytest
 
-from adapters.types import ItemKind, build_item
+from adapters.types import Grader, ItemKind, build_item
 from server.core.errors import DocumentEmpty, DocumentNotText
 from server.core.queue import INGEST_DOCUMENT
 from server.db import DocumentState
@@ -58,14 +58,14 @@ def test_title_defaults_to_the_first_line(database: Database, queue: RecordingQu
 
 
 def test_questions_sent_later_are_added_once(database: Database, queue: RecordingQueue) -> None:
-    question = ("Who keeps it?", ("Odile",))
+    question = ("Who keeps it?", ("Odile",), Grader.NUMERIC)
     document_id, _ = accept(database, queue, "Odile keeps it.")
     for _ in range(2):
         accept(database, queue, "Odile keeps it.", questions=[question])
 
     with database.unit_of_work() as session:
         [item] = documents.exam_items(session, [document_id], split="exam")
-    assert (item.prompt, item.answers) == question
+    assert (item.prompt, item.answers, item.grader) == question
 
 
 def test_a_question_keeps_the_split_it_was_given(database: Database) -> None:
