@@ -27,6 +27,15 @@ STAGES = {
 
 _OPTIONAL = frozenset({"outer_loop"})
 """Stages that show only when a run comes to them."""
+REPLIES_STAGES = {
+    "chunk": "chunk",
+    "quiz": "quiz",
+    "replies": "replies",
+    "training": "training",
+    "exam": "exam",
+    "swap": "swap",
+}
+"""The same of the methods that learn from replies, distill and heal."""
 
 REBUILD_STAGES = {"chunk": "material", "training": "training", "compare": "compare"}
 """Stages of training an old version again."""
@@ -134,7 +143,7 @@ class _Bars:
 
     def update(self, run: dict[str, Any]) -> None:
         if not self._tasks:
-            stages = REBUILD_STAGES if run.get("kind") == "rebuild" else STAGES
+            stages = _stages_of(run)
             self._tasks = {
                 stage: self._progress.add_task(
                     words, total=None, start=False, visible=stage not in _OPTIONAL
@@ -183,6 +192,12 @@ class _Lines:
         self._stage, self._said_at = stage, now
         steps = f" {run['done']}/{run['total']}" if run["total"] else ""
         self._console.print(f"  {now - self._began:4.0f} s  {STAGES.get(stage, stage)}{steps}")
+
+
+def _stages_of(run: dict[str, Any]) -> dict[str, str]:
+    if run.get("kind") == "rebuild":
+        return REBUILD_STAGES
+    return REPLIES_STAGES if run["method"] in ("distill", "heal") else STAGES
 
 
 def _position(order: list[str], stage: str | None) -> int:

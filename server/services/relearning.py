@@ -144,7 +144,8 @@ class LineWithout:
     def _counts(self, run: AdaptationRun) -> bool:
         """Whether an open run does without what was deleted, and makes a version to serve."""
         has_seen = taint.deletion_seen_by(self._session, run.id) is not None
-        return run.kind == RunKind.LEARN and not has_seen and run.cancel_requested_at is None
+        is_learning = run.kind == RunKind.LEARN and run.method != runs.HEAL  # that builds on it
+        return is_learning and not has_seen and run.cancel_requested_at is None
 
     def _recorded(self) -> AdaptationRun | None:
         """The last run of this line that was queued for the deletion."""

@@ -324,6 +324,19 @@ def test_bars_show_every_stage_on_a_terminal(server):
     assert "10/10" in shown
 
 
+def test_bars_show_the_stages_of_the_method(server):
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=100)
+    events = (("run", {**each, "method": "distill"}) for each in (RUN, LEARNT))
+    server.answers["GET /api/v1/runs/run_1/events"] = (200, sse(*events))
+
+    with Api(server.url, "el_test") as api:
+        follow(api, "run_1", terminal)
+
+    shown = terminal.file.getvalue()
+    assert "replies" in shown
+    assert "self-edits" not in shown
+
+
 def test_chat_streams_and_names_the_version(server):
     pieces = [{"choices": [{"delta": {"content": word}}]} for word in ("Pale ", "Heron")]
     stream = "".join(f"data: {json.dumps(piece)}\n\n" for piece in pieces) + "data: [DONE]\n\n"

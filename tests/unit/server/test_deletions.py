@@ -645,3 +645,23 @@ def test_they_all_leave_when_the_line_is_rebuilt(memory: Memory, database: Datab
 
     assert memory.status(1, 2, 3) == ["retired", "retired", "servable"]
     assert memory.champion() == 3
+
+
+def test_a_run_that_heals_is_no_rebuild(memory: Memory, database: Database) -> None:
+    """It would build on the version that has to go; the line waits for it and then learns anew."""
+    secret = memory.document("The code is 4711.")
+    memory.document("The lamp is green.")
+    memory.learn()
+    with database.unit_of_work() as session:
+        healing = make_run(session, session.merge(memory.line))
+        healing.method = runs.HEAL
+        healing_id = healing.id
+
+    deletion_id = memory.forget(secret, rebuild=True)
+    assert memory.deletion(deletion_id).run_ids == []
+    with database.unit_of_work() as session:
+        runs.request_cancel(session, healing_id)
+    memory.advance(deletion_id)
+
+    (run_id,) = memory.deletion(deletion_id).run_ids
+    assert run_id != healing_id
