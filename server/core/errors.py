@@ -6,7 +6,8 @@ AppError
 │   ├── ContextLengthExceeded
 │   ├── DocumentEmpty · DocumentNotText
 │   ├── ImportRefused
-│   └── NothingToLearn, NoAcceptedEdits
+│   ├── NothingToLearn
+│   └── NoAcceptedEdits
 ├── Unauthenticated 401
 ├── Forbidden 403
 ├── ForeignTenant 403
