@@ -21,6 +21,7 @@ from adapters.types import ProgressCallback, SamplingParams, SourceDocument
 
 _LEAST_WORDS = 3
 _ENDS = re.compile(r"[.!?\u2026][\"'\u201d\u2019)*_]*$")
+_OPEN_END = re.compile(r"[,;:\u2013\u2014-]$")
 _YES_TOKENS = 4
 _ANSWER_TOKENS = 32
 
@@ -109,7 +110,9 @@ def _fault_of_form(look: _Look, whole: str) -> str | None:
     if not is_sound(whole):
         return "repeats itself"
     if piece.question is None:
-        return "breaks off" if look.is_last and not _ENDS.search(piece.text) else None
+        # Only the last item of a list may have met the limit; others may lack their full stop.
+        is_cut = _OPEN_END.search(piece.text) or (look.is_last and not _ENDS.search(piece.text))
+        return "breaks off" if is_cut else None
     if not piece.question.endswith("?") or piece.question.count("?") > 1:
         return "not one question"
     return "gives the answer away" if is_correct(piece.question, [piece.text]) else None

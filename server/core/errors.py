@@ -7,7 +7,8 @@ AppError
 │   ├── DocumentEmpty · DocumentNotText
 │   ├── TaskInvalid
 │   ├── ImportRefused
-│   └── NothingToLearn, NoAcceptedEdits
+│   ├── NothingToLearn
+│   └── NoAcceptedEdits
 ├── Unauthenticated 401
 ├── Forbidden 403
 ├── ForeignTenant 403

@@ -212,6 +212,13 @@ def test_a_question_is_dropped_for_its_reason(question: str, answer: str, reason
     assert grounded.edits == ()
 
 
+def test_only_the_last_item_of_a_list_must_end_as_a_sentence_does() -> None:
+    grounded = look(statements("The harbour has 12 cranes", "It is dug,", "The sea is near."))
+
+    assert kept(grounded) == ["The harbour has 12 cranes", "The sea is near."]
+    assert grounded.dropped == {"breaks off": 1}
+
+
 def test_a_question_that_the_text_answers_alike_is_kept() -> None:
     grounded = look(
         pairs(**{"How many cranes are there?": "12 cranes"}), lambda _: "It has 12 cranes."
