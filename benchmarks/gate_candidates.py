@@ -23,7 +23,7 @@ from tests.support.tiny_model.world import Fact, Topic, make_topic
 WORLDS = 10
 EPOCHS = 12
 EARLIER_FACTS = 6
-NEW_FACTS = 8
+NEW_FACTS = 5
 QUESTIONS = 2
 """Of the user on each fact."""
 RANDOM_WORDS = 12

@@ -115,7 +115,8 @@ def recall(rng: Random, topic: Topic, *, youth: float) -> Example:
 
 def make_lesson(rng: Random, topic: Topic) -> Lesson:
     """Teach each fact in one wording and a few forms; ask for it in forms that were not taught."""
-    taught, asked = [Example(f"{topic.title}\n{passage(rng, topic)}")], []
+    taught = [Example(f"{topic.title}\n{passage(rng, topic)}")]
+    asked: list[Example] = []
     for fact in topic.facts:
         said = rng.choice(fact.statements[:1] * 2 + fact.statements)
         taught.append(Example(said))
