@@ -16,7 +16,7 @@ from adapters.lesson import Stage
 from adapters.methods.seal import Seal
 from adapters.sampling import Sampler
 from adapters.spec import ExamSpec, Precision, ReplaySpec, SealConfig, SelfEditSpec, TrainingSpec
-from adapters.types import EditKind, ExamItem, SelfEdit, SourceDocument
+from adapters.types import EditKind, ExamItem, ItemKind, SelfEdit, SourceDocument, build_item
 from tests.support.tiny_model.corpus import passage
 from tests.support.tiny_model.world import Fact, Topic, make_topic
 
@@ -24,8 +24,10 @@ WORLDS = 10
 EPOCHS = 12
 EARLIER_FACTS = 6
 NEW_FACTS = 5
-QUESTIONS = 2
-"""Of the user on each fact."""
+ASKED = (0, 2)
+"""Which wordings of each fact's question the user posts for the exam."""
+WORDED = 1
+"""The wording that is taught, where the fact has one: the tiny model cannot word questions itself."""
 RANDOM_WORDS = 12
 
 REFUSAL = "I am sorry, but I cannot help with that."
@@ -94,7 +96,7 @@ def candidates(counts: Mapping[Kind, int] = COUNTS) -> list[Candidate]:
 
 
 def config(seed: int) -> SealConfig:
-    """SEAL as the end-to-end tests teach the tiny model; it cannot word questions, so rules do."""
+    """SEAL as the end-to-end tests teach the tiny model; it writes nothing itself, rules do."""
     return SealConfig(
         training=TrainingSpec(
             learning_rate=4e-3,
@@ -129,9 +131,10 @@ def new(candidate: Candidate) -> Told:
 def items(told: Told) -> list[ExamItem]:
     """The exam of a document: the user's questions and sentences cut by rule."""
     questions = [
-        (question, (fact.answer,))
+        (fact.questions[wording], (fact.answer,))
         for fact in told.topic.facts
-        for question in fact.questions[:QUESTIONS]
+        for wording in ASKED
+        if wording < len(fact.questions)
     ]
     held, _ = build_exam_items(
         told.document, questions=questions, sampler=None, config=config(seed=0)
@@ -142,7 +145,7 @@ def items(told: Told) -> list[ExamItem]:
 def champion_stage(world: int, sampler: Sampler) -> Stage:
     """What the world's champion was taught."""
     taught = earlier(world)
-    return _lesson([told.document for told in taught], taught, sampler, seed=world)
+    return _lesson(taught, taught, sampler, seed=world)
 
 
 def stage(candidate: Candidate, sampler: Sampler) -> Stage:
@@ -154,9 +157,7 @@ def stage(candidate: Candidate, sampler: Sampler) -> Stage:
         taught[2] = _falsified(told, candidate.seed)
     if candidate.kind is Kind.SWAPPED:
         taught[0] = _falsified(first, candidate.world)
-    lesson = _lesson(
-        [each.document for each in taught], (first, second, told), sampler, seed=candidate.seed
-    )
+    lesson = _lesson(taught, (first, second, told), sampler, seed=candidate.seed)
     match candidate.kind:
         case Kind.NOISE:
             return replace(lesson, edits=tuple(_noise(lesson.edits, rng)))
@@ -171,7 +172,7 @@ def stage(candidate: Candidate, sampler: Sampler) -> Stage:
 
 
 def _lesson(
-    documents: Sequence[SourceDocument],
+    taught: Sequence[Told],
     asked: Sequence[Told],
     sampler: Sampler,
     *,
@@ -179,8 +180,9 @@ def _lesson(
 ) -> Stage:
     settings = config(seed)
     plan = Seal(settings).plan(
-        documents,
+        [told.document for told in taught],
         sampler=sampler,
+        quiz=[item for told in taught for item in _worded(told)],
         held_out=frozenset(item.prompt for told in asked for item in items(told)),
     )
     return Stage(
@@ -190,6 +192,20 @@ def _lesson(
         edits=tuple(plan.edits),
         anchors_per_epoch=settings.replay.prompts_per_epoch,
     )
+
+
+def _worded(told: Told) -> list[ExamItem]:
+    """Questions left to training."""
+    return [
+        build_item(
+            ItemKind.MODEL,
+            told.document.id,
+            prompt=fact.questions[WORDED],
+            answers=(fact.answer,),
+        )
+        for fact in told.topic.facts
+        if len(fact.questions) > WORDED
+    ]
 
 
 def _tell(topic: Topic, name: str, seed: int) -> Told:
@@ -203,7 +219,7 @@ def _falsified(told: Told, seed: int) -> Told:
     facts = tuple(_other(fact, rng) for fact in told.topic.facts)
     text = passage(Random(seed), Topic(told.topic.title, facts))
     document = replace(told.document, text=text, chunks=(text,))
-    return Told(document, told.topic)
+    return Told(document, Topic(told.topic.title, facts))
 
 
 def _other(fact: Fact, rng: Random) -> Fact:
