@@ -50,14 +50,13 @@ from benchmarks.gate_candidates import (
     new,
     stage,
 )
-from benchmarks.real_engine import NO_BINDING, START_TIMEOUT_S
+from benchmarks.real_engine import NO_BINDING, START_TIMEOUT_S, TINY_MODEL
 from benchmarks.results import ROOT, Aim, Results
 from server.core.settings import EngineSettings, ModelSettings, Settings
 from server.embedded.preflight import free_port
 from server.embedded.up import prepare_model
 from server.engine.control import open_control
 from server.engine.launch import engine_command
-from tests.support.stack import TINY_MODEL
 from workers.sampler import EngineSampler
 
 MODEL = "tiny"

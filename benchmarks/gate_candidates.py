@@ -31,9 +31,11 @@ from tests.support.tiny_model.world import Fact, Topic, make_topic
 WORLDS = 10
 EPOCHS = 12
 EARLIER_FACTS = 6
-NEW_FACTS = 8
-QUESTIONS = 2
-"""Of the user on each fact."""
+NEW_FACTS = 5
+ASKED = (0, 2)
+"""Which wordings of each fact's question the user posts for the exam."""
+WORDED = 1
+"""The wording that is taught, where the fact has one: the tiny model cannot word questions itself."""
 RANDOM_WORDS = 12
 
 REFUSAL = "I am sorry, but I cannot help with that."
@@ -102,7 +104,7 @@ def candidates(counts: Mapping[Kind, int] = COUNTS) -> list[Candidate]:
 
 
 def config(seed: int) -> SealConfig:
-    """SEAL as the end-to-end tests teach the tiny model; it cannot word questions, so rules do."""
+    """SEAL as the end-to-end tests teach the tiny model; it writes nothing itself, rules do."""
     return SealConfig(
         training=TrainingSpec(
             learning_rate=4e-3,
@@ -137,9 +139,12 @@ def new(candidate: Candidate) -> Told:
 def items(told: Told) -> list[ExamItem]:
     """The exam of a document: the user's questions and sentences cut by rule."""
     asked = [
-        build_item(ItemKind.USER, told.document.id, prompt=question, answers=(fact.answer,))
+        build_item(
+            ItemKind.USER, told.document.id, prompt=fact.questions[wording], answers=(fact.answer,)
+        )
         for fact in told.topic.facts
-        for question in fact.questions[:QUESTIONS]
+        for wording in ASKED
+        if wording < len(fact.questions)
     ]
     held, _ = build_exam_items(
         told.document, asked=asked, sampler=None, exam=config(seed=0).exam, quiz=QuizSpec()
@@ -150,7 +155,7 @@ def items(told: Told) -> list[ExamItem]:
 def champion_stage(world: int, sampler: Sampler) -> Stage:
     """What the world's champion was taught."""
     taught = earlier(world)
-    return _lesson([told.document for told in taught], taught, sampler, seed=world)
+    return _lesson(taught, taught, sampler, seed=world)
 
 
 def stage(candidate: Candidate, sampler: Sampler) -> Stage:
@@ -162,9 +167,7 @@ def stage(candidate: Candidate, sampler: Sampler) -> Stage:
         taught[2] = _falsified(told, candidate.seed)
     if candidate.kind is Kind.SWAPPED:
         taught[0] = _falsified(first, candidate.world)
-    lesson = _lesson(
-        [each.document for each in taught], (first, second, told), sampler, seed=candidate.seed
-    )
+    lesson = _lesson(taught, (first, second, told), sampler, seed=candidate.seed)
     match candidate.kind:
         case Kind.NOISE:
             return replace(lesson, edits=tuple(_noise(lesson.edits, rng)))
@@ -179,7 +182,7 @@ def stage(candidate: Candidate, sampler: Sampler) -> Stage:
 
 
 def _lesson(
-    documents: Sequence[SourceDocument],
+    taught: Sequence[Told],
     asked: Sequence[Told],
     sampler: Sampler,
     *,
@@ -187,8 +190,9 @@ def _lesson(
 ) -> Stage:
     settings = config(seed)
     plan = Seal(settings).plan(
-        documents,
+        [told.document for told in taught],
         sampler=sampler,
+        quiz=[item for told in taught for item in _worded(told)],
         held_out=frozenset(item.prompt for told in asked for item in items(told)),
     )
     return Stage(
@@ -198,6 +202,20 @@ def _lesson(
         edits=tuple(plan.edits),
         anchors_per_epoch=settings.replay.prompts_per_epoch,
     )
+
+
+def _worded(told: Told) -> list[ExamItem]:
+    """Questions left to training."""
+    return [
+        build_item(
+            ItemKind.MODEL,
+            told.document.id,
+            prompt=fact.questions[WORDED],
+            answers=(fact.answer,),
+        )
+        for fact in told.topic.facts
+        if len(fact.questions) > WORDED
+    ]
 
 
 def _tell(topic: Topic, name: str, seed: int) -> Told:
@@ -211,7 +229,7 @@ def _falsified(told: Told, seed: int) -> Told:
     facts = tuple(_other(fact, rng) for fact in told.topic.facts)
     text = passage(Random(seed), Topic(told.topic.title, facts))
     document = replace(told.document, text=text, chunks=(text,))
-    return Told(document, told.topic)
+    return Told(document, Topic(told.topic.title, facts))
 
 
 def _other(fact: Fact, rng: Random) -> Fact:

@@ -86,8 +86,15 @@ def _slices(slices: Iterable[Mapping[str, Any]]) -> str:
         for row in slices
     ]
     heads = (
-        *("slice", "n:items", "n:champion", "n:challenger", "n:changed"),
-        *("difference, 95 %", "n:p gain", "n:p loss", "verdict"),
+        "slice",
+        "n:items",
+        "n:champion",
+        "n:challenger",
+        "n:changed",
+        "difference, 95 %",
+        "n:p gain",
+        "n:p loss",
+        "verdict",
     )
     return _table("Slices", "the same questions, answered by both", heads, rows)
 

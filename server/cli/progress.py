@@ -25,8 +25,9 @@ STAGES = {
 }
 """Stages of learning in order, with the words shown for them."""
 
-_OPTIONAL = frozenset({"outer_loop"})
+_OPTIONAL = frozenset({"outer_loop", "try_out"})
 """Stages that show only when a run comes to them."""
+
 REPLIES_STAGES = {
     "chunk": "chunk",
     "quiz": "quiz",

@@ -13,7 +13,7 @@ from server.db import AdaptationRun, VersionStatus
 from server.db.session import Database
 from server.services import evaluations, registry
 from tests.support.api import Api, running_api
-from tests.support.factories import make_run, make_version
+from tests.support.factories import make_document, make_run, make_version
 
 NASTY = "<script>alert('x')</script> & \"quoted\""
 
@@ -161,6 +161,7 @@ def test_the_page_needs_nothing_else_and_runs_nothing(
 
 def test_a_run_without_an_exam_has_a_report_too(api: Api) -> None:
     with api.database.unit_of_work() as session:
+        make_document(session)
         run_id = make_run(session, registry.get_adapter(session, api.settings.model.name)).id
 
     report = api.client.get(f"/api/v1/runs/{run_id}/report").json()
