@@ -326,3 +326,12 @@ def test_the_setting_teaches_with_key_words():
 
     asked = [e for e in edits if e.prompt and e.prompt.startswith("About Title 0: ")]
     assert any(normalise("nine arches") in normalise(e.text) for e in asked)
+
+
+def test_without_span_questions_only_text_and_key_words_are_taught():
+    spec = learning.SETTING.self_edits.model_copy(update={"span_questions": False, "rewordings": 0})
+    plan = sequences.Seal(learning.SETTING.model_copy(update={"self_edits": spec}))
+
+    edits = plan.plan([PASSAGES[0].document()], sampler=ScriptedSampler(lambda _: "Yes.")).edits
+
+    assert {"passage", "sentence", "question", "replay"} == {edit.kind.value for edit in edits}
