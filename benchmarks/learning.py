@@ -288,12 +288,13 @@ _MAKERS: Mapping[str, Callable[[Ground, str, Passage, int], Cell]] = {
 
 def _assignment(passage: Passage, arm: str, setting: SealConfig) -> Assignment:
     """People's questions are held out. The outer loop's reward needs others: cut sentences, which
-    the rules make and the exam's split leaves to training.
+    the rules make.
     """
     document = passage.document()
     quiz: list[ExamItem] = []
     if arm == OUTER:
-        _, quiz = build_exam_items(document, sampler=None, config=setting)
+        held, rest = build_exam_items(document, sampler=None, config=setting)
+        quiz = [*held, *rest]  # the exam here is people's questions; of these none is in it
     return Assignment(
         documents=(document,),
         new_documents=frozenset({document.id}),

@@ -227,6 +227,10 @@ class TestRun:
         assert assignment.held_out == {item.prompt for item in PASSAGES[0].items()}
         assert assignment.quiz == ()
 
+        outer = learning._assignment(PASSAGES[0], "outer", learning.SETTING)
+        assert outer.quiz
+        assert not outer.held_out & {item.prompt for item in outer.quiz}
+
     def test_settings_decide_the_digest(self, tmp_path):
         ground = self.ground(tmp_path)
         other = replace(ground, setting=SealConfig())
