@@ -114,6 +114,8 @@ class SelfEditSpec(_Settings):
     """Answer spans, in order of the text, that the model is asked to write a question for."""
     rewordings: int = Field(default=3, ge=0)
     """Times that each is asked for: once greedily, then sampled. 0 leaves rule edits only."""
+    span_questions: bool = True
+    """Whether rules cut sentences before each name, number and date, and ask for it."""
     keyword_questions: int = Field(default=0, ge=0)
     """Questions made of each sentence's own key words, which the sentence answers. They reach all that
     a text says, not only its names and numbers."""

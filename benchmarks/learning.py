@@ -54,7 +54,7 @@ ASKED_ONLY = (BASE, CONTEXT)
 """Arms without training: their answers are greedy, so one seed says all."""
 
 SETTING = SealConfig(self_edits=SelfEditSpec(keyword_questions=6))
-"""What the arms train with."""
+"""What the arms train with, unless `--setting` gives another."""
 
 REPLY_TOKENS = 64
 """As in the paper."""
@@ -69,11 +69,19 @@ class Ground:
     """What every cell needs."""
 
     decoder: Decoder
+    setting: SealConfig
     model: Path
     cells: Cells
     state: Path
     threads: int
     say: Callable[[str], None]
+
+    def digest(self, arm: str, seed: int) -> str:
+        """What decides a cell, in short: settings, decoder, and how questions are asked."""
+        config = config_of(self.setting, arm, seed)
+        fields = config.model_dump_json(exclude_defaults=True) if config else ""
+        text = f"{_PROTOCOL}\0{self.decoder.name}\0{arm}\0{fields}"
+        return sha256(text.encode()).hexdigest()[:12]
 
     def bench(self, digest: str, name: str) -> LocalBench:
         """A workbench whose memory is this cell's."""
@@ -90,24 +98,24 @@ def main(arguments: list[str] | None = None) -> int:
             f"skipped: {path} is missing; {DATA_VARIABLE} names the folder that holds it\n"
         )
         return 2
-    arms = [arm for arm in options.arms if _can_be_learnt(arm)]
+    setting = _setting(options.setting)
+    arms = [arm for arm in options.arms if _can_be_learnt(arm, setting)]
     passages = read_passages(path, range(options.first, options.first + options.passages))
     results = Results(
         "learning-documents",
-        setup=_setup(options),
+        setup=_setup(options, setting),
         seed=0,
         again=options.again,
         folder=options.results,
     )
     cells = Cells(options.state / "cells.jsonl")
     model = options.model or prepare_model(WHEEL, options.state).path
-    rank = SETTING.lora.rank
-    with open_decoder(options.decoder, model, options.state / "home", rank=rank) as decoder:
-        ground = Ground(decoder, model, cells, options.state, options.threads, _say)
+    home, rank = options.state / "home", setting.lora.rank
+    with open_decoder(options.decoder, model, home, rank=rank) as decoder:
+        ground = Ground(decoder, setting, model, cells, options.state, options.threads, _say)
         for arm, passage, seed in _plan(arms, passages, options.seeds):
             _measure(ground, results, arm, passage, seed, again=options.again)
-        digest = digest_of_arm(options.decoder)
-        report(results, cells, digest, passages, arms=arms, seeds=options.seeds)
+        report(results, cells, ground.digest, passages, arms=arms, seeds=options.seeds)
         _learn_sequences(ground, results, passages, options)
     return 0
 
@@ -115,7 +123,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _learn_sequences(
     ground: Ground, results: Results, passages: Sequence[Passage], options: argparse.Namespace
 ) -> None:
-    courses = _courses(passages, options)
+    courses = _courses(ground, passages, options)
     for course in courses:
         bench = ground.bench(course.digest, f"sequence-seed-{course.seed}")
         for name in options.protocols:
@@ -126,22 +134,24 @@ def _learn_sequences(
     report_sequences(results, grids, suites, options.images)
 
 
-def _courses(passages: Sequence[Passage], options: argparse.Namespace) -> list[Course]:
+def _courses(
+    ground: Ground, passages: Sequence[Passage], options: argparse.Namespace
+) -> list[Course]:
     """A sequence for each seed; none where there are too few passages for one."""
     if not 0 < options.sequence <= len(passages):
         return []
     courses = []
     for seed in range(options.sequence_seeds or options.seeds):
         drawn = sequences.order_of(passages, options.sequence, seed)
-        config = SETTING.model_copy(update={"seed": seed})
-        digest = sequences.digest_of(config, drawn, f"{_PROTOCOL}, {options.decoder}")
+        config = ground.setting.model_copy(update={"seed": seed})
+        digest = sequences.digest_of(config, drawn, f"{_PROTOCOL}, {ground.decoder.name}")
         courses.append(Course(drawn, seed, config, REPLY_TOKENS, digest))
     return courses
 
 
 def _lessons(ground: Ground, seed: int) -> sequences.Lessons:
-    digest = digest_of_arm(ground.decoder.name)(DIRECT, seed)
-    config = SETTING.model_copy(update={"seed": seed})
+    digest = ground.digest(DIRECT, seed)
+    config = ground.setting.model_copy(update={"seed": seed})
 
     def lesson(passage: Passage) -> LessonPlan:
         bench = ground.bench(digest, f"{passage.id}-seed-{seed}")
@@ -162,24 +172,13 @@ def _whole(
     return found
 
 
-def digest_of_arm(decoder: str) -> Callable[[str, int], str]:
-    """What decides a cell of an arm and a seed, as a short digest."""
-
-    def digest(arm: str, seed: int) -> str:
-        config = config_of(arm, seed)
-        text = f"{_PROTOCOL}\0{decoder}\0{arm}\0{config.model_dump_json(exclude_defaults=True) if config else ''}"
-        return sha256(text.encode()).hexdigest()[:12]
-
-    return digest
-
-
-def config_of(arm: str, seed: int) -> MethodConfig | None:
+def config_of(setting: SealConfig, arm: str, seed: int) -> MethodConfig | None:
     """The method's config of an arm; None for those without training, or of another kind.
 
     Raises:
         ValidationError: this version of Everlearn has no such method.
     """
-    fields = SETTING.model_dump() | {"seed": seed}
+    fields = setting.model_dump() | {"seed": seed}
     if arm in ASKED_ONLY:
         return None
     if arm == OUTER:
@@ -190,10 +189,10 @@ def config_of(arm: str, seed: int) -> MethodConfig | None:
     return METHOD_CONFIG.validate_python(fields)
 
 
-def _can_be_learnt(arm: str) -> bool:
+def _can_be_learnt(arm: str, setting: SealConfig) -> bool:
     """Whether this version of Everlearn has the arm's method; says so where it has not."""
     try:
-        config_of(arm, 0)
+        config_of(setting, arm, 0)
     except ValidationError:
         _say(f"{arm}: left out, this version has no such method")
         return False
@@ -215,7 +214,7 @@ def _plan(
 def _measure(
     ground: Ground, results: Results, arm: str, passage: Passage, seed: int, *, again: bool
 ) -> None:
-    digest = digest_of_arm(ground.decoder.name)(arm, seed)
+    digest = ground.digest(arm, seed)
     name = f"{arm}, {passage.id}, seed {seed}"
     cell = ground.cells.find(digest, arm, passage.number, seed)
     if cell is None or again:
@@ -253,7 +252,8 @@ def _passage(ground: Ground, digest: str, passage: Passage, seed: int) -> Cell:
         SelfEdit(EditKind.PASSAGE, passage.id, None, f"{passage.title}\n{chunk.strip()}", "rule")
         for chunk in chunks
     )
-    stage = Stage(lora=SETTING.lora, training=SETTING.training, seed=seed, edits=edits)
+    setting = ground.setting
+    stage = Stage(lora=setting.lora, training=setting.training, seed=seed, edits=edits)
     with _workplace(ground, digest, passage, seed) as bench:
         with bench.stage("training"):
             weights = bench.train(stage)
@@ -263,10 +263,11 @@ def _passage(ground: Ground, digest: str, passage: Passage, seed: int) -> Cell:
 
 def _learnt(arm: str) -> Callable[[Ground, str, Passage, int], Cell]:
     def make(ground: Ground, digest: str, passage: Passage, seed: int) -> Cell:
-        config = config_of(arm, seed)
+        config = config_of(ground.setting, arm, seed)
         assert config is not None
+        assignment = _assignment(passage, arm, ground.setting)
         with _workplace(ground, digest, passage, seed) as bench:
-            outcome = build_method(config).learn(_assignment(passage, arm), bench)
+            outcome = build_method(config).learn(assignment, bench)
             if outcome.weights is None:
                 return _asked(arm, passage, seed, bench.base, bench, outcome.report)
             with bench.serving([outcome.weights]) as (sampler,):
@@ -285,14 +286,15 @@ _MAKERS: Mapping[str, Callable[[Ground, str, Passage, int], Cell]] = {
 }
 
 
-def _assignment(passage: Passage, arm: str) -> Assignment:
+def _assignment(passage: Passage, arm: str, setting: SealConfig) -> Assignment:
     """People's questions are held out. The outer loop's reward needs others: cut sentences, which
-    the rules make and the exam's split leaves to training.
+    the rules make.
     """
     document = passage.document()
     quiz: list[ExamItem] = []
     if arm == OUTER:
-        _, quiz = build_exam_items(document, sampler=None, exam=SETTING.exam, quiz=SETTING.quiz)
+        held, rest = build_exam_items(document, sampler=None, exam=setting.exam, quiz=setting.quiz)
+        quiz = [*held, *rest]  # the exam here is people's questions; of these none is in it
     return Assignment(
         documents=(document,),
         new_documents=frozenset({document.id}),
@@ -339,12 +341,16 @@ def _marks(answers: Sequence[Answer]) -> list[bool]:
     return [answer.is_correct for answer in answers]
 
 
-def _setup(options: argparse.Namespace) -> str:
-    config = sha256(SETTING.model_dump_json().encode()).hexdigest()[:8]
+def _setup(options: argparse.Namespace, setting: SealConfig) -> str:
+    config = sha256(setting.model_dump_json().encode()).hexdigest()[:8]
     return (
         f"{options.passages} passages from {options.first}, {options.seeds} seeds, "
         f"{options.decoder}, setting {config}"
     )
+
+
+def _setting(path: Path | None) -> SealConfig:
+    return SETTING if path is None else SealConfig.model_validate_json(path.read_bytes())
 
 
 def _say(words: str) -> None:
@@ -369,6 +375,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         help="of sequences, with commas",
     )
     parser.add_argument("--decoder", default="vLLM", choices=["vLLM", "transformers"])
+    parser.add_argument("--setting", type=Path, help="JSON file of a SealConfig, to try another")
     parser.add_argument("--model", type=Path, help="model folder; SmolLM2-135M if not given")
     parser.add_argument("--state", type=Path, default=STATE, help="folder of cells and lessons")
     parser.add_argument("--results", type=Path, default=FOLDER, help="folder of the figures")

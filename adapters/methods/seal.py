@@ -192,7 +192,7 @@ class Seal:
     ) -> list[SelfEdit]:
         questions = span_questions(reading.sentences)
         spec = self._config.self_edits
-        edits = rule_edits(document, reading, questions)
+        edits = rule_edits(document, reading, questions if spec.span_questions else [])
         edits += keyword_edits(
             document, reading, per_sentence=spec.keyword_questions, seed=self._config.seed
         )

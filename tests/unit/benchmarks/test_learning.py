@@ -195,7 +195,9 @@ class FakeDecoder:
 class TestRun:
     def ground(self, tmp_path: Path) -> learning.Ground:
         cells = Cells(tmp_path / "cells.jsonl")
-        return learning.Ground(FakeDecoder(), tmp_path, cells, tmp_path, 1, lambda words: None)  # type: ignore[arg-type]
+        return learning.Ground(
+            FakeDecoder(), learning.SETTING, tmp_path, cells, tmp_path, 1, lambda words: None
+        )  # type: ignore[arg-type]
 
     def test_a_cell_that_is_there_is_not_asked_again(self, tmp_path):
         ground = self.ground(tmp_path)
@@ -213,24 +215,38 @@ class TestRun:
 
     def test_an_arm_without_its_method_is_left_out_and_said(self, monkeypatch, capsys):
         monkeypatch.setattr(
-            learning, "config_of", lambda arm, seed: SealConfig.model_validate({"no": "such"})
+            learning, "config_of", lambda *_: SealConfig.model_validate({"no": "such"})
         )
 
-        assert not learning._can_be_learnt("distill")
+        assert not learning._can_be_learnt("distill", learning.SETTING)
         assert "distill: left out" in capsys.readouterr().err
 
     def test_peoples_questions_are_held_out(self):
-        assignment = learning._assignment(PASSAGES[0], "direct")
+        assignment = learning._assignment(PASSAGES[0], "direct", learning.SETTING)
 
         assert assignment.held_out == {item.prompt for item in PASSAGES[0].items()}
         assert assignment.quiz == ()
 
-    def test_settings_decide_the_digest(self):
-        digest = learning.digest_of_arm("vLLM")
+        outer = learning._assignment(PASSAGES[0], "outer", learning.SETTING)
+        assert outer.quiz
+        assert not outer.held_out & {item.prompt for item in outer.quiz}
 
-        assert digest("direct", 0) == digest("direct", 0)
-        assert len({digest("direct", 0), digest("direct", 1), digest("passage", 0)}) == 3
-        assert learning.digest_of_arm("transformers")("direct", 0) != digest("direct", 0)
+    def test_settings_decide_the_digest(self, tmp_path):
+        ground = self.ground(tmp_path)
+        other = replace(ground, setting=SealConfig())
+
+        assert ground.digest("direct", 0) == replace(ground, threads=2).digest("direct", 0)
+        digests = {ground.digest("direct", 0), ground.digest("direct", 1)}
+        digests |= {ground.digest("passage", 0), other.digest("direct", 0)}
+        assert len(digests) == 4
+        assert ground.digest("base", 0) == other.digest("base", 0)  # nothing was trained for it
+
+    def test_another_setting_is_read_from_a_file(self, tmp_path):
+        path = tmp_path / "setting.json"
+        path.write_text('{"training": {"epochs": 3}}')
+
+        assert learning._setting(path).training.epochs == 3
+        assert learning._setting(None) == learning.SETTING
 
 
 class TestSequences:
@@ -314,3 +330,12 @@ def test_the_setting_teaches_with_key_words():
 
     asked = [e for e in edits if e.prompt and e.prompt.startswith("About Title 0: ")]
     assert any(normalise("nine arches") in normalise(e.text) for e in asked)
+
+
+def test_without_span_questions_only_text_and_key_words_are_taught():
+    spec = learning.SETTING.self_edits.model_copy(update={"span_questions": False, "rewordings": 0})
+    plan = sequences.Seal(learning.SETTING.model_copy(update={"self_edits": spec}))
+
+    edits = plan.plan([PASSAGES[0].document()], sampler=ScriptedSampler(lambda _: "Yes.")).edits
+
+    assert {"passage", "sentence", "question", "replay"} == {edit.kind.value for edit in edits}
