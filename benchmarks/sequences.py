@@ -54,7 +54,7 @@ def order_of(passages: Sequence[Passage], length: int, seed: int) -> tuple[Passa
 def digest_of(config: SealConfig, passages: Sequence[Passage], protocol: str) -> str:
     """What decides the cells of a course."""
     numbers = [passage.number for passage in passages]
-    text = f"{protocol}\0{numbers}\0{config.model_dump_json()}"
+    text = f"{protocol}\0{numbers}\0{config.model_dump_json(exclude_defaults=True)}"
     return sha256(text.encode()).hexdigest()[:12]
 
 
