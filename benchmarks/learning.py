@@ -29,7 +29,7 @@ from adapters.methods.seal import LessonPlan
 from adapters.rewards.answers import is_correct
 from adapters.sampling import Sampler
 from adapters.spec import METHOD_CONFIG, MethodConfig, SealConfig, SelfEditSpec
-from adapters.types import EditKind, ExamItem, SamplingParams, SelfEdit
+from adapters.types import JSON, EditKind, ExamItem, SamplingParams, SelfEdit
 from benchmarks import sequences
 from benchmarks.cells import Cell, Cells, accuracy
 from benchmarks.decoders import Decoder, open_decoder
@@ -226,8 +226,16 @@ def _measure(
         results.finish(name)
 
 
-def _base(ground: Ground, _: str, passage: Passage, seed: int) -> Cell:
-    return _asked(BASE, passage, seed, ground.decoder.base)
+def _base(ground: Ground, digest: str, passage: Passage, seed: int) -> Cell:
+    """The general suite is asked once: it is the same base for every passage."""
+    bench = ground.bench(digest, "base")
+
+    def ask() -> JSON:
+        return [*_marks(sit_exam(load_general_suite(), bench.base))]
+
+    general = bench.once("general", ask)
+    assert isinstance(general, list)
+    return _asked(BASE, passage, seed, bench.base, bench, general=list(map(bool, general)))
 
 
 def _context(ground: Ground, _: str, passage: Passage, seed: int) -> Cell:
@@ -269,9 +277,9 @@ def _learnt(arm: str) -> Callable[[Ground, str, Passage, int], Cell]:
         with _workplace(ground, digest, passage, seed) as bench:
             outcome = build_method(config).learn(assignment, bench)
             if outcome.weights is None:
-                return _asked(arm, passage, seed, bench.base, bench, outcome.report)
+                return _asked(arm, passage, seed, bench.base, bench, lesson=outcome.report)
             with bench.serving([outcome.weights]) as (sampler,):
-                return _asked(arm, passage, seed, sampler, bench, outcome.report)
+                return _asked(arm, passage, seed, sampler, bench, lesson=outcome.report)
 
     return make
 
@@ -317,23 +325,25 @@ def _asked(
     passage: Passage,
     seed: int,
     sampler: Sampler,
-    bench: LocalBench | None = None,
-    lesson: Mapping[str, object] | None = None,
+    bench: LocalBench,
+    *,
+    lesson: dict[str, JSON] | None = None,
+    general: list[bool] | None = None,
 ) -> Cell:
     began = time.monotonic()
     answers = sit_exam(passage.items(), sampler, max_new_tokens=REPLY_TOKENS)
-    general = sit_exam(load_general_suite(), sampler)
+    if general is None:
+        general = _marks(sit_exam(load_general_suite(), sampler))
     number = str(passage.number)
-    seconds = dict(bench.seconds) if bench else {}
     return Cell(
         arm,
         passage.number,
         seed,
         correct={number: _marks(answers)},
-        general=_marks(general),
+        general=general,
         replies={number: [answer.reply for answer in answers]},
-        seconds=round(time.monotonic() - began + sum(seconds.values()), 1),
-        report={"seconds": {**seconds}, "tokens": bench.tokens if bench else 0},
+        seconds=round(time.monotonic() - began + sum(bench.seconds.values()), 1),
+        report={"seconds": {**bench.seconds}, "tokens": bench.tokens, "lesson": lesson or {}},
     )
 
 

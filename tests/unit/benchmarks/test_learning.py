@@ -207,6 +207,16 @@ class TestRun:
         assert len(ground.decoder.base.asked) == 2  # type: ignore[attr-defined]
         assert values(tmp_path)["context, passage-00, seed 0", "accuracy"] == 0.5
 
+    def test_the_base_answers_the_general_suite_once(self, tmp_path):
+        ground = self.ground(tmp_path)
+        for passage in PASSAGES[:2]:
+            learning._measure(ground, results(tmp_path), "base", passage, 0, again=False)
+
+        assert len(ground.decoder.base.asked) == 40 + 2 + 2  # type: ignore[attr-defined]
+        kept_there = ground.cells.find(ground.digest("base", 0), "base", 1, 0)
+        assert kept_there is not None
+        assert len(kept_there.general) == 40
+
     def test_without_data_it_says_where_to_put_it(self, tmp_path, monkeypatch, capsys):
         monkeypatch.setenv("EVERLEARN_DATA", str(tmp_path))
 
