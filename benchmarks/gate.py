@@ -15,6 +15,7 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -73,6 +74,7 @@ _DRIFT = TypeAdapter(Drift)
 def main(arguments: list[str] | None = None) -> int:
     """Train, ask and judge what has not been; exit status 0."""
     options = _parse(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the engine is stopped, too
     counts = {kind: min(count, options.most or count) for kind, count in COUNTS.items()}
     wanted = candidates(counts)
     results = Results("gate", setup=_setup(options, counts), seed=0, again=options.again)
