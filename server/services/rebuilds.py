@@ -23,10 +23,11 @@ from server.db import (
     Interaction,
     RunKind,
     RunStatus,
+    Task,
     VersionOrigin,
 )
 from server.db.session import after_commit
-from server.services import registry
+from server.services import registry, tasks
 from server.services.runs import OPEN
 
 LESSON = "lesson.json"
@@ -139,7 +140,7 @@ def _manifest_of(version: AdapterVersion, name: str) -> Manifest:
 
 
 def _missing(session: Session, adapter: Adapter, version: AdapterVersion) -> list[str]:
-    """Ids of documents and interactions that are not what they were when the version, or one that
+    """Ids of documents, tasks and interactions that are not what they were when the version, or one that
     it was trained on from, learnt them."""
     missing: dict[str, None] = {}
     for ancestor in registry.ancestry(session, version):
@@ -150,6 +151,14 @@ def _missing(session: Session, adapter: Adapter, version: AdapterVersion) -> lis
         for ref in manifest.documents:
             row = session.get(Document, ref.id)
             if row is None or row.deleted_at is not None or text_hash(row) != ref.sha256:
+                missing[ref.id] = None
+        for ref in manifest.tasks:
+            task = session.get(Task, ref.id)
+            if (
+                task is None
+                or task.deleted_at is not None
+                or tasks.content_hash(task) != ref.sha256
+            ):
                 missing[ref.id] = None
         for interaction_id in manifest.interactions:
             interaction = session.get(Interaction, interaction_id)

@@ -6,16 +6,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from adapters.lesson import Stage, Weights
-from adapters.types import JSON, ChatMessage, ProgressCallback, SamplingParams
+from adapters.sampling import NotScored, Reply
+from adapters.types import JSON, ChatMessage, ProgressCallback, SamplingParams, TopK
 
-Reply = Callable[[Sequence[ChatMessage]], str]
+Script = Callable[[Sequence[ChatMessage]], str]
 
 
 @dataclass
 class ScriptedSampler:
     """Answers a conversation by a function, and remembers what it was asked."""
 
-    reply: Reply
+    reply: Script
     asked: list[Sequence[ChatMessage]] = field(default_factory=list)
 
     def chat(
@@ -30,13 +31,28 @@ class ScriptedSampler:
             on_progress(len(conversations), len(conversations))
         return [self.reply(conversation) for conversation in conversations]
 
+    def replies(
+        self,
+        conversations: Sequence[Sequence[ChatMessage]],
+        params: SamplingParams,
+        *,
+        on_progress: ProgressCallback | None = None,
+    ) -> list[Reply]:
+        texts = self.chat(conversations, params, on_progress=on_progress)
+        return [Reply(text, "stop") for text in texts]
+
+    def score(
+        self, beginnings: Sequence[Sequence[int]], *, on_progress: ProgressCallback | None = None
+    ) -> list[TopK]:
+        raise NotScored("a script tells no probabilities")
+
 
 @dataclass
 class PaperBench:
     """A workbench on paper; `trained_reply` says how the trained weights answer."""
 
     base: ScriptedSampler
-    trained_reply: Callable[[Weights], Reply]
+    trained_reply: Callable[[Weights], Script]
     writer: ScriptedSampler = field(init=False)
     editor: ScriptedSampler = field(init=False)
     stages: list[str] = field(default_factory=list)

@@ -19,7 +19,7 @@ from adapters.rewards.exact import is_exact
 from adapters.spec import METHOD_CONFIG, FewShotConfig, FewShotReplay
 from adapters.task_prompts import exam_items, task_prompt
 from adapters.types import ChatMessage, EditKind, Example, Grader, Task
-from tests.support.workbench import PaperBench, Reply, ScriptedSampler
+from tests.support.workbench import PaperBench, Script, ScriptedSampler
 
 CONFIG = FewShotConfig(replay=FewShotReplay(prompts=2, prompts_per_epoch=1))
 GRIDS = Task(
@@ -78,7 +78,7 @@ def bench_of(
             return next(writings)
         return known.get(asked_input(conversation), "no idea") if "Output:" in text else "Yes."
 
-    def trained(weights: Any) -> Reply:
+    def trained(weights: Any) -> Script:
         number = int(weights.folder.name.removeprefix("trial-"))
         right = truth(task) if learns(number) else {}
         return lambda conversation: right.get(asked_input(conversation), "")

@@ -21,7 +21,7 @@ from benchmarks.fewshot_tasks import (
     text_tasks,
 )
 from benchmarks.results import Results
-from tests.support.workbench import PaperBench, Reply, ScriptedSampler
+from tests.support.workbench import PaperBench, Script, ScriptedSampler
 
 CONFIG = FewShotConfig(candidates=1, replay=FewShotReplay(prompts=1, prompts_per_epoch=1))
 ARC = {
@@ -69,7 +69,7 @@ def paper_bench(task: Any, knows: Sequence[str]) -> PaperBench:
     """Weights of these names answer the whole task; the base answers nothing."""
     right = {each.input: each.output for each in (*task.examples, *task.tests)}
 
-    def trained(weights: Any) -> Reply:
+    def trained(weights: Any) -> Script:
         return lambda said: right[asked(said)] if weights.folder.name in knows else "?"
 
     return PaperBench(ScriptedSampler(lambda _: "?"), trained)

@@ -10,7 +10,7 @@ import pytest
 from adapters.methods import Assignment
 from adapters.methods.edit_prompts import edit_prompt
 from adapters.methods.seal_editor import EditorScore
-from adapters.spec import EditorExamSpec, EditPrompt, SealConfig, SealEditorConfig
+from adapters.spec import EditorExamSpec, EditPrompt, SealConfig, SealEditorConfig, editor_config
 from server.core.settings import RolloutSettings, Settings
 from server.db import AdaptationRun, Adapter, Document, RunStatus, VersionStatus
 from server.db.session import Database
@@ -56,7 +56,7 @@ class EditorRun:
             ordered, _ = editing.queue_editor_run(
                 session,
                 self.line,
-                inner=SealConfig(),
+                editor_config(SealConfig()),
                 requested_by="test",
                 queue=RecordingQueue(),
             )

@@ -13,7 +13,7 @@ from adapters.evaluation.gate import Verdict, decide
 from adapters.lesson import Weights
 from adapters.manifest import DocumentRef, Manifest
 from adapters.spec import SealConfig
-from adapters.types import ChatMessage, ExamItem, Grader, ItemKind, ProgressCallback, SamplingParams
+from adapters.types import ExamItem, Grader, ItemKind
 from server.core.errors import NothingToLearn, NotRebuildable
 from server.core.settings import Settings
 from server.db import AdaptationRun, Adapter, RunStatus, TaskState, VersionStatus
@@ -197,22 +197,14 @@ def test_too_few_tests_decide_nothing_and_say_how_many_would(
     assert (decision.verdict, decision.further_items) == (verdict, further)
 
 
-class EngineOnPaper:
+class EngineOnPaper(ScriptedSampler):
     """The base knows nothing; every other name knows the task."""
 
     def __init__(self, settings: Settings, engine_name: str, urls: Sequence[str] = ()) -> None:
+        super().__init__(lambda said: self._answer(said[-1]["content"]))
         self._is_base = engine_name.endswith("@base")
 
-    def chat(
-        self,
-        conversations: Sequence[Sequence[ChatMessage]],
-        params: SamplingParams,
-        *,
-        on_progress: ProgressCallback | None = None,
-    ) -> list[str]:
-        return [self._reply(said[-1]["content"]) for said in conversations]
-
-    def _reply(self, prompt: str) -> str:
+    def _answer(self, prompt: str) -> str:
         if not prompt.endswith("Output:"):
             return "x"
         return "no idea" if self._is_base else answer_to(prompt)
