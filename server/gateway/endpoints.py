@@ -62,8 +62,28 @@ def parse_request(endpoint: EndpointSpec, raw: bytes) -> EngineRequest:
     priority = body.get("priority")
     if priority is not None and type(priority) is not int:
         raise InvalidRequest(f"priority must be a whole number, not {_kind(priority)}.", "priority")
+    _check_no_prompt_scores(endpoint, body)
     is_stream = _flag(body, "stream") is True
     return EngineRequest(endpoint, model, is_stream, _flag(body, "store") is not False, body)
+
+
+def _check_no_prompt_scores(endpoint: EndpointSpec, body: Mapping[str, Any]) -> None:
+    """vLLM 0.32 dies when it is to score a prompt with an adapter (vllm#16668, #29955).
+
+    Refused for the base model as well: which weights a name means may change at any moment.
+    """
+    echoes = endpoint.kind is Endpoint.COMPLETIONS and _flag(body, "echo")
+    for name in ("prompt_logprobs", "logprobs") if echoes else ("prompt_logprobs",):
+        if body.get(name) is not None:
+            raise InvalidRequest(
+                f"{name} would score the prompt, which can end the engine while it serves adapters. "
+                + (
+                    "Leave echo out."
+                    if name == "logprobs"
+                    else "Leave it out; logprobs are told for the reply."
+                ),
+                name,
+            )
 
 
 def _check_messages(body: Mapping[str, Any]) -> None:

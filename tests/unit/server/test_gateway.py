@@ -18,7 +18,7 @@ from server.engine.proxy import engine_order, open_reply
 from server.engine.routing import Route
 from server.engine.sse import event_data, split_events
 from server.gateway import endpoints
-from server.gateway.endpoints import parse_request
+from server.gateway.endpoints import EndpointSpec, parse_request
 from server.gateway.errors import engine_refusal, stream_error
 from server.gateway.usage import tokens_used
 from server.http.auth import FRESH_S, STALE_S, KeyRing
@@ -300,3 +300,31 @@ async def test_an_engine_that_refuses_our_key_is_named_in_readyz(
         await runtime.close()
 
     assert "401" in state
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "fields", "refused"),
+    [
+        (endpoints.CHAT, {"prompt_logprobs": 0}, "prompt_logprobs"),
+        (endpoints.COMPLETIONS, {"prompt_logprobs": 5}, "prompt_logprobs"),
+        (endpoints.RESPONSES, {"prompt_logprobs": 1}, "prompt_logprobs"),
+        (endpoints.COMPLETIONS, {"echo": True, "logprobs": 1}, "logprobs"),
+        (endpoints.CHAT, {"prompt_logprobs": None, "logprobs": True, "top_logprobs": 3}, None),
+        (endpoints.CHAT, {"echo": True, "logprobs": True}, None),
+        (endpoints.COMPLETIONS, {"logprobs": 3}, None),
+        (endpoints.COMPLETIONS, {"echo": True}, None),
+    ],
+)
+def test_a_prompt_is_never_scored(
+    endpoint: EndpointSpec, fields: dict[str, object], refused: str | None
+) -> None:
+    """An engine that scores a prompt with an adapter dies."""
+    body = {"model": "m", "messages": [{}], "prompt": "a", "input": "a", **fields}
+    raw = json.dumps(body).encode()
+
+    if refused is None:
+        assert parse_request(endpoint, raw).body == body
+    else:
+        with pytest.raises(InvalidRequest) as error:
+            parse_request(endpoint, raw)
+        assert error.value.param == refused
