@@ -120,6 +120,8 @@ class Adaptation:
         for attempt in range(1, _MOST_EXAMS + 1):
             try:
                 exam = self._examine(material, version_id, quiz)
+                if exam.decision.verdict == Verdict.INCONCLUSIVE:
+                    self._write_further_questions(material, exam)
                 if exam.decision.verdict == Verdict.PROMOTE:
                     versions.check_held(self._context, material, version_id)
                 self._swap(material, version_id, exam)
@@ -297,6 +299,15 @@ class Adaptation:
                 )
             self._report["exam"] = exam.to_json()
             return exam
+
+    def _write_further_questions(self, material: Material, exam: examination.Exam) -> None:
+        """Those that the exam lacked, as far as the model can write them; the next run asks them."""
+        if isinstance(self._config, SealEditorConfig):
+            return
+        sampler = self._sampler(material.writer_engine_name)
+        self._report["further_questions"] = quizzes.write_needed(
+            self._context, material, exam.decision.needs, sampler, self._config
+        )
 
     def _swap(self, material: Material, version_id: str, exam: examination.Exam) -> None:
         """Verdict, exam, alias or trial, and end of the run in one transaction: all of it or none."""

@@ -1,5 +1,6 @@
 """The questions of each document: gathered and split once, before anything is taught."""
 
+import math
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -7,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from adapters.evaluation.bank import Bank, without_repeats
+from adapters.evaluation.gate import Need
 from adapters.evaluation.quiz import build_exam_items, write_further_items
 from adapters.evaluation.traffic import Asked, Found, Quota, find_items, question_in
 from adapters.redaction import build_redactor
@@ -122,6 +124,37 @@ def write_more(
     with context.database.unit_of_work() as session:
         documents.add_exam_questions(session, document.id, exam=written, train=[])
     return Further(count, tuple(written), dict(sorted(dropped.items())))
+
+
+def write_needed(
+    context: WorkerContext,
+    material: Material,
+    needs: Sequence[Need],
+    sampler: Sampler,
+    config: MethodConfig,
+) -> dict[str, Any]:
+    """Ask for the questions that an exam lacked, shared out over the documents; what came of it by
+    document. See `write_more`.
+
+    Raises:
+        SamplingError: the engine failed.
+    """
+    wanted: Counter[str] = Counter()
+    for need in needs:
+        for document_id in need.documents:
+            share = math.ceil(need.items / len(need.documents))
+            wanted[document_id] = max(wanted[document_id], share)
+    report: dict[str, Any] = {}
+    for document in material.documents:
+        if count := wanted[document.id]:
+            found = write_more(context, material, document, count, sampler, config)
+            report[document.id] = {
+                "wanted": count,
+                "written": len(found.items),
+                "missing": found.missing,
+                "dropped": found.dropped,
+            }
+    return report
 
 
 def _write_first(

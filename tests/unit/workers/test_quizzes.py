@@ -7,6 +7,7 @@ from typing import Any, cast
 import pytest
 from sqlalchemy import delete, select, update
 
+from adapters.evaluation.gate import Need
 from adapters.evaluation.judge import load_cases
 from adapters.lesson import Stage
 from adapters.spec import ExamSpec, JudgeSpec, LoraSpec, SealConfig, TrainingSpec
@@ -379,6 +380,26 @@ def test_more_questions_are_written_on_what_is_not_asked_yet(desk: Desk) -> None
     assert further.missing == 4
     assert sum(further.dropped.values()) > 0
     assert set(further.items) <= set(desk.gather(exam_share=0.0).exam)
+
+
+def test_an_exam_gets_the_questions_that_it_lacked_where_the_model_can_write_them(
+    desk: Desk,
+) -> None:
+    desk.gather(exam_share=0.0)
+    desk.drop_written()
+    needs = [
+        Need("new documents", 7, (desk.document_id, "doc_other")),
+        Need(f"document {desk.document_id}", 3, (desk.document_id,)),
+        Need("general suite", 9, ()),
+    ]
+
+    found = quizzes.write_needed(desk.context, desk.material, needs, desk.model, SealConfig())
+
+    assert set(found) == {desk.document_id}
+    row = found[desk.document_id]
+    assert (row["wanted"], row["written"], row["missing"]) == (4, 1, 3)
+    asked = {row.prompt for row in desk.rows() if row.split == "exam" and row.kind == "model"}
+    assert asked == {"Which man is the owner of Marlow Lighthouse?"}
 
 
 def test_no_more_questions_than_wanted_and_none_twice(desk: Desk) -> None:
