@@ -7,6 +7,7 @@ Real vLLM answers, the trainer trains; no server, no gate.
 """
 
 import argparse
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -21,8 +22,9 @@ from adapters.sampling import Sampler
 from adapters.spec import FewShotConfig
 from adapters.task_prompts import exam_items, longest_output
 from adapters.types import Task
-from benchmarks.fewshot_bench import EngineBench, open_engine
+from benchmarks.decoders import open_decoder
 from benchmarks.fewshot_tasks import NoTasks, arc_tasks, text_tasks
+from benchmarks.learning_bench import LocalBench
 from benchmarks.results import Results
 from server.embedded.up import prepare_model
 
@@ -49,13 +51,13 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="bench-fewshot-") as scratch:
         folder = Path(scratch)
         model = options.model or prepare_model(WHEEL, folder).path
-        with open_engine(model, folder, rank=config.lora.rank) as (settings, url):
+        with open_decoder("vLLM", model, folder, rank=config.lora.rank) as decoder:
             for group, tasks in groups.items():
                 for task in tasks:
                     case = f"{group}: {task.title}"
                     if not results.has(case):
                         place = folder / task.id.replace(" ", "-")
-                        bench = EngineBench(settings, url, model, place, options.threads or None)
+                        bench = LocalBench(decoder, model, place, options.threads, _say)
                         write(results, case, score(task, config, bench))
     for group, tasks in groups.items():
         sum_up(results, group, [f"{group}: {task.title}" for task in tasks])
@@ -102,6 +104,10 @@ def sum_up(results: Results, group: str, cases: Sequence[str]) -> None:
         results.add(group, f"{arm}: exactly right", share, "", baseline=shares["base"])
 
 
+def _say(words: str) -> None:
+    sys.stderr.write(f"  {words}\n")
+
+
 def _arc(count: int) -> list[Task]:
     """So many of ARC's tasks; none, with a word of it, where they are not installed."""
     try:
@@ -123,7 +129,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--arc", type=int, default=8, help="tasks of ARC, smallest grids first")
     parser.add_argument("--candidates", type=int, default=5, help="self-edits asked for each task")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=0, help="0 is all cores")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--again", action="store_true", help="also what was measured already")
     return parser.parse_args(arguments)
 
