@@ -12,6 +12,7 @@ The share of the matrix peak counts the products that had to be done for the tok
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,7 @@ from statistics import median
 from typing import Any
 
 from adapters.base_model import WHEEL
+from benchmarks import scored_edits
 from benchmarks.results import ROOT, Aim, Results
 from benchmarks.training_cases import CASES, SEED
 from server.embedded.up import prepare_model
@@ -28,7 +30,6 @@ from server.embedded.up import prepare_model
 EVERLEARN = "everlearn"
 TOGETHER = "edits together"
 CURVE_AIM = Aim(0.05, is_at_least=False, of_ratio=False)
-EDITS_AIM = Aim(5.0)
 _CHILD_TIMEOUT_S = 3600
 
 
@@ -47,6 +48,15 @@ def main(arguments: list[str] | None = None) -> int:
                 _measure_case(results, case, model, options)
         if not results.has(TOGETHER):
             _measure_edits(results, model, options)
+        if not results.has(scored_edits.CASE):
+            scored_edits.measure(
+                results,
+                model,
+                Path(scratch) / "engine",
+                edits=options.edits,
+                rounds=options.rounds,
+                threads=options.threads or os.cpu_count() or 1,
+            )
     return 0
 
 
@@ -81,8 +91,7 @@ def _measure_edits(results: Results, model: Path, options: argparse.Namespace) -
         )
         for name in ("many", "one-by-one")
     )
-    # The aim is for time saved, so the ratio is of edits per second.
-    results.add(TOGETHER, "trained", 1 / together, "edits/s", baseline=1 / serial, aim=EDITS_AIM)
+    results.add(TOGETHER, "trained", 1 / together, "edits/s", baseline=1 / serial)
     results.finish(TOGETHER)
 
 
