@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from adapters.evaluation.quiz import build_exam_items
-from adapters.spec import SealConfig
+from adapters.spec import ExamSpec, QuizSpec
 from adapters.types import SourceDocument
 from server.core.errors import NothingToLearn
 from server.core.settings import DocumentSettings, Settings
@@ -97,7 +97,7 @@ def lesson(api: Api, document_id: str) -> SourceDocument:
 
 
 def questions(document: SourceDocument) -> list[str]:
-    exam, train = build_exam_items(document, sampler=None, config=SealConfig())
+    exam, train = build_exam_items(document, sampler=None, exam=ExamSpec(), quiz=QuizSpec())
     return [item.prompt for item in (*exam, *train)]
 
 
