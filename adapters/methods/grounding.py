@@ -109,6 +109,8 @@ def _fault_of_form(look: _Look, whole: str) -> str | None:
         return "too short"
     if not is_sound(whole):
         return "repeats itself"
+    if "?" in piece.text:  # one that the exam asks would be taught with what is said beside it
+        return "holds a question"
     if piece.question is None:
         # Only the last item of a list may have met the limit; others may lack their full stop.
         is_cut = _OPEN_END.search(piece.text) or (look.is_last and not _ENDS.search(piece.text))
