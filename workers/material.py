@@ -164,7 +164,9 @@ def assignment_of(
 ) -> Assignment:
     """What a method is told of the material; the general suite is held out like the exam."""
     return Assignment(
-        documents=material.documents,
+        documents=tuple(
+            containment.without_questions_of_others(each, exam) for each in material.documents
+        ),
         new_documents=material.new_documents,
         tasks=material.tasks,
         held_out=frozenset(item.prompt for item in (*exam, *load_general_suite())),
