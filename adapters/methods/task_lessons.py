@@ -55,13 +55,16 @@ def task_lesson(
     taught = tuple(example for example in task.examples if example not in without)
     asked = frozenset(input_key(each.input, task.form) for each in (*task.tests, *without))
     pairs: dict[tuple[str, str], None] = {}
+    plain = 0
     for view in _views(taught, task.form, edit.augmentations, config.seed, dropped):
         if any(input_key(example.input, task.form) in asked for example in view):
             dropped[ASKED] += 1
             continue
         for pair in _pairs(view, task, edit.augmentations, config, dropped):
             pairs[pair] = None
-    chosen = _drawn(list(pairs), plain=len(taught), config=config)
+        if view == taught:
+            plain = len(pairs)  # the plain view comes first
+    chosen = _drawn(list(pairs), plain=plain, config=config)
     dropped[BEYOND] += len(pairs) - len(chosen)
     edits = [SelfEdit(EditKind.TASK, task.id, prompt, text, "rule") for prompt, text in chosen]
     if edit.training.loss_on == "all":

@@ -308,6 +308,19 @@ def test_the_form_that_is_asked_for_is_valid_itself() -> None:
     assert read_edit(prompt[prompt.index('{"aug') :])[0].training.epochs == 3
 
 
+def test_the_plain_examples_come_before_all_that_is_made_of_them() -> None:
+    edit, _ = read_edit(edit_json(basic=True, size=True, repeated=True))
+    config = CONFIG.model_copy(update={"most_examples": 8})  # there are more plain pairs
+
+    lesson = task_lesson(LABELS, edit, config)
+
+    inputs = [
+        re.findall(r"Input:\n(.*?)\nOutput:", str(each.prompt), re.S)[-1] for each in lesson.edits
+    ]
+    assert len(inputs) == 8
+    assert set(inputs) <= {each.input for each in LABELS.examples}
+
+
 def test_tests_that_read_alike_are_one_question() -> None:
     test = LABELS.tests[0]
     twice = replace(LABELS, tests=(test, Example(test.input, "another"), *LABELS.tests[1:]))
