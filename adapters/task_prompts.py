@@ -23,6 +23,12 @@ def room_of(task: Task, max_tokens: int) -> int:
     return max(0, max_tokens - _PLACES) * CHARS_PER_TOKEN[task.form]
 
 
+def input_key(text: str, form: str) -> str:
+    """By which two inputs of a task are one: texts but for white space and case, grids line by line."""
+    lines = [" ".join(line.split()) for line in text.strip().splitlines()]
+    return "\n".join(lines) if form == "grid" else " ".join(" ".join(lines).split()).casefold()
+
+
 def task_prompt(task: Task, shown: Sequence[Example], asked: str) -> str:
     """The instruction, the examples that are shown, and the input that is asked."""
     parts = [task.instruction.strip() or _DEFAULT_INSTRUCTION[task.form]]
@@ -49,19 +55,18 @@ def exam_items(task: Task, *, shown: int, max_tokens: int) -> list[ExamItem]:
     together, and training has seen the augmentations. So a task has as many items as tests.
     """
     room = room_of(task, max_tokens) - longest_output(task)
-    items = []
+    items: dict[str, ExamItem] = {}
     for test in task.tests:
         prompt = fitting_prompt(task, task.examples[:shown], test.input, room=room)
-        items.append(
-            build_item(
-                ItemKind.TASK,
-                task.id,
-                prompt=prompt or task_prompt(task, (), test.input),
-                answers=(test.output,),
-                grader=Grader.EXACT,
-            )
+        item = build_item(
+            ItemKind.TASK,
+            task.id,
+            prompt=prompt or task_prompt(task, (), test.input),
+            answers=(test.output,),
+            grader=Grader.EXACT,
         )
-    return items
+        items.setdefault(item.id, item)  # two that differed in a secret alone are one by now
+    return list(items.values())
 
 
 def longest_output(task: Task) -> int:

@@ -4,15 +4,16 @@ An admin's release lifts what the findings contain. What no document may do stay
 turns, hide characters, answer another document's held-out questions, or be without end.
 """
 
+import dataclasses
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from adapters.corpus.containment import cut, places_of_questions, safe_title
 from adapters.corpus.instructions import neutralise
 from adapters.corpus.languages import READ_BY_RULE, languages_of
 from adapters.redaction import redact_secrets
-from adapters.types import SourceDocument
+from adapters.types import ExamItem, SourceDocument
 from server.db import Document
 
 _OTHERS_QUESTION = "others_exam"
@@ -60,6 +61,20 @@ def lesson_of(
         foreign_chunks=_foreign(row.language, kept),
     )
     return Lesson(document, dict(+counts))
+
+
+def without_questions_of_others(
+    document: SourceDocument, exam: Iterable[ExamItem]
+) -> SourceDocument:
+    """The document without the exam's questions about others, as they stand in it, and what follows
+    them: those that came to the exam after `lesson_of` are not in it either.
+    """
+    asked = {item.prompt for item in exam if item.document_id not in (None, document.id)}
+    places = places_of_questions(document.chunks, asked)
+    if not places:
+        return document
+    chunks = tuple(cut(document.chunks, places))
+    return dataclasses.replace(document, text="".join(chunks), chunks=chunks)
 
 
 def _foreign(language: str | None, chunks: Sequence[str]) -> frozenset[int]:

@@ -20,6 +20,7 @@ from workers.judging import Seat, seat_judge
 from workers.material import Material
 from workers.sampler import EngineSampler
 from workers.task_exam import longest_answer, task_items
+from workers.taught import taught_before
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +33,13 @@ class Exam:
     decision: Decision
     judge: Seat | None = None
     """Who graded the questions for the judge; None where there was none."""
+    taught_before: int = 0
+    """Questions left out, because a version that the challenger was trained on from was taught them."""
 
     def to_json(self) -> dict[str, JSON]:
         """The decision, and how far the judge of it is believed."""
         judge: JSON = self.judge.to_json() if self.judge else None
-        return {**self.decision.to_json(), "judge": judge}
+        return {**self.decision.to_json(), "judge": judge, "taught_before": self.taught_before}
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """One row per question, with the columns of EvaluationResult; the grader is who graded."""
@@ -69,7 +72,8 @@ def examine(
     """Ask both the items of these ids, without the documents in sight, and decide.
 
     Questions that came after the lesson was written are left to the next run: the lesson may have
-    taught them.
+    taught them. So are those that a version was taught which the challenger was trained on from: a
+    user may have sent them since.
     """
     with context.database.unit_of_work() as session:
         version = registry.by_id(session, version_id)
@@ -77,7 +81,9 @@ def examine(
         stored = documents.exam_items(session, ids, split="exam")
         past = [PastDrift(*found) for found in evaluations.accepted_drift(session, version)]
     held_out = [*stored, *task_items(material, config)]
-    about_material = [item for item in held_out if item.id in set(asked)]
+    known = taught_before(context, version)
+    chosen = [item for item in held_out if item.id in set(asked)]
+    about_material = [item for item in chosen if not known.covers(item.prompt)]
     items = (*about_material, *load_general_suite())
     challenger_name = registry.engine_name(material.adapter.name, version)
     thresholds = context.settings.learning.gate
@@ -125,7 +131,14 @@ def examine(
         drift=drift,
         past=past,
     )
-    return Exam(items, tuple(champion), tuple(challenger), decision, judge)
+    return Exam(
+        items,
+        tuple(champion),
+        tuple(challenger),
+        decision,
+        judge,
+        taught_before=len(chosen) - len(about_material),
+    )
 
 
 def _seated(context: WorkerContext, material: Material, items: Sequence[ExamItem]) -> Seat | None:

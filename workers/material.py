@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sqlalchemy.orm import Session
 
+from adapters.evaluation.general import load_general_suite
 from adapters.lesson import Weights
 from adapters.manifest import DocumentRef
 from adapters.methods import AcceptedSelfEdit, Assignment
@@ -161,12 +162,14 @@ def with_champion(session: Session, material: Material) -> Material:
 def assignment_of(
     material: Material, exam: tuple[ExamItem, ...], quiz: tuple[ExamItem, ...]
 ) -> Assignment:
-    """What a method is told of the material."""
+    """What a method is told of the material; the general suite is held out like the exam."""
     return Assignment(
-        documents=material.documents,
+        documents=tuple(
+            containment.without_questions_of_others(each, exam) for each in material.documents
+        ),
         new_documents=material.new_documents,
         tasks=material.tasks,
-        held_out=frozenset(item.prompt for item in exam),
+        held_out=frozenset(item.prompt for item in (*exam, *load_general_suite())),
         quiz=quiz,
         champion=_weights(material),
         champion_generation=material.champion.generation if material.champion else 0,

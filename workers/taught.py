@@ -34,19 +34,34 @@ def taught_by(context: WorkerContext, material: Material) -> Taught:
     """What stands behind a run's champion."""
     prompts: list[str] = []
     is_whole = True
-    version = material.champion
+    for lesson in _lessons_behind(context, material.champion):
+        if lesson is None:
+            is_whole = False
+            break
+        prompts += _prompts_of(lesson)
+        is_whole &= not any(training.stage.units for training in lesson.trainings)
+    return Taught(HeldOut(prompts), is_whole, material.learnt_before)
+
+
+def taught_before(context: WorkerContext, version: AdapterVersion) -> HeldOut:
+    """The prompts that the versions have been taught which this one was trained on from, as far as
+    their records are there; none of one from the clean base. Its own lesson held the exam out.
+    """
+    _, *earlier = _lessons_behind(context, version)
+    lessons = (lesson for lesson in earlier if lesson is not None)
+    return HeldOut(prompt for lesson in lessons for prompt in _prompts_of(lesson))
+
+
+def _lessons_behind(
+    context: WorkerContext, version: AdapterVersion | None
+) -> Iterator[Lesson | None]:
+    """The lesson of a version and of those that it began from; None, the last, is a record lost."""
     seen: set[str] = set()
     while version is not None and version.id not in seen:
         seen.add(version.id)
         lesson = _lesson_of(context, version)
-        if lesson is None:
-            is_whole = False
-            break
-        for training in lesson.trainings:
-            prompts += _prompts_of(training.stage)
-            is_whole &= not training.stage.units
-        version = _begun_from(context, lesson)
-    return Taught(HeldOut(prompts), is_whole, material.learnt_before)
+        yield lesson
+        version = None if lesson is None else _begun_from(context, lesson)
 
 
 def _lesson_of(context: WorkerContext, version: AdapterVersion) -> Lesson | None:
@@ -65,7 +80,12 @@ def _begun_from(context: WorkerContext, lesson: Lesson) -> AdapterVersion | None
         return registry.by_id(session, lesson.started_from)
 
 
-def _prompts_of(stage: Stage) -> Iterator[str]:
+def _prompts_of(lesson: Lesson) -> Iterator[str]:
+    for training in lesson.trainings:
+        yield from _prompts_in(training.stage)
+
+
+def _prompts_in(stage: Stage) -> Iterator[str]:
     for edit in stage.edits:
         if edit.prompt is not None:
             yield edit.prompt

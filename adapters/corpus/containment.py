@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection, Iterable, Sequence
+from functools import lru_cache
 
 from adapters.corpus.instructions import find_suspects, neutralise, sentence_bounds
 from adapters.corpus.words import FUNCTION_WORDS
@@ -58,6 +59,7 @@ def places_of_questions(chunks: Sequence[str], prompts: Collection[str]) -> list
     return places
 
 
+@lru_cache(maxsize=1 << 16)  # every document is searched for the questions of all others
 def _key(sentence: str) -> str | None:
     """A question's words, by which two are the same; None for one that says too little."""
     question = sentence.rpartition("?")[0] or sentence

@@ -33,8 +33,8 @@ _SUBJECT_BREAK = re.compile(r"[,;:]")
 
 _LEAST_CUT_WORDS = 3
 _COMPLETE = "Complete: "
-_ABOUT = "About {}: "
-_AROUND = re.compile(r"^(?:Complete: )?(?:About [^:?]{1,120}: )?")
+_MOST_TOPIC_CHARS = 120
+_AROUND = re.compile(rf"^(?:Complete: )?(?:About [^:?]{{1,{_MOST_TOPIC_CHARS}}}: )?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +91,17 @@ def in_context(prompt: str, reading: Reading) -> str:
     """
     if reading.topic is None or any(name in prompt for name in reading.names):
         return prompt
-    return _ABOUT.format(_short(reading.topic)) + prompt
+    return about(_short(reading.topic), prompt)
+
+
+def about(topic: str, prompt: str) -> str:
+    """The prompt behind "About TOPIC:", of whatever form the topic is."""
+    plain = " ".join(re.sub("[:?]", " ", topic).split())[:_MOST_TOPIC_CHARS]
+    return f"About {plain}: {prompt}" if plain else prompt
 
 
 def cut_of(prompt: str) -> str:
-    """A prompt without what `cloze_prompt` and `in_context` put before it."""
+    """A prompt without what `cloze_prompt`, `in_context` and `about` put before it."""
     return prompt[_AROUND.match(prompt).end() :]  # type: ignore[union-attr]  # matches always
 
 

@@ -176,6 +176,8 @@ def _divergences(
     found: list[list[float]] = [[] for _ in replies]
     scored = model.score(beginnings, on_progress=on_progress) if beginnings else []
     for (number, theirs), ours in zip(expected, scored, strict=True):
+        if not ours.ids or any(map(math.isnan, ours.logprobs)):
+            raise NotScored("the engine names no likely tokens after given ones")
         found[number].append(kl(theirs, ours))
     return found
 

@@ -8,7 +8,6 @@ judges who like what is long): before one is believed, it must agree with verdic
 
 import hashlib
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -17,7 +16,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from adapters.rewards.answers import normalise
+from adapters.evaluation.intervals import wilson_interval
+from adapters.rewards.answers import normalise, says_yes
 from adapters.sampling import Sampler
 from adapters.spec import JudgeSpec
 from adapters.types import JSON, ChatMessage, SamplingParams
@@ -35,7 +35,6 @@ wrong. Say yes or no."""
 _SHOWN_CHARS = 1000
 _VERDICT_TOKENS = 4
 _CASES = Path(__file__).with_name("judge_cases.json")
-_Z = 1.959963984540054  # of 95 %, two-sided
 
 
 class Case(BaseModel):
@@ -74,7 +73,7 @@ class Calibration:
     @property
     def least_agreement(self) -> float:
         """Lower end of the 95 % interval of its agreement, between 0 and 1."""
-        return wilson_lower(self.agreed, self.cases)
+        return wilson_interval(self.agreed, self.cases)[0]
 
     def to_json(self) -> dict[str, JSON]:
         """Plain JSON, for the report."""
@@ -104,10 +103,7 @@ class Judge:
         said = self._sampler.chat(
             [_conversation(claim) for claim in shown], SamplingParams(max_tokens=_VERDICT_TOKENS)
         )
-        is_right = {
-            claim: normalise(verdict).split()[:1] == ["yes"]
-            for claim, verdict in zip(shown, said, strict=True)
-        }
+        is_right = {claim: says_yes(verdict) for claim, verdict in zip(shown, said, strict=True)}
         return [is_right.get(claim, False) for claim in claims]
 
 
@@ -134,7 +130,7 @@ def calibrate(judge: Judge, spec: JudgeSpec | None = None) -> Calibration:
     false_right = sum(says and not truth for truth, says in pairs)
     wrong = sum(not truth for truth, _ in pairs)
     is_trusted = (
-        wilson_lower(agreed, len(pairs)) >= spec.least_agreement
+        wilson_interval(agreed, len(pairs))[0] >= spec.least_agreement
         and false_right <= spec.most_false_right * wrong
     )
     false_wrong = len(pairs) - agreed - false_right
@@ -145,15 +141,6 @@ def calibrate(judge: Judge, spec: JudgeSpec | None = None) -> Calibration:
 def load_cases() -> tuple[Case, ...]:
     """Our own replies with their verdicts, in the order of the file."""
     return _FILE.validate_json(_CASES.read_bytes())
-
-
-def wilson_lower(successes: int, trials: int) -> float:
-    """Lower end of the 95 % Wilson interval of a share; 0 without trials."""
-    if trials == 0:
-        return 0.0
-    share, square = successes / trials, _Z * _Z / trials
-    spread = _Z * math.sqrt((share * (1 - share) + square / 4) / trials)
-    return max(0.0, (share + square / 2 - spread) / (1 + square))
 
 
 _FILE = TypeAdapter(tuple[Case, ...])

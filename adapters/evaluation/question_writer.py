@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from adapters.corpus.questions import SpanQuestion, is_topic
 from adapters.corpus.reading import Reading
+from adapters.evaluation.open_book import open_book
 from adapters.evaluation.question_checks import fault_of, is_foreign, is_inventive
 from adapters.rewards.answers import is_correct, normalise
 from adapters.sampling import Sampler
@@ -44,7 +45,6 @@ _EXAMPLES = (
 QUESTION_STYLES = len(_EXAMPLES)
 """Sets of examples, each of which makes a model ask otherwise."""
 _INSTRUCTION = "Ask this in better English: {}"
-_OPEN_BOOK = "Read this text and answer the question in a few words.\n\nText: {}\n\nQuestion: {}"
 _REPLY_TOKENS = 32
 _EXAMPLE_WORDS = frozenset(
     word
@@ -124,7 +124,7 @@ def _answered_from_text(
         return []
     replies = sampler.chat(
         [
-            [{"role": "user", "content": _OPEN_BOOK.format(source.sentence.text, prompt)}]
+            [{"role": "user", "content": open_book(source.sentence.text, prompt)}]
             for prompt, source in drafts
         ],
         SamplingParams(max_tokens=_REPLY_TOKENS, stop=("\n",)),

@@ -16,6 +16,7 @@ from functools import cached_property
 from adapters.corpus.reading import Reading, read_text
 from adapters.corpus.words import FUNCTION_WORDS
 from adapters.evaluation.bank import Bank
+from adapters.evaluation.open_book import open_book
 from adapters.evaluation.question_checks import is_foreign
 from adapters.rewards.answers import is_correct, normalise
 from adapters.sampling import Sampler
@@ -34,7 +35,6 @@ _LEAST_WORDS, _MOST_WORDS = 3, 30
 _MOST_REPLY_WORDS = 20
 _REPLY_TOKENS = 32
 _LEAST_SHARED = 2
-_OPEN_BOOK = "Read this text and answer the question in a few words.\n\nText: {}\n\nQuestion: {}"
 _ASKS = re.compile(
     r"(?:who|whom|whose|what|when|where|which|why|how|in (?:what|which)|is|are|was|were|do|does|did"
     r"|can|could|has|have|had|will|would)\b",
@@ -264,7 +264,7 @@ def _words(text: str) -> frozenset[str]:
 
 
 def _open_book(question: str, place: _Place) -> list[ChatMessage]:
-    return [{"role": "user", "content": _OPEN_BOOK.format(place.chunk.strip(), question)}]
+    return [{"role": "user", "content": open_book(place.chunk.strip(), question)}]
 
 
 def _text_of(content: object) -> str | None:

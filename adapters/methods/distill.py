@@ -29,6 +29,7 @@ from adapters.corpus.questions import (
     span_questions,
 )
 from adapters.corpus.reading import Reading, read_text
+from adapters.evaluation.open_book import open_book
 from adapters.evaluation.question_checks import is_foreign, is_inventive
 from adapters.lesson import Stage, Weights
 from adapters.methods.continual import Beginning, begin, replayed
@@ -46,10 +47,6 @@ from adapters.types import (
     SamplingParams,
     SelfEdit,
     SourceDocument,
-)
-
-_SEEING = (
-    "Read this text and answer the question in one short sentence.\n\nText: {}\n\nQuestion: {}"
 )
 
 Speaker = Literal["teacher", "student", "sentence"]
@@ -124,10 +121,10 @@ class Distill:
         return found, +left_out
 
     def _anchors(self, beginning: Beginning, bench: Workbench) -> list[SelfEdit]:
-        forbidden = frozenset(map(normalise, beginning.assignment.held_out))
+        exam = HeldOut(beginning.assignment.held_out)
 
         def answer() -> JSON:
-            edits = replay_edits(bench.base, self._config.replay, forbidden=forbidden)
+            edits = replay_edits(bench.base, self._config.replay, exam)
             rows: JSON = _EDITS.dump_python(edits, mode="json")
             return rows
 
@@ -214,7 +211,7 @@ def student_prompt(question: str) -> tuple[ChatMessage, ...]:
 
 def teacher_prompt(question: str, context: str) -> tuple[ChatMessage, ...]:
     """What the teacher is asked: the question behind what it is to know, a text or a correction."""
-    return ({"role": "user", "content": _SEEING.format(context, question)},)
+    return ({"role": "user", "content": open_book(context, question, form="one short sentence")},)
 
 
 def distillation(

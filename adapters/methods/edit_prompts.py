@@ -36,12 +36,6 @@ AGREES = (
 )
 """Asked of the base model about each statement."""
 
-ANSWERS = (
-    "Read this text and answer the question in a few words.\n\n"
-    "Text: {passage}\n\nQuestion: {question}"
-)
-"""Asked of the base model about each question."""
-
 
 def edit_prompt(kind: EditPrompt, *, title: str, passage: str) -> str:
     """The user message that asks for an edit of one passage.

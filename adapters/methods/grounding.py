@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 
 from adapters.corpus.grounding import Source
 from adapters.evaluation.form import is_sound
-from adapters.methods.edit_prompts import AGREES, ANSWERS
+from adapters.evaluation.open_book import open_book
+from adapters.methods.edit_prompts import AGREES
 from adapters.methods.free_edits import PassageEdit, Piece
 from adapters.methods.held_out import HeldOut
-from adapters.rewards.answers import is_correct, normalise
+from adapters.rewards.answers import is_correct, normalise, says_yes
 from adapters.sampling import Sampler
 from adapters.types import ProgressCallback, SamplingParams, SourceDocument
 
@@ -109,6 +110,8 @@ def _fault_of_form(look: _Look, whole: str) -> str | None:
         return "too short"
     if not is_sound(whole):
         return "repeats itself"
+    if "?" in piece.text:  # one that the exam asks would be taught with what is said beside it
+        return "holds a question"
     if piece.question is None:
         # Only the last item of a list may have met the limit; others may lack their full stop.
         is_cut = _OPEN_END.search(piece.text) or (look.is_last and not _ENDS.search(piece.text))
@@ -125,7 +128,7 @@ def _look_again(
     _ask(
         [look for look in looks if look.piece.question is None],
         lambda look: AGREES.format(passage=look.edit.passage, statement=look.piece.text),
-        lambda look, reply: normalise(reply).split()[:1] == ["yes"],
+        lambda look, reply: says_yes(reply),
         "not so, says the model that was shown the text",
         reader=reader,
         params=SamplingParams(max_tokens=_YES_TOKENS),
@@ -133,7 +136,7 @@ def _look_again(
     )
     _ask(
         [look for look in looks if look.piece.question is not None],
-        lambda look: ANSWERS.format(passage=look.edit.passage, question=look.piece.question),
+        lambda look: open_book(look.edit.passage, look.piece.question or ""),
         lambda look, reply: is_correct(reply, [look.piece.text]),
         "answered otherwise from the text",
         reader=reader,

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 from adapters.lesson import Stage
 from adapters.methods.continual import rehearse, shape_of
 from adapters.methods.held_out import HeldOut
-from adapters.methods.replay import PROMPTS
+from adapters.methods.replay import allowed_prompts
 from adapters.methods.workbench import Assignment, Outcome, Workbench
 from adapters.spec import HealConfig, LossSpec
 from adapters.types import JSON, ChatMessage, Distillation, SamplingParams, SelfEdit
@@ -61,8 +61,7 @@ class Heal:
 
     def _ask(self, assignment: Assignment, bench: Workbench) -> JSON:
         spec = self._config.heal
-        exam = HeldOut(assignment.held_out)
-        prompts = [prompt for prompt in PROMPTS if not exam.covers(prompt)][: spec.prompts]
+        prompts = allowed_prompts(HeldOut(assignment.held_out))[: spec.prompts]
         turn = [_message(prompt) for prompt in prompts]
         said: list[Distillation] = []
         for number in range(spec.replies_per_prompt):

@@ -10,6 +10,7 @@ import random
 import re
 from collections.abc import Iterator, Sequence
 
+from adapters.corpus.questions import about
 from adapters.corpus.reading import Reading
 from adapters.corpus.words import FUNCTION_WORDS
 from adapters.types import EditKind, SelfEdit, SourceDocument
@@ -37,7 +38,7 @@ def keyword_edits(
         source = random.Random(f"{seed}\0{sentence.text}")  # of each sentence alone: texts grow
         for words in _choices(sentence.text, per_sentence, source):
             opening = source.choice(_openings(sentence.text))
-            prompt = f"About {document.title}: {opening} {' '.join(words)}?"
+            prompt = about(document.title, f"{opening} {' '.join(words)}?")
             edit = SelfEdit(EditKind.QUESTION, document.id, prompt, sentence.text, "rule")
             found.setdefault(prompt, edit)
     return list(found.values())

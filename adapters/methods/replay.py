@@ -6,7 +6,7 @@ wrong: the aim is no change, not improvement.
 
 from collections.abc import Sequence
 
-from adapters.rewards.answers import normalise
+from adapters.methods.held_out import HeldOut
 from adapters.sampling import Sampler
 from adapters.spec import ReplaySpec
 from adapters.types import EditKind, ProgressCallback, SamplingParams, SelfEdit
@@ -80,22 +80,25 @@ PROMPTS = (
 """Short and everyday, in the forms people ask in; none stands in our general suite."""
 
 
+def allowed_prompts(exam: HeldOut) -> list[str]:
+    """The prompts that the exam does not ask, in their order."""
+    return [prompt for prompt in PROMPTS if not exam.covers(prompt)]
+
+
 def replay_edits(
     sampler: Sampler,
     spec: ReplaySpec,
+    exam: HeldOut,
     *,
-    forbidden: frozenset[str] = frozenset(),
     on_progress: ProgressCallback | None = None,
 ) -> list[SelfEdit]:
-    """The first `spec.prompts` prompts with the sampler's greedy answers; empty answers dropped.
-
-    `forbidden` are normalised prompts that an exam asks. An answer that ran into the length limit
-    loses its last, unfinished sentence.
+    """The first `spec.prompts` prompts that no exam asks, with the sampler's greedy answers; empty
+    answers dropped. One that ran into the length limit loses its last, unfinished sentence.
 
     Raises:
         SamplingError: the engine failed.
     """
-    prompts = [p for p in PROMPTS if normalise(p) not in forbidden][: spec.prompts]
+    prompts = allowed_prompts(exam)[: spec.prompts]
     replies = _ask(prompts, sampler, spec, on_progress) if prompts else []
     return [
         SelfEdit(EditKind.REPLAY, None, prompt, text, "model")

@@ -165,11 +165,7 @@ class Seal:
             writing.on_progress(0, 0)
         if spec.is_with_rules:
             edits += [edit for item in quiz for edit in _left_to_training(item, writing.exam)]
-        replay = replay_edits(
-            base,
-            self._config.replay,
-            forbidden=frozenset(normalise(prompt) for prompt in held_out),
-        )
+        replay = replay_edits(base, self._config.replay, writing.exam)
         if on_progress:
             on_progress(total, total)
         written = Counter(f"{e.kind} by {e.written_by}" for e in (*edits, *replay))

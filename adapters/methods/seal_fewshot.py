@@ -26,10 +26,10 @@ from adapters.methods.fewshot_edit import (
     edit_prompt,
     read_edit,
 )
+from adapters.methods.held_out import HeldOut
 from adapters.methods.replay import replay_edits
 from adapters.methods.task_lessons import TaskLesson, asking_prompt, task_lesson
 from adapters.methods.workbench import Assignment, Outcome, Workbench
-from adapters.rewards.answers import normalise
 from adapters.rewards.exact import is_exact
 from adapters.sampling import Sampler
 from adapters.spec import FewShotConfig, TrainingSpec
@@ -232,8 +232,7 @@ class SealFewShot:
         )
 
     def _replay(self, assignment: Assignment, base: Sampler) -> JSON:
-        forbidden = frozenset(map(normalise, assignment.held_out))
-        edits = replay_edits(base, self._config.replay, forbidden=forbidden)
+        edits = replay_edits(base, self._config.replay, HeldOut(assignment.held_out))
         rows: JSON = _EDITS.dump_python(tuple(edits), mode="json")
         return rows
 

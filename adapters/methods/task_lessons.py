@@ -19,7 +19,7 @@ from adapters.methods.augmentation import (
 )
 from adapters.methods.fewshot_edit import Augmentations, FewShotEdit
 from adapters.spec import FewShotConfig
-from adapters.task_prompts import fitting_prompt, longest_output, room_of
+from adapters.task_prompts import fitting_prompt, input_key, longest_output, room_of
 from adapters.types import EditKind, Example, SelfEdit, Task
 
 TOO_LARGE = "too large when augmented"
@@ -53,15 +53,18 @@ def task_lesson(
     """
     dropped: Counter[str] = Counter()
     taught = tuple(example for example in task.examples if example not in without)
-    asked = frozenset(_core(each.input) for each in (*task.tests, *without))
+    asked = frozenset(input_key(each.input, task.form) for each in (*task.tests, *without))
     pairs: dict[tuple[str, str], None] = {}
+    plain = 0
     for view in _views(taught, task.form, edit.augmentations, config.seed, dropped):
-        if any(_core(example.input) in asked for example in view):
+        if any(input_key(example.input, task.form) in asked for example in view):
             dropped[ASKED] += 1
             continue
         for pair in _pairs(view, task, edit.augmentations, config, dropped):
             pairs[pair] = None
-    chosen = _drawn(list(pairs), plain=len(taught), config=config)
+        if view == taught:
+            plain = len(pairs)  # the plain view comes first
+    chosen = _drawn(list(pairs), plain=plain, config=config)
     dropped[BEYOND] += len(pairs) - len(chosen)
     edits = [SelfEdit(EditKind.TASK, task.id, prompt, text, "rule") for prompt, text in chosen]
     if edit.training.loss_on == "all":
@@ -154,7 +157,3 @@ def asking_prompt(task: Task, config: FewShotConfig, *, without: Example) -> str
     others = [example for example in task.examples if example != without][: config.shown]
     room = room_of(task, config.training.max_tokens) - longest_output(task)
     return fitting_prompt(task, others, without.input, room=room)
-
-
-def _core(text: str) -> str:
-    return " ".join(text.split()).casefold()

@@ -27,6 +27,11 @@ def is_correct(reply: str, answers: Sequence[str]) -> bool:
     )
 
 
+def says_yes(reply: str) -> bool:
+    """Whether a reply to a question of yes or no begins with a clear yes."""
+    return normalise(reply).split()[:1] == ["yes"]
+
+
 def normalise(text: str) -> str:
     """Words in lower case (NFKC), one space apart; no articles, punctuation, possessive "'s" or
     thousands separators. Decimal points inside numbers stay. Idempotent.

@@ -83,6 +83,7 @@ _SCALES = {
 _SCALE = re.compile(rf"[ -](?P<scale>{'|'.join(_SCALES)})s?\b", re.IGNORECASE)
 _PERCENT = re.compile(r"\s?(?:%|per ?cent\b)", re.IGNORECASE)
 _WORD = re.compile(r"[a-z]+", re.IGNORECASE)
+_NEGATED = re.compile(r"\b(?:minus|negative) $", re.IGNORECASE)
 _ONE = "one"
 
 
@@ -133,7 +134,7 @@ def _read(text: str) -> Iterator[tuple[Quantity, bool]]:
     while place < len(text):
         figures, word = _FIGURES.search(text, place), _next_number_word(text, place)
         if figures and (word is None or figures.start() < word.start()):
-            value, place = _figures(figures), figures.end()
+            value, place = _figures(text, figures), figures.end()
             is_lone_one = False
         elif word:
             value, place = _words(text, word)
@@ -146,10 +147,14 @@ def _read(text: str) -> Iterator[tuple[Quantity, bool]]:
         yield Quantity(value, percent is not None), is_lone_one and percent is None
 
 
-def _figures(match: re.Match[str]) -> float:
+def _figures(text: str, match: re.Match[str]) -> float:
     digits = re.sub(_GAP, "", match["digits"])
     value = float(digits) * 10.0 ** int(match["exponent"] or 0)
-    return -value if match["sign"] else value
+    return -value if match["sign"] or _is_negated(text, match.start()) else value
+
+
+def _is_negated(text: str, start: int) -> bool:
+    return _NEGATED.search(text, max(0, start - len("negative ") - 1), start) is not None
 
 
 def _next_number_word(text: str, place: int) -> re.Match[str] | None:
@@ -192,7 +197,7 @@ def _words(text: str, first: re.Match[str]) -> tuple[float, int]:
         last = match.end()
         place = last + 1 if text[last : last + 1] in (" ", "-") else len(text)
     value = total + part
-    return (-value if text[: first.start()].casefold().endswith("minus ") else value), last
+    return (-value if _is_negated(text, first.start()) else value), last
 
 
 def _goes_on(previous: str, word: str) -> bool:

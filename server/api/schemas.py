@@ -85,7 +85,11 @@ Answer = Annotated[
 ]
 """One that counts as right; line breaks stay, for grids."""
 
-_FIGURES = re.compile(r"[-+\u2212]?(?:\d[\d,' ]*(?:\.\d+)?|\.\d+)(?:e[+-]?\d{1,2})?\s?%?", re.ASCII)
+_FIGURES = re.compile(
+    r"[-+\u2212]?(?:(?:\d{1,3}(?:[,' ]\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:e[+-]?\d{1,2})?\s?%?",
+    re.ASCII,
+)
+"""One number as the grader reads it: of "1,5" it would read 1."""
 
 
 class QuestionBody(Body):

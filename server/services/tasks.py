@@ -11,6 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from adapters.grids import format_grid, grid_of, parse_grid
+from adapters.task_prompts import input_key
 from adapters.types import Example
 from adapters.types import Task as PlainTask
 from server.core.clock import utc_now
@@ -89,16 +90,16 @@ def checked(upload: TaskUpload) -> CheckedTask:
     _check_total((*examples, *tests), first)
     examples = _consistent(examples, first)
     tests = _consistent(tests, second)
-    taught = {_core(example.input) for example in examples}
+    taught = {input_key(example.input, form) for example in examples}
     for number, test in enumerate(tests):
-        if _core(test.input) in taught:
+        if input_key(test.input, form) in taught:
             raise TaskInvalid(
                 f"{second}.{number}.input stands among {first} too. A test that is taught tests "
                 "nothing: leave it out on one side.",
                 f"{second}.{number}.input",
             )
     if not tests:
-        examples, tests = _split(examples, first, second)
+        examples, tests = _split(examples, form, first, second)
     title = (upload.title or upload.instruction.strip().partition("\n")[0])[:_DERIVED_TITLE_CHARS]
     return CheckedTask(
         upload.title or title or "Untitled", upload.instruction, form, examples, tests
@@ -302,19 +303,22 @@ def _consistent(pairs: Sequence[Example], field: str) -> tuple[Example, ...]:
 
 
 def _split(
-    examples: tuple[Example, ...], first: str, second: str
+    examples: tuple[Example, ...], form: str, first: str, second: str
 ) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
-    if len(examples) < 2:
+    keys = [input_key(each.input, form) for each in examples]
+    if len(set(keys)) < 2:
         raise TaskInvalid(
-            f"{first} holds one pair and {second} none. Send at least 2 examples, so that one can be "
-            f"kept as a test, or send {second}.",
+            f"{first} holds one input and {second} none. Send at least 2 examples, so that one can be "
+            f"kept as a test, or send {second}. White space and case tell no two texts apart.",
             first,
         )
-    by_hash = sorted(examples, key=lambda each: hashlib.sha256(each.input.encode()).digest())
-    held = frozenset(each.input for each in by_hash[: max(1, len(examples) // _TEST_PART)])
+    first_of = dict(zip(reversed(keys), (each.input for each in reversed(examples)), strict=True))
+    by_hash = sorted(first_of, key=lambda key: hashlib.sha256(first_of[key].encode()).digest())
+    held = frozenset(by_hash[: max(1, len(by_hash) // _TEST_PART)])
+    by_key = list(zip(keys, examples, strict=True))
     return (
-        tuple(each for each in examples if each.input not in held),
-        tuple(each for each in examples if each.input in held),
+        tuple(each for key, each in by_key if key not in held),
+        tuple(each for key, each in by_key if key in held),
     )
 
 
@@ -328,7 +332,3 @@ def _canonical(
 ) -> str:
     sides = [[[each.input, each.output] for each in side] for side in (examples, tests)]
     return json.dumps([instruction, form, *sides], ensure_ascii=False, separators=(",", ":"))
-
-
-def _core(text: str) -> str:
-    return " ".join(text.split()).casefold()

@@ -85,6 +85,31 @@ def test_without_tests_some_examples_become_tests_and_always_the_same(api: Api) 
     assert send(api, TASK, status=200)["tests"] == sent["tests"]
 
 
+def test_inputs_that_differ_in_case_or_white_space_stay_on_one_side(api: Api) -> None:
+    pairs = [
+        {"input": said, "output": word[::-1]}
+        for word in ("one", "three", "five", "seven", "nine", "ten")
+        for said in (word, f" {word.upper()} ")
+    ]
+
+    sent = send(api, {**TASK, "examples": pairs})
+
+    sides = [
+        {each["input"].strip().casefold() for each in sent[side]} for side in ("examples", "tests")
+    ]
+    assert not sides[0] & sides[1]
+    assert (sent["example_count"], sent["test_count"]) == (8, 4)
+
+
+def test_grids_of_another_shape_are_other_grids(api: Api) -> None:
+    body = {
+        "train": [{"input": [[1, 2], [3, 4]], "output": [[1]]}, {"input": [[5]], "output": [[5]]}],
+        "test": [{"input": [[1, 2, 3, 4]], "output": [[2]]}],
+    }
+
+    assert send(api, body)["test_count"] == 1
+
+
 def test_a_pair_that_is_sent_twice_counts_once(api: Api) -> None:
     sent = send(api, {"examples": [*PAIRS, PAIRS[0]], "tests": [*TESTS, *TESTS]})
 
@@ -120,6 +145,7 @@ LONG = "x" * 20_001
         ({"train": []}, "train", "Send pairs"),
         ({"examples": [PAIR]}, "examples", "at least 2"),
         ({"examples": [PAIR, PAIR]}, "examples", "at least 2"),
+        ({"examples": [PAIR, {"input": " A", "output": "b"}]}, "examples", "at least 2"),
         ({"examples": [PAIR, {"input": "a", "output": "c"}]}, "examples.1.output", "Leave one"),
         ({"examples": [PAIR], "tests": [PAIR]}, "tests.0.input", "leave it out"),
         ({"examples": [{"input": "a", "output": " \n"}]}, "examples.0.output", "is empty"),

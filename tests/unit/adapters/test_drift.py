@@ -178,6 +178,14 @@ def test_an_engine_that_cannot_score_leaves_the_rest_measured() -> None:
     assert drift.general.length == (2.0, 2.0)
 
 
+@pytest.mark.parametrize("nothing", [TopK((), ()), TopK((97,), (math.nan,))])
+def test_an_engine_that_names_no_tokens_has_not_shown_that_nothing_moved(nothing: TopK) -> None:
+    drift = measured(Weights(nothing))
+
+    assert drift.general.kl is None
+    assert drift.not_measured == "the engine names no likely tokens after given ones"
+
+
 # Judging
 
 

@@ -308,6 +308,36 @@ def test_the_form_that_is_asked_for_is_valid_itself() -> None:
     assert read_edit(prompt[prompt.index('{"aug') :])[0].training.epochs == 3
 
 
+def test_the_plain_examples_come_before_all_that_is_made_of_them() -> None:
+    edit, _ = read_edit(edit_json(basic=True, size=True, repeated=True))
+    config = CONFIG.model_copy(update={"most_examples": 8})  # there are more plain pairs
+
+    lesson = task_lesson(LABELS, edit, config)
+
+    inputs = [
+        re.findall(r"Input:\n(.*?)\nOutput:", str(each.prompt), re.S)[-1] for each in lesson.edits
+    ]
+    assert len(inputs) == 8
+    assert set(inputs) <= {each.input for each in LABELS.examples}
+
+
+def test_tests_that_read_alike_are_one_question() -> None:
+    test = LABELS.tests[0]
+    twice = replace(LABELS, tests=(test, Example(test.input, "another"), *LABELS.tests[1:]))
+
+    assert exam_items(twice, shown=4, max_tokens=2048) == exam_items(
+        LABELS, shown=4, max_tokens=2048
+    )
+
+
+def test_a_view_of_another_shape_is_no_test() -> None:
+    row = replace(GRIDS, tests=(Example("1 0 0 2", "2 0 0 1"),))  # an example's cells in one line
+    assert any(each.input == "1 0\n0 2" for each in GRIDS.examples)
+    edit, _ = read_edit(edit_json())
+
+    assert ASKED not in task_lesson(row, edit, CONFIG).dropped
+
+
 def test_a_left_out_example_is_asked_as_a_test_is() -> None:
     [item] = exam_items(LABELS, shown=4, max_tokens=2048)
     asked = asking_prompt(LABELS, CONFIG, without=LABELS.examples[0])

@@ -183,6 +183,7 @@ def test_the_model_is_not_asked_about_what_the_rules_have_dropped() -> None:
         ("The harbour has 13 cranes.", Ungrounded.NUMBER.value),
         ("The harbour has 12 cranes and", "breaks off"),
         (TEXT, "repeats another"),
+        ("Who is the present master? It is Otto Brane.", "holds a question"),
     ],
 )
 def test_a_statement_is_dropped_for_its_reason(text: str, reason: str) -> None:
@@ -200,6 +201,7 @@ def test_a_statement_is_dropped_for_its_reason(text: str, reason: str) -> None:
         ("How many cranes has it?", "13", Ungrounded.NUMBER.value),
         ("How many cranes has Paris?", "12", Ungrounded.NAME.value),
         ("Who is the present master?", "Otto Brane", "asked in the exam"),
+        ("When was it dug?", "1874. Who is the master? Otto Brane", "holds a question"),
         ("When was it dug?", "1874", "answered otherwise from the text"),
     ],
 )

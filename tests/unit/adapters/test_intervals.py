@@ -5,6 +5,8 @@ import random
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from adapters.evaluation.intervals import (
     holm,
@@ -110,3 +112,21 @@ def test_wilson_is_never_certain() -> None:
     assert wilson_interval(0, 50) == pytest.approx((0.0, 0.0713), abs=1e-3)
     assert wilson_interval(50, 50) == pytest.approx((0.9287, 1.0), abs=1e-3)
     assert wilson_interval(0, 0) == (0.0, 1.0)
+
+
+@given(st.integers(0, 200), st.integers(1, 200))
+def test_wilsons_lower_end_is_below_the_share_and_rises_with_the_trials(
+    some: int, trials: int
+) -> None:
+    successes = min(some, trials)
+
+    lower, _ = wilson_interval(successes, trials)
+
+    assert 0 <= lower <= successes / trials + 1e-12
+    assert wilson_interval(2 * successes, 2 * trials)[0] >= lower - 1e-12
+
+
+def test_wilsons_interval_is_the_textbooks() -> None:
+    lower, _ = wilson_interval(81, 263)  # Newcombe 1998, method 3
+
+    assert lower == pytest.approx(0.2553, abs=5e-5)

@@ -4,8 +4,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from adapters.evaluation.judge import (
     Case,
@@ -14,7 +12,6 @@ from adapters.evaluation.judge import (
     calibrate,
     judge_digest,
     load_cases,
-    wilson_lower,
 )
 from adapters.spec import JudgeSpec
 from adapters.types import ChatMessage
@@ -120,18 +117,3 @@ def test_a_judge_is_another_when_model_or_thresholds_change() -> None:
 
     assert len(digests) == 3
     assert judge_digest("a", JudgeSpec()) in digests
-
-
-@given(st.integers(0, 200), st.integers(1, 200))
-def test_the_lower_end_is_below_the_share_and_rises_with_the_trials(some: int, trials: int) -> None:
-    successes = min(some, trials)
-
-    lower = wilson_lower(successes, trials)
-
-    assert 0 <= lower <= successes / trials
-    assert wilson_lower(2 * successes, 2 * trials) >= lower
-
-
-def test_wilsons_interval_is_the_textbooks() -> None:
-    assert wilson_lower(81, 263) == pytest.approx(0.2553, abs=5e-5)  # Newcombe 1998, method 3
-    assert wilson_lower(0, 0) == 0

@@ -1,7 +1,10 @@
 """Questions of a sentence's key words: true to the text, the same each time."""
 
+import pytest
+
 from adapters.corpus.reading import read_text
 from adapters.corpus.words import FUNCTION_WORDS
+from adapters.methods.held_out import HeldOut
 from adapters.methods.keyword_edits import keyword_edits
 from adapters.rewards.answers import normalise
 from adapters.types import EditKind, SelfEdit, SourceDocument
@@ -44,6 +47,17 @@ def test_there_are_so_many_a_sentence_and_none_twice():
 def test_they_follow_from_text_and_seed():
     assert edits() == edits()
     assert edits() != edits(seed=1)
+
+
+@pytest.mark.parametrize("title", ["Orm: a guide", "Why Orm?", "Orm " * 100, ":"])
+def test_no_title_hides_what_is_asked_from_the_exam(title: str) -> None:
+    document = SourceDocument("d", title, TEXT, (TEXT,))
+    prompts = [str(edit.prompt) for edit in edits(document=document)]
+
+    # The exam's own question has no topic before it.
+    asked = [edit.prompt.removeprefix("About Orm: ") for edit in edits() if edit.prompt]
+    assert len(prompts) == len(asked)
+    assert all(HeldOut([one]).covers(prompt) for one, prompt in zip(asked, prompts, strict=True))
 
 
 def test_a_text_that_grows_keeps_what_it_had():

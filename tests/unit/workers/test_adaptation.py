@@ -1,5 +1,6 @@
 """The end of a run: verdict, alias and status together, or nothing of it."""
 
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -7,8 +8,10 @@ from typing import Any, cast
 import pytest
 
 from adapters.evaluation.gate import Decision, Verdict
+from adapters.evaluation.general import load_general_suite
 from adapters.lesson import Weights
 from adapters.spec import SealConfig
+from adapters.types import ItemKind, SourceDocument, build_item
 from server.core.clock import utc_now
 from server.core.errors import AliasMoved, LeaseLost
 from server.core.settings import RolloutSettings, Settings
@@ -181,6 +184,28 @@ def test_a_method_hears_what_serves_and_how_often_it_was_trained_on(ending: Endi
     assert told.champion == Weights(Path("/nowhere/v0001"))
     assert told.champion_generation == 3
     assert assignment_of(tainted, (), ()).champion is None
+
+
+def test_what_the_general_suite_asks_is_held_out_of_every_lesson(ending: Ending) -> None:
+    item = build_item(ItemKind.USER, "doc", prompt="Who keeps the light?", answers=("Ada",))
+
+    told = assignment_of(ending.material, (item,), ())
+
+    assert {one.prompt for one in load_general_suite()} | {item.prompt} == told.held_out
+
+
+def test_no_document_answers_a_question_that_this_run_asks_about_another(ending: Ending) -> None:
+    question = "Who keeps the light of Marlow?"
+    text = f"Boats land here every day. {question} It is Odile Brandt. The pier is long."
+    one = SourceDocument("one", "Pier", text, (text[:27], text[27:]))
+    other = replace(one, id="other")
+    material = replace(ending.material, documents=(one, other))
+    item = build_item(ItemKind.MODEL, "other", prompt=question, answers=("Odile Brandt",))
+
+    cut, whole = assignment_of(material, (item,), ()).documents
+
+    assert "".join(cut.chunks) == cut.text == "Boats land here every day. The pier is long."
+    assert whole == other  # its own text says it, and is what is learnt
 
 
 def test_healing_where_nothing_was_learnt_yet_takes_nothing_and_is_no_error(

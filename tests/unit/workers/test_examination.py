@@ -8,13 +8,15 @@ import pytest
 from sqlalchemy import select
 
 from adapters.evaluation.judge import load_cases
-from adapters.spec import SealConfig
-from adapters.types import ChatMessage, Grader
+from adapters.lesson import Stage
+from adapters.spec import LoraSpec, SealConfig, TrainingSpec
+from adapters.types import ChatMessage, EditKind, Grader, SelfEdit
 from server.core.settings import Settings
 from server.db import Adapter, EvaluationResult, VersionStatus
 from server.db.session import Database
 from server.services import documents, evaluations, questions, registry, runs
 from server.services.questions import Sent
+from server.services.rebuilds import LESSON
 from tests.conftest import RecordingQueue
 from tests.support.factories import make_document, make_run, make_version, principal
 from tests.support.workbench import ScriptedSampler
@@ -22,6 +24,7 @@ from workers import examination
 from workers.context import WorkerContext
 from workers.examination import Exam
 from workers.heart import Heart
+from workers.lesson import CHAMPION, Lesson, Training
 from workers.material import collect
 
 WHY = "Why was the lighthouse closed?"
@@ -74,6 +77,21 @@ class Hall:
         return examination.examine(
             self.context, self.material, self.version_id, self.asked, SealConfig(), self.heart
         )
+
+    def begin_from_one_that_learnt(self, *prompts: str, is_on_record: bool = True) -> None:
+        """As if the challenger had been trained on from a version with such a lesson."""
+        with self.database.unit_of_work() as session:
+            earlier = make_version(session, session.get_one(Adapter, self.material.adapter.id))
+            earlier_id, earlier_run = earlier.id, earlier.run_id
+        edits = tuple(SelfEdit(EditKind.QUESTION, None, one, "x", "rule") for one in prompts)
+        stage = Stage(LoraSpec(), TrainingSpec(), 0, edits=edits)
+        lessons = {self.run_id: Lesson((Training(stage, CHAMPION),), earlier_id)}
+        if is_on_record:
+            lessons[str(earlier_run)] = Lesson((Training(stage, None),))
+        for run_id, lesson in lessons.items():
+            folder = self.context.settings.runs_path / run_id
+            folder.mkdir(parents=True)
+            lesson.write(folder / LESSON)
 
     def stored(self, exam: Exam) -> dict[str, EvaluationResult]:
         with self.database.unit_of_work() as session:
@@ -170,3 +188,29 @@ def test_no_judge_is_asked_where_no_question_wants_one(
 
     assert exam.judge is None
     assert exam.to_json()["judge"] is None
+
+
+def test_what_a_version_was_taught_is_not_asked_of_one_trained_on_from_it(
+    hall: Hall, engines: Callable[..., None]
+) -> None:
+    engines(honest)
+    hall.begin_from_one_that_learnt(f"About Marlow Lighthouse: {STEPS}", "What is the goat called?")
+
+    exam = hall.sit()
+
+    asked = {item.prompt for item in exam.items}
+    assert WHY in asked
+    assert STEPS not in asked  # sent by a user after the earlier lesson had been taught
+    assert exam.to_json()["taught_before"] == 1
+
+
+def test_where_no_record_tells_what_was_taught_before_all_is_asked(
+    hall: Hall, engines: Callable[..., None]
+) -> None:
+    engines(honest)
+    hall.begin_from_one_that_learnt(STEPS, is_on_record=False)
+
+    exam = hall.sit()
+
+    assert {WHY, STEPS} <= {item.prompt for item in exam.items}
+    assert exam.to_json()["taught_before"] == 0
