@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -258,7 +258,8 @@ def delete_document(session: Session, document_id: str, *, tenant: str | None) -
         RowNotFound: no such document, or another tenant's.
     """
     document = get_document(session, document_id, tenant=tenant)
-    session.refresh(document, with_for_update=True)  # a run that takes it now is waited for
+    lock_for_deleting(session, [document_id], owner=document.owner)
+    session.refresh(document)
     _forget_mentions(session, document)
     quoting = (
         Chunk,
@@ -285,6 +286,26 @@ def delete_document(session: Session, document_id: str, *, tenant: str | None) -
     return document
 
 
+def lock_for_deleting(
+    session: Session, document_ids: Collection[str], *, owner: str | None
+) -> None:
+    """Wait for the runs that take these documents now, and hold all rows that deleting them changes.
+
+    Their own, and those of the owner's documents whose findings mention them: in the order of ids,
+    as everybody locks them. One after the other, a deletion and a run would wait for each other.
+    """
+    mention = cast(Document.findings, Text)
+    session.execute(
+        select(Document.id)
+        .where(
+            Document.owner.is_not_distinct_from(owner),
+            or_(Document.id.in_(document_ids), *(mention.contains(one) for one in document_ids)),
+        )
+        .order_by(Document.id)
+        .with_for_update()
+    )
+
+
 def _forget_mentions(session: Session, document: Document) -> None:
     """Take out of other documents' findings what they quote of this one.
 
@@ -296,7 +317,7 @@ def _forget_mentions(session: Session, document: Document) -> None:
         Document.id != document.id,
         cast(Document.findings, Text).contains(document.id),
     )
-    for other in session.scalars(mentions.with_for_update()):
+    for other in session.scalars(mentions.order_by(Document.id).with_for_update()):
         other.findings = [
             _without_mention(finding) if finding.get("document") == document.id else finding
             for finding in other.findings or ()
