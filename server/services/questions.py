@@ -48,6 +48,7 @@ def add(
         InvalidRequest: the document would have too many.
     """
     document = documents.get_document(session, document_id, tenant=principal.owner)
+    session.flush()  # what is read anew must be there
     session.refresh(document, with_for_update=True)  # whoever deletes it comes before or after
     if document.deleted_at is not None:
         raise RowNotFound("document", document_id, "It was deleted; send it anew.")
