@@ -18,7 +18,12 @@ Share: TypeAlias = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,  # no database takes them in JSON
+    )
 
 
 class LoraSpec(_Settings):
@@ -232,7 +237,7 @@ class MethodSettings(_Settings):
     exam: ExamSpec = ExamSpec()
     continual: ContinualSpec = ContinualSpec()
     quiz: QuizSpec = QuizSpec()
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=2**31 - 1)
     """Fixes the sampling of edits, the order of segments and the adapter's first weights."""
 
 

@@ -61,7 +61,7 @@ class EngineSampler:
             return _Order(messages, lambda control: control.chat(self._engine_name, body))
 
         orders = [order(messages) for messages in conversations]
-        return asyncio.run(self._ask_all(orders, on_progress))
+        return [_storable(text) for text in asyncio.run(self._ask_all(orders, on_progress))]
 
     def replies(
         self,
@@ -202,12 +202,17 @@ def _body(messages: Sequence[ChatMessage], params: SamplingParams) -> dict[str, 
 def _reply(found: Assembled) -> Reply:
     first = found.first
     return Reply(
-        first.text,
+        _storable(first.text),
         first.finish_reason,
         tuple(found.prompt_token_ids),
         tuple(first.token_ids),
         tuple(map(_likeliest, first.logprobs.get("content", ()))),
     )
+
+
+def _storable(text: str) -> str:
+    """Without NUL, which a model may say, and PostgreSQL has no place for."""
+    return text.replace("\x00", "\ufffd")
 
 
 def _likeliest(place: dict[str, Any]) -> TopK:

@@ -77,7 +77,7 @@ def disagreements(newer: Iterable[Fact], older: Iterable[Fact]) -> list[tuple[Fa
     """
     ours, theirs = _by_place(newer), _by_place(older)
     found: dict[int, tuple[Fact, Fact]] = {}
-    for place in ours.keys() & theirs.keys():
+    for place in (place for place in ours if place in theirs):  # in the order of the text
         for fact in ours[place]:
             same = [other for other in theirs[place] if overlap(fact, other) >= LEAST_OVERLAP]
             more = [other for other in ours[place] if overlap(fact, other) >= LEAST_OVERLAP]

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import TypeAdapter, ValidationError
 from sqlalchemy.orm import Session
 
-from adapters.types import Grader, ItemKind
+from adapters.types import ItemKind
 from server.api.deps import Admin, Ingest, Read, ReadOrIngest, RequestId, RuntimeDep
 from server.api.schemas import (
     DeletedView,
@@ -18,11 +18,13 @@ from server.api.schemas import (
     QuestionView,
     Text,
 )
+from server.api.uploads import sent_question
 from server.core.errors import InvalidRequest, UnknownField
+from server.core.security import Scope
 from server.db import ExamQuestion
 from server.http import parse_json
 from server.services import calibrations, questions
-from server.services.questions import Sent
+from server.services.documents import SentQuestion
 
 router = APIRouter(tags=["exams"])
 
@@ -77,11 +79,20 @@ async def list_questions(
     after: Text | None = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> QuestionPage:
-    """The questions on a document with their answers, newest first."""
+    """The questions on a document with their answers, newest first.
+
+    Those that users of the model have asked are shown to keys with the scope read only.
+    """
 
     def read(session: Session) -> QuestionPage:
         page = questions.list_questions(
-            session, document_id, tenant=actor.owner, kind=kind, after=after, limit=limit
+            session,
+            document_id,
+            tenant=actor.owner,
+            kind=kind,
+            without_traffic=not actor.may(Scope.READ),
+            after=after,
+            limit=limit,
         )
         return QuestionPage(data=[_view(row) for row in page.rows], next=page.next)
 
@@ -114,7 +125,7 @@ async def list_judges(runtime: RuntimeDep, _: Read) -> JudgeListing:
     return await runtime.database.read(read)
 
 
-def _read(raw: bytes, media_type: str) -> list[Sent]:
+def _read(raw: bytes, media_type: str) -> list[SentQuestion]:
     try:
         text = raw.decode()
     except UnicodeDecodeError as error:
@@ -138,7 +149,7 @@ def _read(raw: bytes, media_type: str) -> list[Sent]:
     return [_sent(row, number) for number, row in enumerate(rows)]
 
 
-def _sent(row: Any, number: int) -> Sent:
+def _sent(row: Any, number: int) -> SentQuestion:
     try:
         body = _ONE.validate_python(row)
     except ValidationError as error:
@@ -151,7 +162,7 @@ def _sent(row: Any, number: int) -> Sent:
             known = ", ".join(QuestionBody.model_fields)
             raise UnknownField(f"{where}: not a field; known are {known}.", field) from error
         raise InvalidRequest(f"{where}: {first['msg']}.", field) from error
-    return Sent(body.question, tuple(body.answers), Grader(body.grader))
+    return sent_question(body)
 
 
 def _view(row: ExamQuestion) -> QuestionView:

@@ -101,6 +101,9 @@ class QuestionBody(Body):
 
     @model_validator(mode="after")
     def _can_be_right(self) -> Self:
+        is_by_words = self.grader in (Grader.MATCH.value, Grader.JUDGE.value)
+        if is_by_words and not any(char.isalnum() for answer in self.answers for char in answer):
+            raise ValueError("no answer holds a letter or a digit; the grader exact compares signs")
         for answer in self.answers:
             if self.grader == Grader.NUMERIC.value and not _FIGURES.fullmatch(answer.strip()):
                 raise ValueError(
@@ -502,7 +505,8 @@ class AdapterView(View):
     owner: str | None
     """The tenant whose line it is; null is everybody's."""
     role: str
-    """serve, or task: it answers one task and learns no documents."""
+    """serve; task: it answers one task and learns no documents; editor: it writes self-edits, and
+    nobody can ask it."""
     base_model: str
     base_hash: str
     champion: str

@@ -23,7 +23,7 @@ from server.core.errors import (
 )
 from server.core.settings import DocumentSettings
 from server.http import parse_json, read_body
-from server.services.documents import Question, Upload, checked
+from server.services.documents import SentQuestion, Upload, checked
 
 MOST_FILES = 100
 """In one request."""
@@ -215,12 +215,13 @@ def _taken(
         upload = _from_bytes(file.content, kind, charset)
     except AppError as error:
         return Refused(index, file.filename, error)
-    asked = tuple(map(_asked, questions))
+    asked = tuple(map(sent_question, questions))
     return replace(upload, filename=file.filename, title=title, questions=asked)
 
 
-def _asked(body: QuestionBody) -> Question:
-    return body.question, tuple(body.answers), Grader(body.grader)
+def sent_question(body: QuestionBody) -> SentQuestion:
+    """A question as the services take it."""
+    return SentQuestion(body.question, tuple(body.answers), Grader(body.grader))
 
 
 def _kind_of(file: _FormFile) -> tuple[MediaType, str | None]:
@@ -276,7 +277,7 @@ def _from_json(text: str) -> Upload:
                 f"{field} is not a field of a document; known are {known}.", field
             ) from error
         raise InvalidRequest(f"{field}: {first['msg']}.", field) from error
-    questions = tuple(map(_asked, body.questions))
+    questions = tuple(map(sent_question, body.questions))
     return Upload(text=body.text, title=body.title, questions=questions)
 
 

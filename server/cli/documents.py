@@ -14,6 +14,7 @@ from rich.table import Column, Table
 from server.cli.client import Api, connect
 from server.cli.console import Failure, out
 from server.cli.progress import follow, wait_for_run
+from server.cli.questions import read_questions
 
 _PATH = "/api/v1/documents"
 _BATCH_FILES = 100
@@ -44,7 +45,8 @@ def ingest(
     questions: Annotated[
         Path | None,
         typer.Option(
-            help='JSON list of {"question": …, "answers": […]}: asked in the exam, never taught.'
+            help='JSON list, or JSON lines, of {"question": …, "answers": […]}: asked in the exam, '
+            "never taught."
         ),
     ] = None,
     wait: Wait = False,
@@ -55,7 +57,7 @@ def ingest(
         raise Failure("--title and --questions are for one file; send that file alone.")
     fields: dict[str, Any] = {} if title is None else {"title": title}
     if questions is not None:
-        fields["questions"] = _read_questions(questions)
+        fields["questions"] = read_questions(questions)
     with connect() as api:
         if not paths:
             sent = Sent([api.post(_PATH, {"text": _read_text(), **fields})], [])
@@ -75,7 +77,8 @@ def ingest(
 def learn(
     adapter: Annotated[str | None, typer.Argument(help="The line; else the model's own.")] = None,
     method: Annotated[
-        str | None, typer.Option(help="How: seal, distill or heal; else the settings' method.")
+        str | None,
+        typer.Option(help="How: seal, distill, heal or seal-editor; else the settings' method."),
     ] = None,
     wait: Wait = False,
 ) -> None:
@@ -231,12 +234,3 @@ def _read_text() -> str:
         raise Failure(
             f"Standard input is not UTF-8 text (byte {error.start}). Convert it first."
         ) from None
-
-
-def _read_questions(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except OSError as error:
-        raise Failure(f"Cannot read {path}: {error.strerror}.") from None
-    except ValueError as error:
-        raise Failure(f"{path} is not valid JSON: {error}.") from None

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 from rich.markup import escape
@@ -39,7 +40,7 @@ def add(
     if (file is None) == (question is None):
         raise Failure("Give either a FILE or --question with --answer.")
     if file is not None:
-        rows = _read(file)
+        rows = read_questions(file)
     else:
         if not answer:
             raise Failure("Say what counts as right: --answer.")
@@ -87,16 +88,20 @@ def remove(
 ) -> None:
     """Take one question out of all exams from now on."""
     with connect() as api:
-        api.delete(f"{_path(document)}/{question}")
+        api.delete(f"{_path(document)}/{quote(question, safe='')}")
     out.print(f"{question} is asked no more.")
 
 
 def _path(document: str) -> str:
-    return f"/api/v1/documents/{document}/questions"
+    return f"/api/v1/documents/{quote(document, safe='')}/questions"
 
 
-def _read(path: Path) -> list[Any]:
-    """A JSON list, one object, or an object on each line."""
+def read_questions(path: Path) -> list[Any]:
+    """A JSON list, one object, or an object on each line.
+
+    Raises:
+        Failure: it cannot be read, or holds none.
+    """
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:

@@ -76,9 +76,16 @@ def _report(api: Api, run_id: str, html: Path | None) -> None:
         out.print(f"Written: {html}", markup=False)
         return
     found = api.get(f"/api/v1/runs/{run_id}/report")
+    if not found["run"]["finished_at"]:
+        raise Failure(
+            f"{run_id} is {found['run']['status']}; its report comes with its end: "
+            f"`everlearn runs {run_id} --follow`."
+        )
     print_outcome(found["run"], out)
+    if not found["exam"].get("slices"):
+        return
     table = Table("slice", "items", "champion", "challenger", "95 %", "verdict", box=None)
-    for row in found["exam"].get("slices", []):
+    for row in found["exam"]["slices"]:
         low, high = row["interval"]
         counts = (str(row[name]) for name in ("items", "champion", "challenger"))
         table.add_row(escape(row["name"]), *counts, f"{low:+.2f} {high:+.2f}", row["verdict"] or "")

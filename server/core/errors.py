@@ -317,7 +317,7 @@ class PayloadTooLarge(AppError):
 
     @property
     def message(self) -> str:
-        remedy = f" Split it, or raise {self.args[1]}." if self.args[1] else ""
+        remedy = f" Split it, or raise {self.args[1]}." if self.args[1] else " Send less at once."
         return super().message + remedy
 
 

@@ -71,7 +71,8 @@ def forget_document(
         RowNotFound: no such document, or another tenant's.
     """
     document = documents.get_document(session, document_id, tenant=principal.owner)
-    session.refresh(document, with_for_update=True)
+    documents.lock_for_deleting(session, [document_id], owner=document.owner)
+    session.refresh(document)
     was_deleted = document.deleted_at is not None
     documents.delete_document(session, document_id, tenant=principal.owner)
     session.flush()
@@ -174,6 +175,8 @@ def erase_batch(session: Session, deletion: Deletion) -> int:
         .limit(DOCUMENTS_AT_ONCE)
     )
     document_ids = session.scalars(live).all()
+    if document_ids:
+        documents.lock_for_deleting(session, document_ids, owner=owner)
     for document_id in document_ids:
         documents.delete_document(session, document_id, tenant=None)
     if document_ids:

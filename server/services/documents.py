@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session, aliased
 
 from adapters.types import ExamItem, Grader, ItemKind, MediaType, build_item
 from server.core.clock import new_id, utc_now
-from server.core.errors import DocumentEmpty, DocumentNotText, RowNotFound
+from server.core.errors import DocumentEmpty, DocumentNotText, InvalidRequest, RowNotFound
 from server.core.queue import INGEST_DOCUMENT, Queue
 from server.db import (
     AcceptedEdit,
@@ -31,14 +31,23 @@ from server.db.session import after_commit
 from server.services.paging import Page, page_of
 from server.services.tenants import only, sees
 
-Question = tuple[str, tuple[str, ...], Grader]
-"""Its words, what counts as right, and how a reply is judged."""
+MOST_USER_QUESTIONS = 2000
+"""Users' questions on one document, because a run asks each of them twice."""
 
 DELETED_TITLE = "(deleted)"
 _TITLE_CHARS = 500
 _FILENAME_CHARS = 300
 _BINARY = re.compile(r"[\x00-\x08\x0b\x0e-\x1f]")
 _DERIVED_TITLE_CHARS = 80
+
+
+@dataclass(frozen=True, slots=True)
+class SentQuestion:
+    """A question as a user sends it; any of the answers is right."""
+
+    prompt: str
+    answers: tuple[str, ...]
+    grader: Grader = Grader.MATCH
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +62,7 @@ class Upload:
     """What the sender says of an HTML file."""
     filename: str | None = None
     title: str | None = None
-    questions: Sequence[Question] = ()
+    questions: Sequence[SentQuestion] = ()
     """Only ever asked, never trained on."""
 
 
@@ -90,6 +99,7 @@ def accept(
 
     Raises:
         DocumentEmpty, DocumentNotText: see :func:`checked`.
+        InvalidRequest: see :func:`add_user_questions`.
     """
     upload = checked(upload)
     raw = upload.text.encode() if upload.content is None else upload.content
@@ -112,14 +122,38 @@ def accept(
         if upload.content is not None:
             session.merge(DocumentSource(document_id=document_id, content=upload.content))
         after_commit(session, lambda: queue.send(INGEST_DOCUMENT, document_id))
+    add_user_questions(session, document.id, upload.questions)
+    return document, is_new
+
+
+def add_user_questions(
+    session: Session, document_id: str, sent: Sequence[SentQuestion]
+) -> tuple[list[ExamItem], int]:
+    """Store what a user asks about a document, each once; the items as sent, and how many are new.
+
+    Raises:
+        InvalidRequest: the document would have too many.
+    """
     items = [
         build_item(
-            ItemKind.USER, document.id, prompt=prompt.strip(), answers=answers, grader=grader
+            ItemKind.USER, document_id, prompt=one.prompt, answers=one.answers, grader=one.grader
         )
-        for prompt, answers, grader in upload.questions
+        for one in sent
     ]
-    add_exam_questions(session, document.id, exam=items, train=[])
-    return document, is_new
+    new = add_exam_questions(session, document_id, exam=items, train=[])
+    session.flush()
+    count = new and session.scalar(
+        select(func.count()).where(
+            ExamQuestion.document_id == document_id, ExamQuestion.kind == ItemKind.USER
+        )
+    )
+    if count and count > MOST_USER_QUESTIONS:
+        raise InvalidRequest(
+            f"The document would have {count} questions, and {MOST_USER_QUESTIONS} is the most; "
+            "send fewer, or remove some.",
+            "questions",
+        )
+    return items, new
 
 
 def add_exam_questions(
@@ -224,7 +258,8 @@ def delete_document(session: Session, document_id: str, *, tenant: str | None) -
         RowNotFound: no such document, or another tenant's.
     """
     document = get_document(session, document_id, tenant=tenant)
-    session.refresh(document, with_for_update=True)  # a run that takes it now is waited for
+    lock_for_deleting(session, [document_id], owner=document.owner)
+    session.refresh(document)
     _forget_mentions(session, document)
     quoting = (
         Chunk,
@@ -251,6 +286,26 @@ def delete_document(session: Session, document_id: str, *, tenant: str | None) -
     return document
 
 
+def lock_for_deleting(
+    session: Session, document_ids: Collection[str], *, owner: str | None
+) -> None:
+    """Wait for the runs that take these documents now, and hold all rows that deleting them changes.
+
+    Their own, and those of the owner's documents whose findings mention them: in the order of ids,
+    as everybody locks them. One after the other, a deletion and a run would wait for each other.
+    """
+    mention = cast(Document.findings, Text)
+    session.execute(
+        select(Document.id)
+        .where(
+            Document.owner.is_not_distinct_from(owner),
+            or_(Document.id.in_(document_ids), *(mention.contains(one) for one in document_ids)),
+        )
+        .order_by(Document.id)
+        .with_for_update()
+    )
+
+
 def _forget_mentions(session: Session, document: Document) -> None:
     """Take out of other documents' findings what they quote of this one.
 
@@ -262,7 +317,7 @@ def _forget_mentions(session: Session, document: Document) -> None:
         Document.id != document.id,
         cast(Document.findings, Text).contains(document.id),
     )
-    for other in session.scalars(mentions.with_for_update()):
+    for other in session.scalars(mentions.order_by(Document.id).with_for_update()):
         other.findings = [
             _without_mention(finding) if finding.get("document") == document.id else finding
             for finding in other.findings or ()

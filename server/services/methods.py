@@ -56,7 +56,7 @@ def config_of(
     """
     if name is not None and name not in METHODS:
         known = ", ".join(METHODS)
-        raise InvalidRequest(f"There is no method {name}; choose one of {known}.", "method")
+        raise InvalidRequest(f"There is no method {name!r}; choose one of {known}.", "method")
     config = learning.chosen if name is None else _set(learning, name)
     if overrides:
         merged = _merged(config.model_dump(mode="json"), overrides)
@@ -64,13 +64,23 @@ def config_of(
             config = type(config).model_validate(merged)
         except ValidationError as error:
             raise _refused(error) from None
-    if max_rank is not None and config.lora.rank > max_rank:
-        raise InvalidRequest(
-            f"config.lora.rank is {config.lora.rank}, and the engine takes at most {max_rank}; "
-            "lower it, or raise EVERLEARN_ENGINE__MAX_LORA_RANK.",
-            "config.lora.rank",
-        )
+    if max_rank is not None:
+        check_ranks(config, max_rank)
     return config
+
+
+def check_ranks(config: MethodConfig, max_rank: int) -> None:
+    """Raises InvalidRequest where a run would train what the engine does not take."""
+    ranks = {"config.lora.rank": config.lora.rank}
+    if isinstance(config, SealEditorConfig):  # its exam serves what the edits teach
+        ranks["config.inner.lora.rank"] = config.inner.lora.rank
+    for field, rank in ranks.items():
+        if rank > max_rank:
+            raise InvalidRequest(
+                f"{field} is {rank}, and the engine takes at most {max_rank}; "
+                "lower it, or raise EVERLEARN_ENGINE__MAX_LORA_RANK.",
+                field,
+            )
 
 
 def _set(learning: LearningSettings, name: str) -> MethodConfig:

@@ -10,24 +10,13 @@ from dataclasses import dataclass
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from adapters.types import ExamItem, Grader, ItemKind, build_item
-from server.core.errors import InvalidRequest, RowNotFound
+from adapters.types import ExamItem, ItemKind
+from server.core.errors import RowNotFound
 from server.db import EvaluationResult, ExamQuestion, Interaction
 from server.services import audit, documents
+from server.services.documents import SentQuestion
 from server.services.keys import Principal
 from server.services.paging import Page, page_of
-
-MOST_PER_DOCUMENT = 2000
-"""Users' questions on one document, because a run asks each of them twice."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """A question as a user sends it; any of the answers is right."""
-
-    prompt: str
-    answers: tuple[str, ...]
-    grader: Grader = Grader.MATCH
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +37,7 @@ class HeardSoFar:
 
 
 def add(
-    session: Session, principal: Principal, document_id: str, sent: Sequence[Sent]
+    session: Session, principal: Principal, document_id: str, sent: Sequence[SentQuestion]
 ) -> tuple[list[ExamQuestion], int]:
     """Store questions on a document, each once; the rows in the order sent, and how many are new.
 
@@ -59,24 +48,11 @@ def add(
         InvalidRequest: the document would have too many.
     """
     document = documents.get_document(session, document_id, tenant=principal.owner)
+    session.flush()  # what is read anew must be there
+    session.refresh(document, with_for_update=True)  # whoever deletes it comes before or after
     if document.deleted_at is not None:
         raise RowNotFound("document", document_id, "It was deleted; send it anew.")
-    items = [
-        build_item(
-            ItemKind.USER, document_id, prompt=one.prompt, answers=one.answers, grader=one.grader
-        )
-        for one in sent
-    ]
-    before = _count(session, document_id, ItemKind.USER)
-    documents.add_exam_questions(session, document_id, exam=items, train=[])
-    session.flush()
-    after = _count(session, document_id, ItemKind.USER)
-    if after > MOST_PER_DOCUMENT:
-        raise InvalidRequest(
-            f"The document would have {after} questions, and {MOST_PER_DOCUMENT} is the most; "
-            "send fewer, or remove some.",
-            "questions",
-        )
+    items, new = documents.add_user_questions(session, document_id, sent)
     rows = session.scalars(
         select(ExamQuestion).where(
             ExamQuestion.document_id == document_id,
@@ -84,9 +60,7 @@ def add(
         )
     )
     by_item = {row.item_id: row for row in rows}
-    return [by_item[item_id] for item_id in dict.fromkeys(item.id for item in items)], (
-        after - before
-    )
+    return [by_item[item_id] for item_id in dict.fromkeys(item.id for item in items)], new
 
 
 def list_questions(
@@ -94,12 +68,15 @@ def list_questions(
     document_id: str,
     *,
     tenant: str | None = None,
-    split: str | None = None,
     kind: str | None = None,
+    without_traffic: bool = False,
     after: str | None = None,
     limit: int = 100,
 ) -> Page[ExamQuestion]:
     """The questions on a document, newest first.
+
+    Args:
+        without_traffic: leave out those that users of the model have asked.
 
     Raises:
         RowNotFound: no such document, or another tenant's.
@@ -107,8 +84,8 @@ def list_questions(
     """
     documents.get_document(session, document_id, tenant=tenant)
     statement = select(ExamQuestion).where(ExamQuestion.document_id == document_id)
-    if split is not None:
-        statement = statement.where(ExamQuestion.split == split)
+    if without_traffic:
+        statement = statement.where(ExamQuestion.kind != ItemKind.TRAFFIC)
     if kind is not None:
         statement = statement.where(ExamQuestion.kind == kind)
     return page_of(session, statement, ExamQuestion, after=after, limit=limit)
@@ -203,10 +180,3 @@ def forget_heard(session: Session, interaction_ids: Collection[str]) -> None:
             )
         )
         session.delete(row)
-
-
-def _count(session: Session, document_id: str, kind: ItemKind) -> int:
-    statement = select(func.count()).where(
-        ExamQuestion.document_id == document_id, ExamQuestion.kind == kind
-    )
-    return session.scalar(statement) or 0

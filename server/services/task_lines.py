@@ -11,7 +11,7 @@ from server.core.errors import Conflict, TaskDeleted
 from server.core.queue import Queue
 from server.core.settings import Settings
 from server.db import AdaptationRun, Adapter, LineRole, RunTask, Task
-from server.services import bootstrap, runs
+from server.services import bootstrap, methods, runs
 from server.services.tenants import sees
 
 
@@ -35,14 +35,16 @@ def queue_task_run(
 
     Raises:
         TaskDeleted: it is forgotten.
-        Conflict: the line is another's, learns documents, or has learnt another task.
+        Conflict: the line is another's, learns documents, or learns or has learnt another task.
+        InvalidRequest: the settings' rank is above the engine's.
     """
     session.refresh(task, with_for_update=True)  # one order at a time: it may make the line
     if task.deleted_at is not None:
         raise TaskDeleted(task.id)
     line = _line(session, settings, task, adapter or line_name(task.id))
     config = settings.learning.few_shot
-    return runs.queue_run(
+    methods.check_ranks(config, settings.engine.max_lora_rank)
+    run, is_new = runs.queue_run(
         session,
         line,
         method=config.type,
@@ -50,6 +52,13 @@ def queue_task_run(
         requested_by=requested_by,
         queue=queue,
         task_id=task.id,
+    )
+    if is_new or (task.id in runs.tasks_of(session, run.id) and run.cancel_requested_at is None):
+        return run, is_new
+    # Of another task, deleted or ordered at this very moment, or of this one before it was deleted.
+    raise Conflict(
+        f"The line {line.name!r} still ends another run ({run.id}); try again when that is over, or "
+        "name another line as adapter."
     )
 
 

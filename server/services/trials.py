@@ -171,7 +171,8 @@ def start(
         share: percent of the requests, above 0.
 
     Raises:
-        InvalidRequest: a mode or a share that there is not; names the field.
+        InvalidRequest: a mode or a share that there is not, or an editor, which meets no traffic;
+            names the field.
         TrialOpen: the line has a trial already.
     """
     if mode not in tuple(TrialMode):
@@ -181,6 +182,12 @@ def start(
             f"share is percent of the requests, above 0 and at most 100, not {share:g}.", "share"
         )
     is_live = mode in _LIVE
+    if is_live and adapter.role == LineRole.EDITOR:
+        raise InvalidRequest(
+            f"{adapter.name} writes self-edits and meets no traffic, so no trial of it would end; "
+            "promote the version instead.",
+            "mode",
+        )
     champion = promotion.champion(session, adapter)
     row = {
         "id": new_id("tri"),

@@ -70,6 +70,17 @@ def test_a_run_takes_the_method_and_the_values_that_are_named_and_no_others(read
         ({"config": {"distill": {}}}, "config.distill", "unknown_field"),
         ({"config": {"type": "distill"}}, "config.type", "invalid_request"),
         ({"config": {"lora": {"rank": 64}}}, "config.lora.rank", "invalid_request"),
+        ({"config": {"seed": 2**31}}, "config.seed", "invalid_request"),
+        (
+            {"method": "seal-editor", "config": {"inner": {"lora": {"rank": 64}}}},
+            "config.inner.lora.rank",
+            "invalid_request",
+        ),
+        (
+            {"method": "seal-editor", "config": {"inner": {"type": "distill"}}},
+            "config.inner.type",
+            "invalid_request",
+        ),
     ],
 )
 def test_a_wrong_order_names_the_field(
@@ -80,3 +91,17 @@ def test_a_wrong_order_names_the_field(
     error = answer.json()["error"]
     assert (answer.status_code, error["param"], error["code"]) == (400, param, code)
     assert ready.client.get("/api/v1/runs").json()["data"] == []
+
+
+@pytest.mark.parametrize("number", ["Infinity", "NaN", "1e999"])
+def test_what_is_no_finite_number_is_refused_before_a_database_would(
+    ready: Api, number: str
+) -> None:
+    answer = ready.client.post(
+        "/api/v1/runs",
+        content=f'{{"config": {{"training": {{"learning_rate": {number}}}}}}}',
+        headers={"content-type": "application/json"},
+    )
+
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["param"] == "config.training.learning_rate"

@@ -7,12 +7,18 @@ from typing import Any
 
 import httpx2
 import pytest
+from sqlalchemy import update
 
+from adapters.types import ItemKind, build_item
+from server.core.clock import utc_now
+from server.core.errors import RowNotFound
 from server.core.settings import Settings
+from server.db import Document
 from server.db.session import Database
-from server.services import calibrations, documents
+from server.services import calibrations, documents, questions
+from server.services.documents import SentQuestion
 from tests.support.api import Api, running_api
-from tests.support.factories import make_document
+from tests.support.factories import make_document, principal
 
 WHO = {"question": "Who keeps it?", "answers": ["Odile", "Odile Brandt"]}
 COUNT = {"question": "How many steps has it?", "answers": ["1,212"], "grader": "numeric"}
@@ -113,6 +119,8 @@ def test_with_the_document_a_question_may_name_its_grader(api: Api) -> None:
         (COUNT | {"answers": ["10-12"]}, "answers"),
         (COUNT | {"answers": ["1, 2"]}, "answers"),
         (COUNT | {"answers": ["twelve"]}, "answers"),
+        (WHO | {"answers": ["?", "\u200b"]}, "answers"),
+        (WHY | {"answers": ["--"]}, "answers"),
         (COUNT | {"answers": ["12 or 13"]}, "answers"),
     ],
 )
@@ -234,3 +242,58 @@ def test_the_judge_is_shown_with_what_it_got_wrong(api: Api) -> None:
         ("new", 9, False),
         ("old", 1, True),
     ]
+
+
+def test_signs_alone_can_be_an_exact_answer(api: Api) -> None:
+    answer = send(api, document(api), GRID | {"answers": [">="]})
+
+    assert answer.status_code == 201, answer.text
+
+
+def test_what_users_have_asked_is_not_shown_to_a_key_that_may_only_send(api: Api) -> None:
+    document_id = document(api)
+    send(api, document_id, WHO)
+    heard = build_item(
+        ItemKind.TRAFFIC, document_id, prompt="Who holds the key?", answers=("Odile",)
+    )
+    with api.database.unit_of_work() as session:
+        documents.add_exam_questions(
+            session, document_id, exam=[heard], train=[], interaction_id="int_1"
+        )
+
+    def kinds(*scopes: str) -> list[str]:
+        answer = api.client.get(path(document_id), headers=api.key(*scopes))
+        return sorted(row["kind"] for row in answer.json()["data"])
+
+    assert kinds("ingest") == ["user"]
+    assert kinds("read") == kinds("read", "ingest") == kinds("admin") == ["traffic", "user"]
+
+
+def test_a_document_has_so_many_questions_and_no_more_however_they_come(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(documents, "MOST_USER_QUESTIONS", 1)
+    with_it = {"text": "Some text.", "questions": [WHO, COUNT]}
+
+    refused = api.client.post("/api/v1/documents", json=with_it)
+    taken = api.client.post("/api/v1/documents", json=with_it | {"questions": [WHO]})
+    again = api.client.post("/api/v1/documents", json=with_it | {"questions": [WHO]})
+    more = send(api, taken.json()["id"], COUNT)
+
+    assert error(refused) == error(more) == (400, "invalid_request", "questions")
+    assert (taken.status_code, again.status_code) == (201, 200)
+    assert len(listed(api, taken.json()["id"])) == 1
+
+
+def test_a_document_that_is_deleted_at_the_same_moment_takes_no_question(api: Api) -> None:
+    document_id = document(api)
+    with api.database.unit_of_work() as session:
+        documents.get_document(session, document_id)  # as it was before the other's commit
+        session.execute(
+            update(Document)
+            .where(Document.id == document_id)
+            .values(deleted_at=utc_now())
+            .execution_options(synchronize_session=False)
+        )
+        with pytest.raises(RowNotFound, match="deleted"):
+            questions.add(session, principal(), document_id, [SentQuestion("Who?", ("Odile",))])

@@ -12,6 +12,7 @@ from server.core.settings import Settings
 from server.db import AdaptationRun, VersionStatus
 from server.db.session import Database
 from server.services import evaluations, registry
+from server.services.bootstrap import create_line
 from tests.support.api import Api, running_api
 from tests.support.factories import make_document, make_run, make_version
 
@@ -176,3 +177,19 @@ def test_no_run_no_report(api: Api) -> None:
         answer = api.client.get(f"/api/v1/runs/run_none/{path}")
 
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+
+
+def test_a_report_is_for_those_who_may_read_the_line(api: Api) -> None:
+    with api.database.unit_of_work() as session:
+        make_document(session, owner="acme")
+        line = create_line(session, api.settings, "acme-line", owner="acme")
+        run_id = make_run(session, line).id
+
+    def statuses(headers: dict[str, str]) -> list[int]:
+        paths = (f"/api/v1/runs/{run_id}/{path}" for path in ("report", "report.html"))
+        return [api.client.get(path, headers=headers).status_code for path in paths]
+
+    assert statuses(api.key("read", owner="acme")) == [200, 200]
+    assert statuses(api.key("read")) == [200, 200]
+    assert statuses(api.key("read", "admin", owner="globex")) == [404, 404]
+    assert statuses(api.key("ingest", owner="acme")) == [403, 403]

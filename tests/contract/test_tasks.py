@@ -9,6 +9,7 @@ import httpx2
 import pytest
 from sqlalchemy import select
 
+from adapters.spec import FewShotConfig, LoraSpec
 from server.core.settings import LearningSettings, Settings
 from server.db import AdaptationPolicy, Adapter, AdapterVersion, LineRole, RunStatus, VersionStatus
 from server.db.session import Database
@@ -406,3 +407,36 @@ def test_an_unknown_task_is_not_found(api: Api) -> None:
     ]
 
     assert [answer.status_code for answer in answers] == [404, 404, 404]
+
+
+def test_a_line_that_still_ends_a_deleted_tasks_run_takes_no_other_in_its_place(api: Api) -> None:
+    task = send(api, TASK)
+    other = send(api, {**TASK, "instruction": "Turn it round."})
+    run = order(api, task["id"])
+    with api.database.unit_of_work() as session:
+        owned = runs.claim(session, run["id"], worker="w", lease=timedelta(seconds=60))
+        assert owned is not None
+        runs.take_tasks(session, owned)
+    api.client.delete(f"{PATH}/{task['id']}")
+
+    refused = order(api, other["id"], status=409, adapter=task["adapter"])["error"]
+    send(api, TASK)
+    revived = order(api, task["id"], status=409)["error"]
+    with api.database.unit_of_work() as session:
+        runs.finish(session, owned, status=RunStatus.CANCELLED)
+
+    assert run["id"] in refused["message"]
+    assert run["id"] in revived["message"]
+    assert order(api, task["id"])["tasks"] == [task["id"]]
+
+
+def test_a_rank_above_the_engines_is_refused_when_a_task_is_ordered(
+    tmp_path: Path, settings: Settings, database: Database
+) -> None:
+    wide = LearningSettings(few_shot=FewShotConfig(lora=LoraSpec(rank=64)))
+    with running_api(tmp_path, settings.model_copy(update={"learning": wide}), database) as api:
+        error = order(api, send(api, TASK)["id"], status=400)["error"]
+
+        assert error["param"] == "config.lora.rank"
+        assert "EVERLEARN_ENGINE__MAX_LORA_RANK" in error["message"]
+        assert api.client.get("/api/v1/runs").json()["data"] == []

@@ -7,11 +7,12 @@ from pathlib import Path
 from threading import Barrier
 
 import pytest
+from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from server.core.errors import AliasMoved, Conflict, LeaseLost, VersionInUse, VersionNotServable
 from server.core.settings import LearningSettings, Settings
-from server.db import Adapter, RunInteraction, RunStatus, VersionStatus
+from server.db import Adapter, Document, RunInteraction, RunStatus, VersionStatus
 from server.db.session import Database
 from server.services import (
     audit,
@@ -28,6 +29,7 @@ from server.services import (
 from server.services.bootstrap import ensure_line
 from server.services.relearning import Orders
 from tests.conftest import BASE_HASH, RecordingQueue
+from tests.support.api import until
 from tests.support.factories import captured, make_document, make_run, make_version, principal
 
 pytestmark = pytest.mark.integration
@@ -252,3 +254,41 @@ def _learn(database: Database, line: Adapter, run_id: str | None = None) -> None
         number = make_version(session, line, claim=owned).number
         promote(line, number)(session)
         runs.finish(session, owned, status=RunStatus.SUCCEEDED, verdict="promote")
+
+
+def test_a_deletion_and_a_run_wait_for_each_other_in_turn_and_never_both(
+    shared: Database, line: Adapter
+) -> None:
+    """A deletion changes the documents that mention its own, too. In another order than a run locks
+    them, PostgreSQL would end one of the two."""
+    with shared.unit_of_work() as session:
+        first, last = sorted(
+            (make_document(session, word) for word in ("One.", "Two.")), key=lambda row: row.id
+        )
+        first.findings = [{"kind": "near_duplicate", "severity": "note", "document": last.id}]
+        last.findings = [{"kind": "near_duplicate", "severity": "note", "document": first.id}]
+
+    def forget() -> str:
+        with shared.unit_of_work() as session:
+            return deletions.forget_document(session, principal(), last.id)[1].id
+
+    with ThreadPoolExecutor(1) as pool:
+        with shared.unit_of_work() as session:
+            held = select(Document.id).where(Document.id == first.id).with_for_update()
+            session.execute(held)
+            waiting = pool.submit(forget)
+            if shared.url.get_backend_name() == "postgresql":
+                until(lambda: _is_waited_for(shared))
+            live = documents.live_documents(session, owner=None, lock=True)
+            assert [row.id for row in live] == [first.id, last.id]
+        waiting.result(timeout=30)
+
+    with shared.unit_of_work() as session:
+        assert [row.id for row in documents.live_documents(session, owner=None)] == [first.id]
+        assert last.id not in str(documents.get_document(session, first.id).findings)
+
+
+def _is_waited_for(database: Database) -> bool:
+    """Whether a transaction waits for another's lock."""
+    with database.look() as session:
+        return bool(session.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")))

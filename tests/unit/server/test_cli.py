@@ -171,7 +171,7 @@ def run(*arguments: str, **options: Any) -> Any:
 
 def test_ingest_sends_text_title_and_questions(server, tmp_path):
     (tmp_path / "text.md").write_text("The ferry is called the Pale Heron.")
-    (tmp_path / "questions.json").write_text('[{"question": "Which?", "answers": ["Heron"]}]')
+    (tmp_path / "questions.json").write_text('{"question": "Which?", "answers": ["Heron"]}\n')
     server.answers["POST /api/v1/documents"] = (201, {"data": [DOCUMENT], "new": 1, "errors": []})
 
     result = run("ingest", "text.md", "--title", "Ferry", "--questions", "questions.json")
@@ -1103,3 +1103,58 @@ def test_a_task_is_forgotten(server):
 
     assert result.exit_code == 0, result.output
     assert "task tsk_1" in result.stdout
+
+
+SLICE = {
+    "name": "new [documents]",
+    "items": 8,
+    "champion": 1,
+    "challenger": 7,
+    "interval": [0.5, 1.0],
+    "verdict": "promote",
+}
+
+
+def test_a_report_is_a_table_of_slices(server):
+    found = {"run": LEARNT, "exam": {"slices": [SLICE]}, "questions": [], "lineage": []}
+    server.answers["GET /api/v1/runs/run_1/report"] = (200, found)
+
+    result = run("runs", "run_1", "--report")
+
+    assert result.exit_code == 0, result.output
+    assert "6 gained, 0 lost" in result.stdout
+    assert "new [documents]" in result.stdout
+    assert "+0.50 +1.00" in result.stdout
+
+
+def test_a_run_without_slices_has_a_report_of_its_reasons(server):
+    found = {"run": LEARNT, "exam": {}, "questions": [], "lineage": []}
+    server.answers["GET /api/v1/runs/run_1/report"] = (200, found)
+
+    result = run("runs", "run_1", "--report")
+
+    assert "6 gained, 0 lost" in result.stdout
+    assert "challenger" not in result.stdout
+
+
+def test_a_run_that_goes_on_has_no_report_yet_and_is_not_called_failed(server):
+    found = {"run": RUN, "exam": {}, "questions": [], "lineage": []}
+    server.answers["GET /api/v1/runs/run_1/report"] = (200, found)
+
+    result = run("runs", "run_1", "--report")
+
+    assert result.exit_code == 1
+    assert "--follow" in result.stderr
+    assert "no error was recorded" not in result.output
+
+
+def test_a_report_is_written_as_a_page(server, tmp_path):
+    server.answers["GET /api/v1/runs/run_1/report.html"] = (200, "<!doctype html><p>\u2212</p>")
+
+    written = run("runs", "run_1", "--html", "report.html")
+    refused = run("runs", "run_1", "--html", str(tmp_path / "nowhere" / "report.html"))
+
+    assert written.exit_code == 0, written.output
+    assert (tmp_path / "report.html").read_text() == "<!doctype html><p>\u2212</p>"
+    assert refused.exit_code == 1
+    assert "name another file" in refused.stderr

@@ -8,6 +8,7 @@ from server.core.queue import INGEST_DOCUMENT
 from server.db import DocumentState
 from server.db.session import Database
 from server.services import documents, ingestion
+from server.services.documents import SentQuestion
 from tests.conftest import RecordingQueue
 from tests.support.factories import accept_text, make_document
 
@@ -58,14 +59,14 @@ def test_title_defaults_to_the_first_line(database: Database, queue: RecordingQu
 
 
 def test_questions_sent_later_are_added_once(database: Database, queue: RecordingQueue) -> None:
-    question = ("Who keeps it?", ("Odile",), Grader.NUMERIC)
+    question = SentQuestion("Who keeps it?", ("Odile",), Grader.NUMERIC)
     document_id, _ = accept(database, queue, "Odile keeps it.")
     for _ in range(2):
         accept(database, queue, "Odile keeps it.", questions=[question])
 
     with database.unit_of_work() as session:
         [item] = documents.exam_items(session, [document_id], split="exam")
-    assert (item.prompt, item.answers, item.grader) == question
+    assert SentQuestion(item.prompt, item.answers, item.grader) == question
 
 
 def test_a_question_keeps_the_split_it_was_given(database: Database) -> None:

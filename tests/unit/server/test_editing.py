@@ -8,7 +8,7 @@ from sqlalchemy import select
 
 from adapters.spec import OuterLoopSpec, SealConfig, editor_config
 from server.core.errors import InvalidRequest, LeaseLost, NoAcceptedEdits
-from server.core.settings import LearningSettings
+from server.core.settings import LearningSettings, RolloutSettings
 from server.db import AcceptedEdit, AdaptationRun, Adapter, Document
 from server.db.session import Database
 from server.services import (
@@ -19,6 +19,7 @@ from server.services import (
     promotion,
     registry,
     runs,
+    trials,
 )
 from server.services.editing import Found
 from server.services.relearning import Orders
@@ -291,3 +292,24 @@ def test_an_editor_is_due_once_for_so_many_new_edits(edited: Editing) -> None:
     assert edited.due(LearningSettings()) == 0
     assert edited.due(settings) == 1
     assert edited.due(settings) == 0
+
+
+@pytest.mark.parametrize("mode", ["shadow", "canary"])
+def test_no_editor_is_tried_on_traffic_that_it_never_meets(edited: Editing, mode: str) -> None:
+    edited.promoted()
+
+    with edited.database.unit_of_work() as session:
+        editor = editing.editor_of(session, edited.kept.adapter)
+        assert editor is not None
+        [version] = registry.versions_of(session, editor)
+        with pytest.raises(InvalidRequest, match="meets no traffic"):
+            trials.start(
+                session,
+                editor,
+                version,
+                mode=mode,
+                share=10,
+                actor="key:admin",
+                reason="",
+                config=RolloutSettings(),
+            )

@@ -15,7 +15,7 @@ from server.core.settings import Settings
 from server.db import Adapter, EvaluationResult, VersionStatus
 from server.db.session import Database
 from server.services import documents, evaluations, questions, registry, runs
-from server.services.questions import Sent
+from server.services.documents import SentQuestion
 from server.services.rebuilds import LESSON
 from tests.conftest import RecordingQueue
 from tests.support.factories import make_document, make_run, make_version, principal
@@ -56,8 +56,8 @@ class Hall:
         with database.unit_of_work() as session:
             document_id = make_document(session).id
             sent = [
-                Sent(WHY, ("The lamp was automated",), Grader.JUDGE),
-                Sent(STEPS, ("212",), Grader.NUMERIC),
+                SentQuestion(WHY, ("The lamp was automated",), Grader.JUDGE),
+                SentQuestion(STEPS, ("212",), Grader.NUMERIC),
             ]
             questions.add(session, principal(), document_id, sent)
             run = make_run(session, adapter)

@@ -40,7 +40,8 @@ from server.services import (
     retention,
     runs,
 )
-from server.services.questions import Heard, Sent
+from server.services.documents import SentQuestion
+from server.services.questions import Heard
 from server.services.rebuilds import LESSON
 from tests.conftest import RecordingQueue
 from tests.support.factories import captured, make_document, make_run, make_version, principal
@@ -349,7 +350,9 @@ def test_an_interaction_deleted_while_it_is_looked_up_leaves_no_question(desk: D
 
 def test_a_users_question_goes_before_the_same_of_traffic_and_model(desk: Desk) -> None:
     with desk.database.unit_of_work() as session:
-        questions.add(session, principal(), desk.document_id, [Sent(KEEPER, ("Odile Brandt",))])
+        questions.add(
+            session, principal(), desk.document_id, [SentQuestion(KEEPER, ("Odile Brandt",))]
+        )
     desk.hear(KEEPER)
 
     quiz = desk.gather()
@@ -362,7 +365,9 @@ def test_a_question_sent_after_the_split_takes_the_place_of_the_models(desk: Des
     first = desk.gather()
     [cloze, *_] = [item for item in first.exam if item.kind is ItemKind.CLOZE]
     with desk.database.unit_of_work() as session:
-        questions.add(session, principal(), desk.document_id, [Sent(cloze.prompt, cloze.answers)])
+        questions.add(
+            session, principal(), desk.document_id, [SentQuestion(cloze.prompt, cloze.answers)]
+        )
 
     later = desk.gather()
 
@@ -425,7 +430,7 @@ def test_a_further_question_that_was_taught_is_not_asked(desk: Desk) -> None:
 
 def test_the_grader_of_a_question_reaches_the_exam(desk: Desk) -> None:
     with desk.database.unit_of_work() as session:
-        sent = Sent(STEPS, ("212",), Grader.NUMERIC)
+        sent = SentQuestion(STEPS, ("212",), Grader.NUMERIC)
         questions.add(session, principal(), desk.document_id, [sent])
 
     [item] = [item for item in desk.gather().exam if item.kind is ItemKind.USER]

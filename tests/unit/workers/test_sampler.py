@@ -130,3 +130,15 @@ def test_an_engine_that_cannot_score_is_told_from_one_that_is_away(
         sampler(settings, "http://127.0.0.1:9").score([(1, 2)])
 
     assert not isinstance(away.value, NotScored)
+
+
+def test_a_reply_with_nul_can_be_stored(
+    settings: Settings, engine: FakeEngine, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "tokens", lambda body: ["no", "\x00", "thing"])
+    asked = sampler(settings, served.url)
+
+    [plain] = asked.chat(CONVERSATIONS[:1], SamplingParams())
+    [measured] = asked.replies(CONVERSATIONS[:1], SamplingParams())
+
+    assert plain == measured.text == "no\ufffdthing"
