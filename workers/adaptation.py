@@ -28,6 +28,7 @@ from server.services import (
     evaluations,
     ingestion,
     promotion,
+    questions,
     rebuilds,
     registry,
     runs,
@@ -317,6 +318,8 @@ class Adaptation:
                 # A cancel that came after the last beat still counts; none can come after this one.
                 if runs.heartbeat(session, self._owned, stage="swap"):
                     raise RunCancelled
+                # A deletion is seen here, or waits and then finds what the exam quotes.
+                runs.lock_material(session, self._owned.run_id)
                 if deletion := taint.deletion_seen_by(session, self._owned.run_id):
                     raise RunCancelled(
                         f"What it had learnt was deleted meanwhile ({deletion.id}); what is left "
@@ -335,7 +338,7 @@ class Adaptation:
                     champion=material.champion,
                     verdict=verdict,
                     decision=exam.to_json(),
-                    results=exam.rows(),
+                    results=questions.without_forgotten(session, exam.rows()),
                 )
                 if is_promoted:
                     trials.roll_out(
