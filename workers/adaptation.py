@@ -37,7 +37,7 @@ from server.services import (
 )
 from server.services.runs import NO_UPDATE, Claim
 from workers import editors, examination, quizzes, rebuild, replicas, versions
-from workers.bench import RunBench, drop_trained
+from workers.bench import RunBench, drop_trained, may_be_held, scratch_of
 from workers.context import WorkerContext, worker_context
 from workers.heart import Heart, RunCancelled
 from workers.ingest import ingest
@@ -104,7 +104,7 @@ class Adaptation:
             self._kind = run.kind
             self._config = METHOD_CONFIG.validate_python(run.config)
         self._folder = context.settings.runs_path / owned.run_id
-        self._scratch = self._folder / f"attempt-{owned.attempt}"
+        self._scratch = scratch_of(self._folder, owned.attempt)
         self._scratch.mkdir(parents=True, exist_ok=True)
 
     def go_through(self) -> None:
@@ -148,8 +148,12 @@ class Adaptation:
             log.warning("run_lost", run_id=self._owned.run_id, reason=str(lost))
 
     def clean_up(self) -> None:
-        """Drop what only this attempt needed; the lesson stays, as the record of what was taught."""
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        """Drop what only this attempt needed; the lesson stays, as the record of what was taught.
+
+        An engine that would not let go of a throw-away adapter keeps its files for now.
+        """
+        if not may_be_held(self._scratch):
+            shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _collect(self) -> Material:
         with self._stage("chunk"):
@@ -186,6 +190,7 @@ class Adaptation:
                 (*found.exam, *task_items(material, self._config)), found.train, found.report
             )
             self._report["quiz"] = quiz.report
+            self._heart.confirm()
             write_json(kept, _QUIZZES.dump_python(quiz, mode="json"))
             return quiz
 
@@ -246,7 +251,7 @@ class Adaptation:
             self._heart,
             origin_of(material),
             folder=self._folder,
-            scratch=self._scratch,
+            owned=self._owned,
             seconds=self._seconds,
         )
 

@@ -18,6 +18,8 @@ from server.db import Adapter
 from server.engine.control import open_control
 from server.services import deletions, fleet, registry, removal
 from server.services.relearning import Orders
+from workers import leftovers
+from workers.bench import may_be_held
 from workers.context import WorkerContext
 
 log = structlog.get_logger(__name__)
@@ -143,6 +145,9 @@ def _remove_lessons(context: WorkerContext, deletion_id: str) -> None:
     gone = set()
     for run_id in over:
         folder = context.settings.runs_path / run_id
+        held = [scratch for scratch in folder.glob("attempt-*") if may_be_held(scratch)]
+        if held and not leftovers.let_go(context, held):
+            continue
         try:
             if folder.exists():
                 shutil.rmtree(folder)

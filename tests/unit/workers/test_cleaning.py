@@ -205,6 +205,7 @@ def test_ticks_alone_bring_a_deletion_to_its_end(house: House) -> None:
     (lesson / "lesson.json").write_text('["Gone."]')
     other = house.context.settings.runs_path / "run_of_smollm2_v1"
     other.mkdir()
+    (other / "lesson.json").write_text('["Kept."]')
 
     with house.database.unit_of_work() as session:
         deletion_id = deletions.forget_document(session, principal(), document_id, rebuild=True)[
@@ -213,7 +214,7 @@ def test_ticks_alone_bring_a_deletion_to_its_end(house: House) -> None:
     schedule.tick(house.context)
 
     assert not lesson.exists()  # what quotes it goes at once
-    assert other.exists()
+    assert (other / "lesson.json").exists()
     assert house.names() == ["v0001", "v0002", "v0003"]
     with house.database.unit_of_work() as session:
         (run_id,) = deletions.get_deletion(session, deletion_id).run_ids
