@@ -64,7 +64,7 @@ def _tidy_runs(context: WorkerContext) -> None:
             _remove_if_empty(folder)
     scratches = [path for paths in left.values() for path in paths if may_be_held(path)]
     held = set(scratches) - set(let_go(context, scratches))
-    for folder, paths in left.items():
+    for paths in left.values():
         if any(path in held for path in paths):
             continue  # what it has trained may be held as well
         for path in paths:
@@ -123,7 +123,11 @@ def _leftovers(folder: Path, standing: Standing) -> Iterator[Path]:
     for path in folder.iterdir():
         attempt = attempt_of(path)
         is_lesson = path.name == LESSON and standing.has_version
-        if standing.has_left(attempt) if attempt is not None else standing.is_over and not is_lesson:
+        if (
+            standing.has_left(attempt)
+            if attempt is not None
+            else standing.is_over and not is_lesson
+        ):
             yield path
 
 
