@@ -6,6 +6,7 @@ that a run whose worker was killed goes on where it was.
 """
 
 import dataclasses
+import json
 import shutil
 from datetime import timedelta
 from typing import Any
@@ -51,6 +52,8 @@ log = structlog.get_logger(__name__)
 
 _MOST_EXAMS = 3
 _QUIZ = "quiz.json"
+_ACCOUNT = "account.json"
+"""What the method said of its work, for the attempt that ends the run."""
 
 
 @shared_task(name=RUN_ADAPTATION)
@@ -218,21 +221,25 @@ class Adaptation:
         """The id of the run's version: taught, verified and registered, once; None: no update."""
         with self._database.unit_of_work() as session:
             done = registry.version_of_run(session, self._owned.run_id)
+        account = self._folder / _ACCOUNT
         if done is not None:  # an earlier attempt of this run came this far
+            if account.exists():
+                self._report |= json.loads(account.read_text())
             drop_trained(self._folder)
             return done.id
         bench = self._bench(material)
         outcome = build_method(self._config).learn(
             assignment_of(material, quiz.exam, quiz.train), bench
         )
-        self._report |= outcome.report
-        self._report["training"] = _summed(bench.closings)
+        said = outcome.report | {"training": _summed(bench.closings)}
+        self._report |= said
         with self._database.unit_of_work() as session:
             found = (editing.Found(**dataclasses.asdict(edit)) for edit in outcome.accepted)
             editing.keep(session, self._owned, found)
         if outcome.weights is None:
             return None
         lesson = bench.settle(outcome.weights)
+        write_json(account, said)
         trained = versions.Trained(
             outcome.weights.folder,
             rebuilds.lesson_hash(lesson),

@@ -164,6 +164,7 @@ class RunBench:
         """End the lesson with the training that made these; the lesson's file."""
         count = self._trained.index(weights) + 1
         path = self.folder / LESSON
+        self.heart.confirm()
         self._lesson_of(self._lesson.trainings[:count]).write(path)
         del self.closings[count:]
         return path
