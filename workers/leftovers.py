@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
+from sqlalchemy import select
 
 from server.core.errors import AppError
-from server.db import AdaptationRun
+from server.db import AdaptationRun, AdapterVersion
 from server.engine.control import open_control
-from server.services import fleet, registry, runs
+from server.services import fleet, runs
 from server.services.rebuilds import LESSON
 from server.services.runs import Claim
 from workers.bench import attempt_of, claim_of_try, may_be_held
@@ -28,6 +29,10 @@ log = structlog.get_logger(__name__)
 
 _PENDING = re.compile(r"\.(?P<run>run_[a-z0-9_]+)-(?P<attempt>[0-9]+)")
 """An artifact that was not entered yet."""
+
+
+_AT_ONCE = 500
+"""Runs that are looked up together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +57,14 @@ def tidy(context: WorkerContext) -> None:
 def _tidy_runs(context: WorkerContext) -> None:
     """Of a run that is over the lesson stays, where a version came of it; of one at work its files."""
     left: dict[Path, list[Path]] = {}
-    for folder in _folders(context.settings.runs_path):
-        if folder.name in context.tidied:
-            continue
-        standing = _standing(context, folder.name)
+    folders = [
+        folder
+        for folder in _folders(context.settings.runs_path)
+        if folder.name not in context.tidied
+    ]
+    standings = _standings(context, [folder.name for folder in folders])
+    for folder in folders:
+        standing = standings.get(folder.name)
         if standing is None:  # not of this database
             continue
         left[folder] = list(_leftovers(folder, standing))
@@ -100,27 +109,38 @@ async def _unload(context: WorkerContext, claims: Collection[Claim], urls: Seque
 
 def _tidy_lines(context: WorkerContext) -> None:
     """Artifacts that an attempt was making when its worker was killed."""
-    for line in _folders(context.settings.artifacts_path):
-        for folder in _folders(line):
-            if (match := _PENDING.fullmatch(folder.name)) is None:
-                continue
-            standing = _standing(context, match["run"])
-            if standing is not None and standing.has_left(int(match["attempt"])):
-                _remove(folder)
+    pending = [
+        (folder, match)
+        for line in _folders(context.settings.artifacts_path)
+        for folder in _folders(line)
+        if (match := _PENDING.fullmatch(folder.name)) is not None
+    ]
+    standings = _standings(context, [match["run"] for _, match in pending])
+    for folder, match in pending:
+        standing = standings.get(match["run"])
+        if standing is not None and standing.has_left(int(match["attempt"])):
+            _remove(folder)
 
 
-def _standing(context: WorkerContext, run_id: str) -> Standing | None:
+def _standings(context: WorkerContext, run_ids: Sequence[str]) -> dict[str, Standing]:
+    """By run; nothing of one that this database does not know."""
+    found: dict[str, Standing] = {}
     with context.database.look() as session:
-        run = session.get(AdaptationRun, run_id)
-        if run is None:
-            return None
-        is_over = run.status not in runs.OPEN
-        has_version = registry.version_of_run(session, run_id) is not None
-        return Standing(run.attempt, is_over, has_version)
+        for first in range(0, len(run_ids), _AT_ONCE):
+            rows = session.execute(
+                select(AdaptationRun.id, AdaptationRun.attempt, AdaptationRun.status)
+                .add_columns(AdapterVersion.id)
+                .outerjoin(AdapterVersion, AdapterVersion.run_id == AdaptationRun.id)
+                .where(AdaptationRun.id.in_(run_ids[first : first + _AT_ONCE]))
+            )
+            for run_id, attempt, status, version_id in rows:
+                is_over = status not in runs.OPEN
+                found[run_id] = Standing(attempt, is_over, has_version=version_id is not None)
+    return found
 
 
 def _leftovers(folder: Path, standing: Standing) -> Iterator[Path]:
-    for path in folder.iterdir():
+    for path in _entries(folder):
         attempt = attempt_of(path)
         is_lesson = path.name == LESSON and standing.has_version
         if (
@@ -131,9 +151,15 @@ def _leftovers(folder: Path, standing: Standing) -> Iterator[Path]:
             yield path
 
 
-def _folders(of: Path) -> Iterator[Path]:
-    if of.is_dir():
-        yield from (path for path in of.iterdir() if path.is_dir())
+def _folders(of: Path) -> list[Path]:
+    return [path for path in _entries(of) if path.is_dir()]
+
+
+def _entries(of: Path) -> list[Path]:
+    try:
+        return list(of.iterdir())
+    except FileNotFoundError:  # another worker tidies up as well
+        return []
 
 
 def _remove_if_empty(folder: Path) -> None:
@@ -142,8 +168,12 @@ def _remove_if_empty(folder: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
+    try:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("leftover_kept", path=str(path), why=str(error))
     else:
-        path.unlink(missing_ok=True)
-    log.info("leftover_removed", path=str(path))
+        log.info("leftover_removed", path=str(path))
