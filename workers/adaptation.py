@@ -6,6 +6,7 @@ that a run whose worker was killed goes on where it was.
 """
 
 import dataclasses
+import json
 import shutil
 from datetime import timedelta
 from typing import Any
@@ -28,6 +29,7 @@ from server.services import (
     evaluations,
     ingestion,
     promotion,
+    questions,
     rebuilds,
     registry,
     runs,
@@ -36,7 +38,7 @@ from server.services import (
 )
 from server.services.runs import NO_UPDATE, Claim
 from workers import editors, examination, quizzes, rebuild, replicas, versions
-from workers.bench import RunBench, drop_trained
+from workers.bench import RunBench, drop_trained, may_be_held, scratch_of
 from workers.context import WorkerContext, worker_context
 from workers.heart import Heart, RunCancelled
 from workers.ingest import ingest
@@ -50,6 +52,8 @@ log = structlog.get_logger(__name__)
 
 _MOST_EXAMS = 3
 _QUIZ = "quiz.json"
+_ACCOUNT = "account.json"
+"""What the method said of its work, for the attempt that ends the run."""
 
 
 @shared_task(name=RUN_ADAPTATION)
@@ -103,7 +107,7 @@ class Adaptation:
             self._kind = run.kind
             self._config = METHOD_CONFIG.validate_python(run.config)
         self._folder = context.settings.runs_path / owned.run_id
-        self._scratch = self._folder / f"attempt-{owned.attempt}"
+        self._scratch = scratch_of(self._folder, owned.attempt)
         self._scratch.mkdir(parents=True, exist_ok=True)
 
     def go_through(self) -> None:
@@ -147,8 +151,12 @@ class Adaptation:
             log.warning("run_lost", run_id=self._owned.run_id, reason=str(lost))
 
     def clean_up(self) -> None:
-        """Drop what only this attempt needed; the lesson stays, as the record of what was taught."""
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        """Drop what only this attempt needed; the lesson stays, as the record of what was taught.
+
+        An engine that would not let go of a throw-away adapter keeps its files for now.
+        """
+        if not may_be_held(self._scratch):
+            shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _collect(self) -> Material:
         with self._stage("chunk"):
@@ -185,6 +193,7 @@ class Adaptation:
                 (*found.exam, *task_items(material, self._config)), found.train, found.report
             )
             self._report["quiz"] = quiz.report
+            self._heart.confirm()
             write_json(kept, _QUIZZES.dump_python(quiz, mode="json"))
             return quiz
 
@@ -212,21 +221,25 @@ class Adaptation:
         """The id of the run's version: taught, verified and registered, once; None: no update."""
         with self._database.unit_of_work() as session:
             done = registry.version_of_run(session, self._owned.run_id)
+        account = self._folder / _ACCOUNT
         if done is not None:  # an earlier attempt of this run came this far
+            if account.exists():
+                self._report |= json.loads(account.read_text())
             drop_trained(self._folder)
             return done.id
         bench = self._bench(material)
         outcome = build_method(self._config).learn(
             assignment_of(material, quiz.exam, quiz.train), bench
         )
-        self._report |= outcome.report
-        self._report["training"] = _summed(bench.closings)
+        said = outcome.report | {"training": _summed(bench.closings)}
+        self._report |= said
         with self._database.unit_of_work() as session:
             found = (editing.Found(**dataclasses.asdict(edit)) for edit in outcome.accepted)
             editing.keep(session, self._owned, found)
         if outcome.weights is None:
             return None
         lesson = bench.settle(outcome.weights)
+        write_json(account, said)
         trained = versions.Trained(
             outcome.weights.folder,
             rebuilds.lesson_hash(lesson),
@@ -245,7 +258,7 @@ class Adaptation:
             self._heart,
             origin_of(material),
             folder=self._folder,
-            scratch=self._scratch,
+            owned=self._owned,
             seconds=self._seconds,
         )
 
@@ -317,6 +330,8 @@ class Adaptation:
                 # A cancel that came after the last beat still counts; none can come after this one.
                 if runs.heartbeat(session, self._owned, stage="swap"):
                     raise RunCancelled
+                # A deletion is seen here, or waits and then finds what the exam quotes.
+                runs.lock_material(session, self._owned.run_id)
                 if deletion := taint.deletion_seen_by(session, self._owned.run_id):
                     raise RunCancelled(
                         f"What it had learnt was deleted meanwhile ({deletion.id}); what is left "
@@ -335,7 +350,7 @@ class Adaptation:
                     champion=material.champion,
                     verdict=verdict,
                     decision=exam.to_json(),
-                    results=exam.rows(),
+                    results=questions.without_forgotten(session, exam.rows()),
                 )
                 if is_promoted:
                     trials.roll_out(

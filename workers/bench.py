@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from server.core.clock import monotonic
 from server.core.errors import EngineError
 from server.engine.control import open_control
 from server.services.rebuilds import LESSON
+from server.services.runs import Claim
 from workers import replicas
 from workers.context import WorkerContext
 from workers.heart import Heart
@@ -30,7 +32,11 @@ from workers.training import train
 log = structlog.get_logger(__name__)
 
 _CHECKPOINTS = "checkpoints"
-_TRY = "{line}@try.{token}"
+_TRY = "{line}@try.{run}.{attempt}.{token}"
+_TRY_NAME = re.compile(r".+@try\.(?P<run>[a-z0-9_]+)\.(?P<attempt>[0-9]+)\.[0-9a-f]+")
+_SCRATCH = re.compile(r"attempt-(?P<attempt>[0-9]+)")
+_HELD = "held"
+"""Marks a scratch folder whose files an engine may hold: they stay until it has let go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,19 +56,24 @@ class Origin:
 class RunBench:
     """See :class:`adapters.methods.workbench.Workbench`.
 
-    ``folder`` is the run's and outlives an attempt; ``scratch`` is the attempt's.
+    ``folder`` is the run's and outlives an attempt. What takes long is done in the attempt's own
+    folder, and put there only by the worker that owns the run at that moment.
     """
 
     context: WorkerContext
     heart: Heart
     origin: Origin
     folder: Path
-    scratch: Path
+    owned: Claim
     seconds: dict[str, float] = field(default_factory=dict)
     closings: list[dict[str, Any]] = field(default_factory=list)
     """What each training of the lesson reported at its end."""
     _lesson: Lesson = field(default_factory=Lesson)
     _trained: list[Weights] = field(default_factory=list)
+
+    @property
+    def scratch(self) -> Path:
+        return scratch_of(self.folder, self.owned.attempt)
 
     @property
     def base(self) -> Sampler:
@@ -92,6 +103,7 @@ class RunBench:
         path = self.folder / "once" / f"{name}.json"
         if not path.exists():
             value = make()
+            self.heart.confirm()
             path.parent.mkdir(exist_ok=True)
             write_json(path, value)
         kept: JSON = json.loads(path.read_text())
@@ -104,10 +116,15 @@ class RunBench:
         output = self.folder / f"trained-{number}"
         closing = self.folder / f"trained-{number}.json"
         if not (closing.exists() and self._was_trained(number, training)):
+            self.heart.confirm()
             shutil.rmtree(output, ignore_errors=True)
             closing.unlink(missing_ok=True)
             self._lesson.write(self.folder / LESSON)
-            report = self._run_trainer([stage], [output], start=start)
+            made = self.scratch / output.name
+            report = self._run_trainer([stage], [made], start=start)
+            self.heart.confirm()
+            shutil.rmtree(output, ignore_errors=True)
+            made.rename(output)
             shutil.rmtree(self.checkpoints, ignore_errors=True)
             write_json(closing, report)
         self.closings.append(json.loads(closing.read_text()))
@@ -124,14 +141,19 @@ class RunBench:
 
     @contextmanager
     def serving(self, weights: Sequence[Weights]) -> Iterator[list[Sampler]]:
-        url = replicas.urls_holding(self.context, self.origin.base_engine_name)[0]
-        names = [_TRY.format(line=self.origin.line, token=uuid4().hex[:12]) for _ in weights]
+        urls = replicas.urls_holding(self.context, self.origin.base_engine_name)
+        if not urls:
+            raise SamplingError("Every replica is draining; a trial adapter is served by none.")
+        names = [self._name_of_try() for _ in weights]
         loaded = dict(zip(names, (str(each.folder) for each in weights), strict=True))
+        held = self.scratch / _HELD
+        held.touch()
         try:
-            asyncio.run(self._load(loaded, url))
-            yield [EngineSampler(self.context.settings, name, [url]) for name in names]
+            asyncio.run(self._load(loaded, urls[0]))
+            yield [EngineSampler(self.context.settings, name, urls[:1]) for name in names]
         finally:
-            asyncio.run(self._unload(names, url))
+            if asyncio.run(self._unload(names, urls[0])):
+                held.unlink(missing_ok=True)
 
     @property
     def checkpoints(self) -> Path:
@@ -142,6 +164,7 @@ class RunBench:
         """End the lesson with the training that made these; the lesson's file."""
         count = self._trained.index(weights) + 1
         path = self.folder / LESSON
+        self.heart.confirm()
         self._lesson_of(self._lesson.trainings[:count]).write(path)
         del self.closings[count:]
         return path
@@ -149,6 +172,14 @@ class RunBench:
     def _sampler(self, engine_name: str) -> EngineSampler:
         urls = replicas.urls_holding(self.context, engine_name)
         return EngineSampler(self.context.settings, engine_name, urls)
+
+    def _name_of_try(self) -> str:
+        return _TRY.format(
+            line=self.origin.line,
+            run=self.owned.run_id,
+            attempt=self.owned.attempt,
+            token=uuid4().hex[:12],
+        )
 
     def _start_of(self, start: Weights | None) -> int | str | None:
         if start is None:
@@ -196,17 +227,48 @@ class RunBench:
                 except EngineError as error:
                     raise SamplingError(f"a trial adapter is not served: {error}") from error
 
-    async def _unload(self, names: Sequence[str], url: str) -> None:
+    async def _unload(self, names: Sequence[str], url: str) -> bool:
+        """Whether the engine holds none of them; else the worker's tick asks it again."""
+        has_let_go = True
         async with open_control(self.context.settings.engine, url) as control:
             for name in names:
                 try:
                     await control.unload_adapter(name)
-                except EngineError as error:  # an engine that was restarted has forgotten it anyway
+                except EngineError as error:
+                    has_let_go = False
                     log.warning("trial_adapter_not_unloaded", name=name, error=str(error))
+        return has_let_go
+
+
+def claim_of_try(engine_name: str) -> Claim | None:
+    """Whose throw-away adapter a name in an engine is; None for any other name."""
+    match = _TRY_NAME.fullmatch(engine_name)
+    return Claim(match["run"], int(match["attempt"])) if match else None
+
+
+def scratch_of(folder: Path, attempt: int) -> Path:
+    """What only one attempt at a run needs."""
+    return folder / f"attempt-{attempt}"
+
+
+def attempt_of(scratch: Path) -> int | None:
+    """Whose scratch a folder is; None for any other."""
+    match = _SCRATCH.fullmatch(scratch.name)
+    return int(match["attempt"]) if match else None
+
+
+def may_be_held(scratch: Path) -> bool:
+    """Whether an engine may hold throw-away adapters whose files are here."""
+    return (scratch / _HELD).exists()
 
 
 def drop_trained(folder: Path) -> None:
-    """Remove what a run trained, once it is an artifact or will never be one."""
+    """Remove what a run trained, once it is an artifact or will never be one.
+
+    Where an engine may hold any of it, the worker's tick does that later.
+    """
+    if any(map(may_be_held, folder.glob("attempt-*"))):
+        return
     shutil.rmtree(folder / _CHECKPOINTS, ignore_errors=True)
     for path in folder.glob("trained-*"):
         if path.is_dir():

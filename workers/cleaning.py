@@ -17,7 +17,10 @@ from server.core.errors import AppError
 from server.db import Adapter
 from server.engine.control import open_control
 from server.services import deletions, fleet, registry, removal
+from server.services.rebuilds import LESSON
 from server.services.relearning import Orders
+from workers import leftovers
+from workers.bench import may_be_held
 from workers.context import WorkerContext
 
 log = structlog.get_logger(__name__)
@@ -52,6 +55,10 @@ def remove_files(context: WorkerContext) -> None:
         if _remove(context, version):
             with context.database.unit_of_work() as session:
                 removal.note_removal(session, version.id)
+                session.flush()
+                idle = removal.runs_of_idle_lessons(session, version.id)
+            for run_id in idle:
+                (context.settings.runs_path / run_id / LESSON).unlink(missing_ok=True)
             log.info("version_files_removed", engine_name=version.engine_name)
     with context.database.unit_of_work() as session:
         waiting = deletions.unfinished(session)
@@ -143,6 +150,9 @@ def _remove_lessons(context: WorkerContext, deletion_id: str) -> None:
     gone = set()
     for run_id in over:
         folder = context.settings.runs_path / run_id
+        held = [scratch for scratch in folder.glob("attempt-*") if may_be_held(scratch)]
+        if held and not leftovers.let_go(context, held):
+            continue
         try:
             if folder.exists():
                 shutil.rmtree(folder)

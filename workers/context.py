@@ -2,7 +2,7 @@
 
 import os
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 
 from server.core.errors import SetupError
@@ -20,6 +20,8 @@ class WorkerContext:
     database: Database
     queue: Queue
     name: str
+    tidied: set[str] = field(default_factory=set, compare=False)
+    """Runs that are over and have left nothing more to remove."""
 
 
 @cache

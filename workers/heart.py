@@ -73,6 +73,18 @@ class Heart:
         if self._stop_reason is not None:
             raise self._stop_reason
 
+    def confirm(self) -> None:
+        """Ask the database, before something is changed that the run's next owner relies on.
+
+        A worker that was stopped for longer than its lease learns of it at its next beat only.
+
+        Raises:
+            RunCancelled, LeaseLost: the work has to stop.
+        """
+        self.check()
+        with self._database.unit_of_work() as session:
+            runs.assert_owned(session, self._claim)
+
     def _beat(self) -> None:
         renewed_at = monotonic()
         while not self._is_over and self._stop_reason is None:

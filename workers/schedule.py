@@ -6,7 +6,7 @@ from celery import shared_task
 
 from server.core.queue import TICK
 from server.services import editing, policies, retention, runs
-from workers import cleaning
+from workers import cleaning, leftovers
 from workers.context import WorkerContext, worker_context
 from workers.trials import judge_trials, watch_promotions
 
@@ -26,6 +26,7 @@ def tick(context: WorkerContext) -> None:
     start_what_is_due(context)
     judge_trials(context)
     watch_promotions(context)
+    leftovers.tidy(context)
     cleaning.remove_files(context)
     clean_up(context)
 

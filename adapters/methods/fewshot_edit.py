@@ -91,7 +91,10 @@ def read_edit(reply: str) -> tuple[FewShotEdit, bool]:
     try:
         return FewShotEdit.model_validate(value), is_repaired
     except ValidationError as error:
+        # Where it is wrong, in our words only: the model's may be the task's, and reports keep reasons.
         place = ".".join(map(str, error.errors()[0]["loc"])) or "the whole"
+        if error.errors()[0]["type"] == "extra_forbidden":
+            place = "a field too many"
         raise InvalidEdit(f"not of the form: {place}") from error
 
 

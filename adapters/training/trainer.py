@@ -7,6 +7,7 @@ import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 
 import torch
 from torch import Tensor, nn
@@ -218,8 +219,14 @@ def _course(
     units = {id(unit): unit for step in steps for unit in step}
     numbers = {key: number for number, key in enumerate(units)}
     order = [[numbers[id(unit)] for unit in step] for step in steps]
-    shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
-    return fingerprint(shapes, spec, losses, order, *units.values())
+    # Where it starts is part of it: the same samples may be taught to another champion.
+    begun = {name: _digest(parameter) for name, parameter in parameters.items()}
+    return fingerprint(begun, spec, losses, order, *units.values())
+
+
+def _digest(parameter: nn.Parameter) -> str:
+    values = parameter.detach().cpu().contiguous()
+    return sha256(values.view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
 def _accumulate(

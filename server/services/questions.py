@@ -6,6 +6,7 @@ The split never changes: a user's question and one from traffic are only ever as
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
@@ -170,7 +171,10 @@ def heard_so_far(session: Session, document_ids: Collection[str]) -> HeardSoFar:
 def forget_heard(session: Session, interaction_ids: Collection[str]) -> None:
     """Take out the questions that came from these interactions, and what exams quoted of them."""
     rows = session.scalars(
-        select(ExamQuestion).where(ExamQuestion.interaction_id.in_(interaction_ids))
+        select(ExamQuestion)
+        .where(ExamQuestion.interaction_id.in_(interaction_ids))
+        .order_by(ExamQuestion.id)
+        .with_for_update()  # an exam that is being stored is waited for
     ).all()
     for row in rows:
         session.execute(
@@ -180,3 +184,28 @@ def forget_heard(session: Session, interaction_ids: Collection[str]) -> None:
             )
         )
         session.delete(row)
+
+
+def without_forgotten(session: Session, rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of an exam without the questions from traffic that were forgotten while it was sat.
+
+    What is left cannot be forgotten before this transaction ends.
+    """
+    rows = list(rows)
+    heard = {row["item_id"] for row in rows if row["kind"] == ItemKind.TRAFFIC}
+    if not heard:
+        return rows
+    known = {
+        (question.document_id, question.item_id)
+        for question in session.scalars(
+            select(ExamQuestion)
+            .where(ExamQuestion.item_id.in_(heard), ExamQuestion.kind == ItemKind.TRAFFIC)
+            .order_by(ExamQuestion.id)
+            .with_for_update()
+        )
+    }
+    return [
+        row
+        for row in rows
+        if row["kind"] != ItemKind.TRAFFIC or (row["document_id"], row["item_id"]) in known
+    ]

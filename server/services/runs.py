@@ -24,6 +24,7 @@ from server.core.queue import RUN_ADAPTATION, Queue
 from server.db import (
     AdaptationRun,
     Adapter,
+    Document,
     DocumentState,
     LineRole,
     RunDocument,
@@ -184,6 +185,17 @@ def take_tasks(session: Session, owned: Claim) -> Sequence[Task]:
     ).all()
     tasks.set_states(session, [task.id for task in taken], TaskState.LEARNING)
     return taken
+
+
+def lock_material(session: Session, run_id: str) -> None:
+    """None of the run's documents and tasks can be deleted before this transaction ends."""
+    taken = select(RunDocument.document_id).where(RunDocument.run_id == run_id)
+    lock = select(Document.id).where(Document.id.in_(taken)).order_by(Document.id)
+    session.execute(lock.with_for_update())
+    tasks_taken = select(RunTask.task_id).where(RunTask.run_id == run_id)
+    session.execute(
+        select(Task.id).where(Task.id.in_(tasks_taken)).order_by(Task.id).with_for_update()
+    )
 
 
 def heartbeat(

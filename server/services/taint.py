@@ -29,7 +29,8 @@ _BEGUN = func.coalesce(AdaptationRun.started_at, AdaptationRun.created_at)
 
 
 def runs_that_saw(session: Session, deletion: Deletion) -> Sequence[AdaptationRun]:
-    """Every run that has taken what was deleted, or made a version that has seen it; oldest first."""
+    """Every run that has taken what was deleted, made a version that has seen it, or makes such a
+    version again; oldest first."""
     versions = _versions(deletion)
     return session.scalars(
         select(AdaptationRun)
@@ -39,6 +40,7 @@ def runs_that_saw(session: Session, deletion: Deletion) -> Sequence[AdaptationRu
                 AdaptationRun.id.in_(
                     select(AdapterVersion.run_id).where(AdapterVersion.id.in_(versions))
                 ),
+                AdaptationRun.rebuilds.in_(versions),
             )
         )
         .order_by(AdaptationRun.id)

@@ -12,12 +12,20 @@ from sqlalchemy.orm import Session
 
 from server.core.errors import AliasMoved, Conflict, LeaseLost, VersionInUse, VersionNotServable
 from server.core.settings import LearningSettings, Settings
-from server.db import Adapter, Document, RunInteraction, RunStatus, VersionStatus
+from server.db import (
+    Adapter,
+    Document,
+    EvaluationResult,
+    RunInteraction,
+    RunStatus,
+    VersionStatus,
+)
 from server.db.session import Database
 from server.services import (
     audit,
     deletions,
     documents,
+    evaluations,
     interactions,
     promotion,
     registry,
@@ -36,6 +44,7 @@ pytestmark = pytest.mark.integration
 
 LEASE = timedelta(seconds=30)
 ROUNDS = 6
+SIDES = ("champion", "challenger")
 Act = Callable[[Session], object]
 
 
@@ -158,12 +167,34 @@ def test_the_end_of_a_run_and_a_deletion_never_lock_each_other_out(
             runs.take_documents(session, owned)
             number = make_version(session, line, claim=owned).number
 
-        def swap(session: Session, owned: runs.Claim = owned, number: int = number) -> RunStatus:
+        def swap(
+            session: Session,
+            owned: runs.Claim = owned,
+            number: int = number,
+            gone: str = gone,
+        ) -> RunStatus:
             runs.heartbeat(session, owned, stage="swap")
+            runs.lock_material(session, owned.run_id)
             if taint.deletion_seen_by(session, owned.run_id):
                 runs.finish(session, owned, status=RunStatus.CANCELLED)
                 return RunStatus.CANCELLED
             promotion.assert_unmoved(session, line, promotion.champion_revision(session, line))
+            version = registry.get_version(session, line, number)
+            assert version is not None
+            answer = {"reply": "Gone.", "is_correct": True}
+            evaluations.record(
+                session,
+                run_id=owned.run_id,
+                version=version,
+                champion=None,
+                verdict="promote",
+                decision={},
+                results=[
+                    {"item_id": "q", "document_id": gone, "kind": "model", "prompt": "Gone?"}
+                    | {"expected": []}
+                    | {f"{who}_{key}": answer[key] for who in SIDES for key in answer}
+                ],
+            )
             promote(line, number)(session)
             runs.finish(session, owned, status=RunStatus.SUCCEEDED, verdict="promote")
             return RunStatus.SUCCEEDED
@@ -182,6 +213,8 @@ def test_the_end_of_a_run_and_a_deletion_never_lock_each_other_out(
         with shared.unit_of_work() as session:
             deletion = deletions.get_deletion(session, deletion_id)
             names = deletions.version_names(session, deletion)
+            quoted = select(EvaluationResult).where(EvaluationResult.document_id == gone)
+            assert session.scalars(quoted).all() == []  # whichever of the two came first
         assert f"smollm2@v{number}" in names
 
 

@@ -40,6 +40,8 @@ class FakeEngine:
     """Adapters that fit; a load beyond is refused."""
     refuses_load: int | None = None
     """Status with which loads are refused."""
+    refuses_unload: int | None = None
+    """Status with which unloads are refused."""
     refuses_chat: int | None = None
     """Status with which chats are refused."""
     failing_model: str | None = None
@@ -160,6 +162,8 @@ class FakeEngine:
 
     async def _unload(self, request: Request) -> Response:
         name = (await request.json())["lora_name"]
+        if self.refuses_unload is not None:
+            return _error(self.refuses_unload, "the engine is busy", "InternalServerError")
         if name not in self.adapters:
             return _error(404, f"The lora adapter '{name}' cannot be found.", "NotFoundError")
         del self.adapters[name]

@@ -36,10 +36,11 @@ def run(
     spec: TrainingSpec = SPEC,
     units: list[Unit] = UNITS,
     break_at: int = 0,
+    seed: int = 3,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> tuple[Trainee, list[int]]:
     """The trainee and the steps that were done; checkpoints after every step."""
-    trainee = load_trainee(base, spec=LORA, seed=3, precision=spec.precision)
+    trainee = load_trainee(base, spec=LORA, seed=seed, precision=spec.precision)
     steps: list[int] = []
 
     def on_step(report: StepReport) -> None:
@@ -97,6 +98,18 @@ def test_it_may_be_broken_off_again_and_again(random_model: Path, tmp_path: Path
 
     assert steps == [7, 8, 9]
     assert_equal(resumed, whole)
+
+
+def test_checkpoints_of_a_training_that_began_elsewhere_are_not_taken(
+    random_model: Path, tmp_path: Path
+) -> None:
+    """The same samples are taught to another champion: the shapes are the same, the values not."""
+    with pytest.raises(Broken):
+        run(random_model, tmp_path, break_at=4)
+
+    _, steps = run(random_model, tmp_path, seed=4)
+
+    assert steps == list(range(1, STEPS + 1))
 
 
 def test_checkpoints_of_another_training_are_not_taken(random_model: Path, tmp_path: Path) -> None:

@@ -144,6 +144,17 @@ def test_a_view_that_holds_a_tests_input_is_left_out() -> None:
     assert "Input:\n0 1\n2 0\nOutput:" not in "".join(str(edit.prompt) for edit in lesson.edits)
 
 
+def test_what_is_wrong_with_an_edit_is_said_without_the_models_words() -> None:
+    """The reason stays in the run's report when the task has been forgotten."""
+    said = json.loads(edit_json())
+    for place in (said, said["training"]):
+        place["the code is 4711"] = 1
+        with pytest.raises(InvalidEdit) as refused:
+            read_edit(json.dumps(said))
+        assert "4711" not in str(refused.value)
+        del place["the code is 4711"]
+
+
 def test_nothing_is_trained_where_no_self_edit_beats_the_base() -> None:
     bench = bench_of(GRIDS, [edit_json()], learns=lambda _: False)
 

@@ -77,6 +77,7 @@ def test_a_champion_that_is_the_base_has_no_number_and_no_path() -> None:
         "smollm2@v1.00000002",
         "smollm2@v1.0000",
         "smollm2@base@base",
+        "smollm2@try.run_1.1.0a1b2c3d4e5f",
         "SmolLM2",
         "smollm2@v1 ",
         "smollm2@v¹",

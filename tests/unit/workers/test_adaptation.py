@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 
+from adapters.evaluation.exam import Answer
 from adapters.evaluation.gate import Decision, Verdict
 from adapters.evaluation.general import load_general_suite
 from adapters.lesson import Weights
@@ -17,9 +18,19 @@ from server.core.errors import AliasMoved, LeaseLost
 from server.core.settings import RolloutSettings, Settings
 from server.db import Adapter, RunDocument, RunStatus, VersionStatus
 from server.db.session import Database
-from server.services import deletions, promotion, registry, runs, trials
+from server.services import (
+    deletions,
+    documents,
+    evaluations,
+    interactions,
+    promotion,
+    questions,
+    registry,
+    runs,
+    trials,
+)
 from tests.conftest import RecordingQueue
-from tests.support.factories import make_document, make_run, make_version, principal
+from tests.support.factories import captured, make_document, make_run, make_version, principal
 from workers.adaptation import Adaptation
 from workers.context import WorkerContext
 from workers.examination import Exam
@@ -152,6 +163,41 @@ def test_a_version_of_what_was_deleted_meanwhile_never_serves(ending: Ending) ->
     assert ending.state() == NOTHING_CHANGED
     ending.adaptation.close(RunStatus.CANCELLED, error=str(cancelled.value))
     assert ending.state() == (RunStatus.CANCELLED, VersionStatus.RETIRED, None)
+
+
+@pytest.mark.parametrize("is_deleted", [True, False])
+def test_an_exam_keeps_no_question_of_an_interaction_that_was_deleted_meanwhile(
+    ending: Ending, is_deleted: bool
+) -> None:
+    """The run has not learnt from it, so nothing cancels the run."""
+    document_id = ending.material.documents[0].id
+    heard, sent = (
+        build_item(kind, document_id, prompt=prompt, answers=("Odile Brandt",))
+        for kind, prompt in (
+            (ItemKind.TRAFFIC, "My mother asks who keeps it"),
+            (ItemKind.USER, "Who keeps it?"),
+        )
+    )
+    record = captured("My mother asks who keeps it")
+    with ending.database.unit_of_work() as session:
+        interactions.record_all(session, [record])
+        session.flush()
+        assert questions.add_heard(session, [questions.Heard(heard, record["id"])]) == 1
+        documents.add_exam_questions(session, document_id, exam=[sent], train=[])
+    answers = tuple(Answer(item.id, "Odile Brandt", True) for item in (heard, sent))
+    decision = Decision(Verdict.PROMOTE, ("a reason",), (), None)
+    exam = Exam((heard, sent), answers, answers, decision)
+
+    if is_deleted:
+        with ending.database.unit_of_work() as session:
+            interactions.delete_interaction(session, principal(), record["id"])
+    ending.adaptation._swap(ending.material, ending.version_id, exam)
+
+    with ending.database.unit_of_work() as session:
+        kept = evaluations.of_run(session, ending.owned.run_id)
+        assert kept is not None
+        asked = {row["prompt"] for row in evaluations.results_of(session, kept)}
+    assert asked == ({sent.prompt} if is_deleted else {heard.prompt, sent.prompt})
 
 
 def test_a_version_that_was_trained_on_from_one_that_saw_it_never_serves(ending: Ending) -> None:

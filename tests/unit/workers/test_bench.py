@@ -1,5 +1,6 @@
 """A run's workbench: what one attempt has done, the next one finds."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -9,12 +10,15 @@ import pytest
 from adapters.lesson import Stage, Weights
 from adapters.spec import LoraSpec, TrainingSpec
 from adapters.types import EditKind, SelfEdit
-from server.core.settings import Settings
+from server.core.errors import LeaseLost
+from server.core.settings import EngineSettings, Settings
 from server.db.session import Database
 from server.services.rebuilds import LESSON
+from server.services.runs import Claim
 from tests.conftest import RecordingQueue
+from tests.support.fake_engine import FakeEngine, Served, serve
 from workers import bench
-from workers.bench import Origin, RunBench, drop_trained
+from workers.bench import Origin, RunBench, claim_of_try, drop_trained, may_be_held
 from workers.context import WorkerContext
 from workers.heart import Heart
 from workers.lesson import CHAMPION, read_lesson
@@ -26,6 +30,15 @@ class Quiet:
     def begin(self, stage: str) -> None: ...
 
     def progress(self, done: int, total: int) -> None: ...
+
+    def confirm(self) -> None: ...
+
+
+class Lost(Quiet):
+    """The heart of a worker that was stopped for longer than its lease, and has not beaten since."""
+
+    def confirm(self) -> None:
+        raise LeaseLost("run_1", 1)
 
 
 class Trainer:
@@ -62,11 +75,19 @@ def context(settings: Settings, database: Database, queue: RecordingQueue) -> Wo
     return WorkerContext(settings, database, cast(Any, queue), "test")
 
 
-def attempt(context: WorkerContext, folder: Path, champion: Weights | None = None) -> RunBench:
+def attempt(
+    context: WorkerContext,
+    folder: Path,
+    champion: Weights | None = None,
+    *,
+    number: int = 1,
+    heart: Quiet | None = None,
+) -> RunBench:
     origin = Origin("m", "base", "m@base", "m@base", "m@base", champion, champion and "ver_1")
-    scratch = folder / "attempt"
-    scratch.mkdir(parents=True, exist_ok=True)
-    return RunBench(context, cast(Heart, Quiet()), origin, folder=folder, scratch=scratch)
+    owned = Claim("run_1", number)
+    made = RunBench(context, cast(Heart, heart or Quiet()), origin, folder=folder, owned=owned)
+    made.scratch.mkdir(parents=True, exist_ok=True)
+    return made
 
 
 def stage(text: str) -> Stage:
@@ -174,7 +195,7 @@ def test_a_run_that_ends_leaves_no_weights(
 
     drop_trained(tmp_path / "run")
 
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["attempt", LESSON]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["attempt-1", LESSON]
 
 
 def test_only_a_lesson_that_begins_at_the_champion_names_it(
@@ -202,3 +223,88 @@ def test_what_went_on_from_another_champion_is_trained_again(
 
     assert len(trainer.jobs) == 2
     assert read_lesson(tmp_path / LESSON, "m").started_from == "ver_2"
+
+
+def test_a_worker_that_lost_the_run_puts_nothing_in_its_folder(
+    trainer: Trainer, context: WorkerContext, tmp_path: Path
+) -> None:
+    """It wakes up in the middle of a training, and another is at work on the same run."""
+    owner = attempt(context, tmp_path, number=2)
+    kept = owner.train(stage("a"))
+    (kept.folder / "whose").write_text("the owner's")
+    before = sorted(tmp_path.glob("*")), (tmp_path / LESSON).read_text()
+    lost = attempt(context, tmp_path, heart=Lost())
+
+    with pytest.raises(LeaseLost):
+        lost.train(stage("other"))
+    with pytest.raises(LeaseLost):
+        lost.once("edits", lambda: "late")
+
+    after = sorted(path for path in tmp_path.glob("*") if path != lost.scratch)
+    assert (after, (tmp_path / LESSON).read_text()) == before
+    assert (kept.folder / "whose").read_text() == "the owner's"
+
+
+def test_a_training_that_ends_too_late_is_nobodys(
+    trainer: Trainer, context: WorkerContext, tmp_path: Path
+) -> None:
+    class LosesIt(Quiet):
+        def confirm(self) -> None:
+            if trainer.jobs:
+                raise LeaseLost("run_1", 1)
+
+    with pytest.raises(LeaseLost):
+        attempt(context, tmp_path, heart=LosesIt()).train(stage("a"))
+
+    assert not list(tmp_path.glob("trained-*"))
+
+
+@pytest.fixture
+def engine() -> Iterator[tuple[FakeEngine, Served]]:
+    engine = FakeEngine(base="m@base")
+    with serve(engine.app()) as served:
+        yield engine, served
+
+
+@pytest.fixture
+def serving_context(context: WorkerContext, engine: tuple[FakeEngine, Served]) -> WorkerContext:
+    url = engine[1].url
+    served = EngineSettings(url=url, connect_timeout_s=1, load_timeout_s=5)
+    return replace(context, settings=context.settings.model_copy(update={"engine": served}))
+
+
+def test_a_throw_away_adapter_says_whose_it_is_and_goes(
+    serving_context: WorkerContext, engine: tuple[FakeEngine, Served], tmp_path: Path
+) -> None:
+    made = attempt(serving_context, tmp_path, number=3)
+
+    with made.serving([Weights(tmp_path / "a"), Weights(tmp_path / "b")]):
+        names = sorted(engine[0].adapters)
+        is_held = may_be_held(made.scratch)
+
+    assert [claim_of_try(name) for name in names] == [Claim("run_1", 3)] * 2
+    assert all(name.startswith("m@try.") for name in names)
+    assert (is_held, may_be_held(made.scratch)) == (True, False)
+    assert engine[0].adapters == {}
+
+
+def test_what_the_engine_will_not_let_go_of_keeps_its_files(
+    serving_context: WorkerContext,
+    engine: tuple[FakeEngine, Served],
+    trainer: Trainer,
+    tmp_path: Path,
+) -> None:
+    made = attempt(serving_context, tmp_path)
+    weights = made.train(stage("a"))
+
+    with made.serving([weights]):
+        engine[0].refuses_unload = 500
+    drop_trained(tmp_path)
+
+    assert may_be_held(made.scratch)
+    assert weights.folder.exists()
+
+
+@pytest.mark.parametrize("name", ["m@v1.0a1b2c3d", "m@base", "m", "m@try.0a1b2c3d4e5f"])
+def test_other_names_are_nobodys_throw_away(name: str) -> None:
+    assert claim_of_try(name) is None

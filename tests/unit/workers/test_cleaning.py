@@ -168,6 +168,34 @@ def test_a_removal_that_was_broken_off_is_gone_through_again(house: House, left:
     assert house.version(1).files_removed_at is not None
 
 
+def test_lessons_go_when_no_version_that_builds_on_them_has_files(house: House) -> None:
+    """v1 ← v2; v3 is of the base. A version without files is never rebuilt."""
+    with house.database.unit_of_work() as session:
+        make_version(session, house.adapter)
+        first = registry.get_version(session, house.adapter, 1)
+        second = registry.get_version(session, house.adapter, 2)
+        assert first is not None
+        assert second is not None
+        second.parent_id = first.id
+    lessons = {
+        number: house.context.settings.runs_path / f"run_of_smollm2_v{number}" / "lesson.json"
+        for number in (1, 2, 3)
+    }
+    for lesson in lessons.values():
+        lesson.parent.mkdir(parents=True)
+        lesson.write_text("{}")
+
+    def left() -> list[int]:
+        cleaning.remove_files(house.context)
+        return [number for number, lesson in lessons.items() if lesson.exists()]
+
+    house.retire(1)
+    assert left() == [1, 2, 3]
+    assert house.version(1).files_removed_at is not None
+    house.retire(2)
+    assert left() == [3]
+
+
 def test_a_folder_outside_ours_is_never_removed(house: House, tmp_path: Path) -> None:
     foreign = tmp_path / "precious"
     foreign.mkdir()
@@ -205,6 +233,7 @@ def test_ticks_alone_bring_a_deletion_to_its_end(house: House) -> None:
     (lesson / "lesson.json").write_text('["Gone."]')
     other = house.context.settings.runs_path / "run_of_smollm2_v1"
     other.mkdir()
+    (other / "lesson.json").write_text('["Kept."]')
 
     with house.database.unit_of_work() as session:
         deletion_id = deletions.forget_document(session, principal(), document_id, rebuild=True)[
@@ -213,7 +242,7 @@ def test_ticks_alone_bring_a_deletion_to_its_end(house: House) -> None:
     schedule.tick(house.context)
 
     assert not lesson.exists()  # what quotes it goes at once
-    assert other.exists()
+    assert (other / "lesson.json").exists()
     assert house.names() == ["v0001", "v0002", "v0003"]
     with house.database.unit_of_work() as session:
         (run_id,) = deletions.get_deletion(session, deletion_id).run_ids

@@ -11,6 +11,7 @@ from adapters.methods import Assignment
 from adapters.methods.edit_prompts import edit_prompt
 from adapters.methods.seal_editor import EditorScore
 from adapters.spec import EditorExamSpec, EditPrompt, SealConfig, SealEditorConfig, editor_config
+from server.core.clock import utc_now
 from server.core.settings import RolloutSettings, Settings
 from server.db import AdaptationRun, Adapter, Document, RunStatus, VersionStatus
 from server.db.session import Database
@@ -201,3 +202,30 @@ def test_in_its_own_run_the_editors_champion_is_the_one_to_beat(made: EditorRun)
     assert origin_of(material).editor_engine_name == "smollm2@base"
     crowned = replace(material, champion=champion)
     assert origin_of(crowned).editor_engine_name == crowned.champion_engine_name
+
+
+def test_a_run_that_is_killed_in_its_exam_reports_all_of_its_work_and_trains_once(
+    made: EditorRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def dies(*_: Any, **__: Any) -> None:
+        raise Killed
+
+    made.scores = [EditorScore(made.document_id, 3, 0.0, 1.0)]
+    with monkeypatch.context() as patched:
+        patched.setattr(editors, "compare_editors", dies)
+        with pytest.raises(Killed):
+            made.go_through()
+    with made.database.unit_of_work() as session:
+        later = utc_now() + 2 * LEASE
+        again = runs.claim(session, made.owned.run_id, worker="b", lease=LEASE, now=later)
+        assert again is not None
+    made.owned = again
+    made.go_through()
+
+    run = made.run()
+    assert (run.verdict, len(made.jobs)) == ("promote", 1)
+    assert run.report["editor"] == {"edits": 1, "documents": 1, "accepted": 1}
+    assert run.report["training"]["trainings"] == 1

@@ -20,10 +20,11 @@ from server.core.errors import NotRebuildable
 from server.core.settings import Settings
 from server.db import AdaptationRun, Adapter, RunKind, RunStatus, VersionOrigin
 from server.db.session import Database
-from server.services import documents, policies, promotion, rebuilds, registry, runs
+from server.services import deletions, documents, policies, promotion, rebuilds, registry, runs
 from server.services.bootstrap import ensure_line
+from server.services.relearning import Orders
 from tests.conftest import RecordingQueue
-from tests.support.factories import make_document, make_run
+from tests.support.factories import make_document, make_run, principal
 from tests.unit.adapters.conftest import save_random_model
 from workers import adaptation, training, versions
 from workers.context import WorkerContext
@@ -172,6 +173,23 @@ def test_what_was_forgotten_is_not_learnt_from_again(learnt: Learnt) -> None:
     assert learnt.document_id in str(run.error)
     with pytest.raises(NotRebuildable, match=learnt.document_id):
         learnt.order()
+
+
+def test_a_rebuild_of_what_was_forgotten_is_stopped(learnt: Learnt, settings: Settings) -> None:
+    """It has read the lesson already, and writes it into a job of its own."""
+    queued = learnt.order().id
+    with learnt.database.unit_of_work() as session:
+        owned = runs.claim(session, queued, worker="a", lease=LEASE)
+        assert owned is not None
+    with learnt.database.unit_of_work() as session:
+        deletion = deletions.forget_document(session, principal(), learnt.document_id)[1]
+        orders = Orders(learnt.queue, settings.learning)
+        deletions.advance(session, deletion.id, orders)
+
+    with learnt.database.unit_of_work() as session:
+        assert runs.heartbeat(session, owned, stage="training")  # somebody asks for its end
+        runs.finish(session, owned, status=RunStatus.CANCELLED)
+        assert queued in deletions.runs_with_lessons(session, deletion)
 
 
 @pytest.fixture
