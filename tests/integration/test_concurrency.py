@@ -120,7 +120,8 @@ def test_a_document_read_by_several_workers_at_once_is_chunked_once(
     shared: Database, settings: Settings
 ) -> None:
     text = f"{LIGHTHOUSE_TEXT}\n\n{BAKERY_TEXT}"
-    settings.documents.chunk_chars = 200
+    small = settings.documents.model_copy(update={"chunk_chars": 200})
+    settings = settings.model_copy(update={"documents": small})
     with shared.unit_of_work() as session:
         row, _ = accept_text(session, text, queue=RecordingQueue())
     context = WorkerContext(settings, shared, RecordingQueue(), "test")
