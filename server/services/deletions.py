@@ -77,15 +77,27 @@ def forget_document(
     documents.delete_document(session, document_id, tenant=principal.owner)
     session.flush()
     known = _latest(session, DeletionKind.DOCUMENT, document_id) if was_deleted else None
-    if known is not None:
-        if rebuild:
-            order_rebuild(session, principal, known, request_id=request_id)
-        return document, known
-    deletion = _open(
+    deletion = known or _open(
         session, principal, DeletionKind.DOCUMENT, document_id, document.owner, rebuild=rebuild
     )
-    _record_opening(session, principal, deletion, request_id)
+    _tell(session, principal, deletion, request_id, is_new=known is None, rebuild=rebuild)
     return document, deletion
+
+
+def _tell(
+    session: Session,
+    principal: Principal,
+    deletion: Deletion,
+    request_id: str | None,
+    *,
+    is_new: bool,
+    rebuild: bool,
+) -> None:
+    """Record a deletion that was opened now; one of before may get the rebuild that it lacked."""
+    if is_new:
+        _record_opening(session, principal, deletion, request_id)
+    elif rebuild:
+        order_rebuild(session, principal, deletion, request_id=request_id)
 
 
 def forget_task(
@@ -107,12 +119,10 @@ def forget_task(
     tasks.delete_task(session, task_id, tenant=principal.owner)
     session.flush()
     known = _latest(session, DeletionKind.TASK, task_id) if was_deleted else None
-    if known is not None:
-        if rebuild:
-            order_rebuild(session, principal, known, request_id=request_id)
-        return task, known
-    deletion = _open(session, principal, DeletionKind.TASK, task_id, task.owner, rebuild=rebuild)
-    _record_opening(session, principal, deletion, request_id)
+    deletion = known or _open(
+        session, principal, DeletionKind.TASK, task_id, task.owner, rebuild=rebuild
+    )
+    _tell(session, principal, deletion, request_id, is_new=known is None, rebuild=rebuild)
     return task, deletion
 
 
