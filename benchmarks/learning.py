@@ -37,6 +37,7 @@ from benchmarks.draw import IMAGES
 from benchmarks.learning_bench import LocalBench
 from benchmarks.learning_report import GridValues, report, report_sequences
 from benchmarks.passages import DATA_VARIABLE, Passage, data_file, read_passages
+from benchmarks.remembered import RememberingDecoder
 from benchmarks.results import FOLDER, ROOT, Results
 from benchmarks.sequences import Course
 from server.embedded.up import prepare_model
@@ -112,6 +113,8 @@ def main(arguments: list[str] | None = None) -> int:
     model = options.model or prepare_model(WHEEL, options.state).path
     home, rank = options.state / "home", setting.lora.rank
     with open_decoder(options.decoder, model, home, rank=rank) as decoder:
+        asked_once = options.state / f"base-{decoder.name}-{model.name}.jsonl"
+        decoder = RememberingDecoder(decoder, asked_once)
         ground = Ground(decoder, setting, model, cells, options.state, options.threads, _say)
         for arm, passage, seed in _plan(arms, passages, options.seeds):
             _measure(ground, results, arm, passage, seed, again=options.again)
