@@ -21,7 +21,6 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any, TypeVar
@@ -36,7 +35,7 @@ from adapters.evaluation.intervals import wilson_interval
 from adapters.lesson import Stage, stages_to_json
 from adapters.sampling import Sampler
 from adapters.spec import GateThresholds
-from adapters.types import ChatMessage, ExamItem, ProgressCallback, SamplingParams
+from adapters.types import ExamItem
 from benchmarks import rig
 from benchmarks.gate_candidates import (
     COUNTS,
@@ -52,6 +51,7 @@ from benchmarks.gate_candidates import (
     stage,
 )
 from benchmarks.real_engine import NO_BINDING, START_TIMEOUT_S, TINY_MODEL
+from benchmarks.remembered import RememberedSampler
 from benchmarks.results import ROOT, Aim, Results
 from server.core.settings import EngineSettings, ModelSettings, Settings
 from server.embedded.preflight import free_port
@@ -82,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
         work = Work(options.work, options)
         if any(not work.is_asked(candidate) for candidate in wanted):
             engine = stack.enter_context(_engine(options.work))
-            base = Remembering(engine.sampler(BASE))
+            base = RememberedSampler(engine.sampler(BASE), options.work / "base.jsonl")
             work.train([(_champion(world), world) for world in range(WORLDS)], base)
             for group in _groups(wanted, options.together):
                 work.train([(candidate.name, candidate) for candidate in group], base)
@@ -120,28 +120,6 @@ class Engine:
             yield self.sampler(name)
         finally:
             asyncio.run(unload())
-
-
-@dataclass(slots=True)
-class Remembering:
-    """Asks each prompt once: all lessons replay the same ones."""
-
-    sampler: Sampler
-    _known: dict[str, str] = field(default_factory=dict)
-
-    def chat(
-        self,
-        conversations: Sequence[Sequence[ChatMessage]],
-        params: SamplingParams,
-        *,
-        on_progress: ProgressCallback | None = None,
-    ) -> list[str]:
-        """See `adapters.sampling.Sampler`; greedy replies only."""
-        prompts = [messages[-1]["content"] for messages in conversations]
-        fresh = [m for m in conversations if m[-1]["content"] not in self._known]
-        for messages, reply in zip(fresh, self.sampler.chat(fresh, params), strict=True):
-            self._known[messages[-1]["content"]] = reply
-        return [self._known[prompt] for prompt in prompts]
 
 
 class Work:
