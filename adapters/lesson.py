@@ -32,6 +32,9 @@ class Stage:
     """Samples and pairs in tokens, made by the method itself."""
     anchors_per_epoch: int = 0
     losses: LossSpec = field(default_factory=LossSpec)
+    goes_on: bool = False
+    """Whether the optimiser goes on from that of the training that it starts from, its moments and
+    its count of steps: one step of many. Otherwise it begins anew."""
 
     @property
     def is_empty(self) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from adapters.types import ChatMessage, ProgressCallback, SamplingParams, TopK
+from adapters.types import ChatMessage, ProgressCallback, Rollout, SamplingParams, TopK
 
 
 class SamplingError(RuntimeError):
@@ -44,8 +44,29 @@ class Sampler(Protocol):
     ) -> list[str]:
         """One completion per conversation, in their order.
 
+        A conversation whose last message is the assistant's is gone on with, in the same turn.
+
         Raises:
             SamplingError: a conversation could not be completed.
+        """
+        ...
+
+
+class RolloutSampler(Sampler, Protocol):
+    """A sampler whose completions can be trained on as they were sampled."""
+
+    def rollouts(
+        self,
+        conversations: Sequence[Sequence[ChatMessage]],
+        params: SamplingParams,
+        *,
+        group: int = 1,
+        on_progress: ProgressCallback | None = None,
+    ) -> list[tuple[Rollout, ...]]:
+        """`group` completions of each conversation, in their order; each its own draw of the seed.
+
+        Raises:
+            SamplingError: a conversation could not be completed, or the engine tells no tokens.
         """
         ...
 

@@ -30,6 +30,8 @@ class ItemKind(StrEnum):
     """Asked by a user of the served model, and answered by the text."""
     TASK = "task"
     """A held-out example of a task; its `document_id` is the task's id."""
+    PROMPT = "prompt"
+    """A held-out prompt of traffic or of a user's set, asked as it came."""
     GENERAL = "general"
     """From the general suite; belongs to no document."""
 
@@ -159,6 +161,71 @@ class Distillation:
     teacher_prompt: tuple[ChatMessage, ...]
     reply: str
     document_id: str | None = None
+    teacher_prefix: str = ""
+    """What the teacher has said already, in the same turn, when it comes to the reply."""
+    reply_ids: tuple[int, ...] = ()
+    """The reply's tokens as the engine sampled them; empty where only the text is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A conversation that the served model is asked to answer, to learn from its own replies."""
+
+    id: str
+    messages: tuple[ChatMessage, ...]
+    tag: str | None = None
+    """The kind of task, as whoever sent it named it."""
+    answers: tuple[str, ...] = ()
+    """Any of them is right; empty where nobody has said."""
+    tests: str | None = None
+    """Python code that exercises the code of a reply."""
+    asked_by: str | None = None
+    """The end user, where one was named, else the key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opinion:
+    """What a user said of a reply that a version gave."""
+
+    prompt: Prompt
+    reply: str
+    version: str
+    """Which gave it."""
+    is_liked: bool | None = None
+    """Thumb up or down; None where none was given."""
+    correction: str | None = None
+    """What the reply should have been."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One sampled completion; N tokens."""
+
+    text: str
+    prompt_ids: tuple[int, ...]
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    """Of each token when it was sampled, in nats, at temperature 1."""
+    is_truncated: bool = False
+    """Whether it was cut off at the length limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A reply that is to be judged."""
+
+    prompt: Prompt
+    reply: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a verifier says of a reply."""
+
+    is_right: bool | None
+    """None: it could not tell, and the reply counts for nothing."""
+    reason: str = ""
+    """Why it is not right, or could not be told; a short closed phrase, to be counted by."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,3 +32,4 @@ def build_method(config: MethodConfig) -> Method:
             return SealEditor(config)
         case FewShotConfig():
             return SealFewShot(config)
+    raise NotImplementedError(config.type)

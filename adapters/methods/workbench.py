@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from adapters.lesson import Stage, Weights
-from adapters.sampling import Sampler
-from adapters.types import JSON, ExamItem, SourceDocument, Task
+from adapters.rewards.verifiers import Verifier
+from adapters.sampling import RolloutSampler
+from adapters.spec import VerifierSpec
+from adapters.types import JSON, ExamItem, Opinion, Prompt, SourceDocument, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,10 @@ class Assignment:
     """The exam's prompts, none of which may be taught."""
     quiz: tuple[ExamItem, ...] = ()
     """Checked questions that the split left to training."""
+    prompts: tuple[Prompt, ...] = ()
+    """Conversations of traffic and of users' sets, none of them held out."""
+    opinions: tuple[Opinion, ...] = ()
+    """What users said of replies to conversations that are not held out."""
     champion: Weights | None = None
     """What serves now; None: the base model, or a champion that must not be built on."""
     accepted: tuple["AcceptedSelfEdit", ...] = ()
@@ -63,17 +69,17 @@ class Workbench(Protocol):
     """One run's tools. Any of them raises what ends the run: a cancel, a lost lease."""
 
     @property
-    def base(self) -> Sampler:
+    def base(self) -> RolloutSampler:
         """The untouched base model, in the serving engine."""
         ...
 
     @property
-    def writer(self) -> Sampler:
+    def writer(self) -> RolloutSampler:
         """Who writes lessons: the champion, or the base where the champion must not."""
         ...
 
     @property
-    def editor(self) -> Sampler:
+    def editor(self) -> RolloutSampler:
         """Who writes self-edits: the line's own editor where it has one, else the base."""
         ...
 
@@ -89,8 +95,21 @@ class Workbench(Protocol):
         """What `make` returns, made once per run: an attempt after a crash gets the same."""
         ...
 
-    def train(self, stage: Stage, *, start: Weights | None = None) -> Weights:
+    def has_budget(self) -> bool:
+        """Whether the run may go on learning; if not, a method ends with what it has."""
+        ...
+
+    def verifier(self, spec: VerifierSpec) -> Verifier:
+        """Who says whether replies are right."""
+        ...
+
+    def train(
+        self, stage: Stage, *, start: Weights | None = None, teacher: Weights | None = None
+    ) -> Weights:
         """Train from the clean base, or on from `start`, and write it into the lesson.
+
+        `teacher` are weights of an earlier training of the same lesson, or the champion's, that
+        the stage's distillations learn from; None is the base with its adapter off.
 
         An attempt after a crash that asks for the same gets what is there already. The last
         weights trained are the candidate; each start is the champion's or the stage's before.
@@ -107,6 +126,6 @@ class Workbench(Protocol):
         """
         ...
 
-    def serving(self, weights: Sequence[Weights]) -> AbstractContextManager[list[Sampler]]:
+    def serving(self, weights: Sequence[Weights]) -> AbstractContextManager[list[RolloutSampler]]:
         """While it lasts the engine holds these, under names never used before or again."""
         ...

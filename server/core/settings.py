@@ -11,13 +11,20 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from adapters.spec import (
+    CorrectionsConfig,
     DistillConfig,
     FewShotConfig,
     GateThresholds,
+    GrpoConfig,
     HealConfig,
     JudgeSpec,
+    KtoConfig,
     MethodConfig,
+    SdZeroConfig,
     SealConfig,
+    SeptConfig,
+    SpecsConfig,
+    TtrlConfig,
 )
 
 MIB = 1024 * 1024
@@ -146,6 +153,20 @@ class LearningSettings(Group):
     """A champion that lost at least so many items of the general suite, on balance, when it was examined is healed by itself, once; 0: never."""
     few_shot: FewShotConfig = FewShotConfig()
     """How tasks given by examples are learnt: SEAL, few-shot."""
+    ttrl: TtrlConfig = TtrlConfig()
+    """TTRL on prompts."""
+    sept: SeptConfig = SeptConfig()
+    """SePT on prompts."""
+    specs: SpecsConfig = SpecsConfig()
+    """SPECS on prompts."""
+    sd_zero: SdZeroConfig = SdZeroConfig()
+    """SD-Zero on prompts."""
+    grpo: GrpoConfig = GrpoConfig()
+    """GRPO with a verifier."""
+    corrections: CorrectionsConfig = CorrectionsConfig()
+    """Learning from users' corrections."""
+    kto: KtoConfig = KtoConfig()
+    """Learning from thumbs."""
     gate: GateThresholds = GateThresholds()
     """What a challenger must show before it serves."""
     judge: JudgeSpec = JudgeSpec()

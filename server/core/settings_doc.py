@@ -45,6 +45,8 @@ def _written(field: FieldInfo) -> str:
         return ""
     if isinstance(default, str | Path):
         return str(default)
+    if isinstance(default, BaseModel):  # one of several kinds, told apart by `type`
+        return default.model_dump_json()
     return json.dumps(default)
 
 

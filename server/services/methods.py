@@ -89,7 +89,7 @@ def _set(learning: LearningSettings, name: str) -> MethodConfig:
         return editor_config(learning.seal)
     if METHODS[name] is FewShotConfig:
         return learning.few_shot
-    kept: MethodConfig = getattr(learning, name)
+    kept: MethodConfig = getattr(learning, name.replace("-", "_"))
     return kept
 
 

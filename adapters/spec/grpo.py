@@ -1,0 +1,20 @@
+"""Config of GRPO with a verifier."""
+
+from typing import Literal
+
+from adapters.spec.prompts import (
+    AnswerVerifier,
+    PolicyGradientSpec,
+    PromptSettings,
+    RolloutSpec,
+    VerifierSpec,
+)
+
+
+class GrpoConfig(PromptSettings):
+    """GRPO on prompts: replies that a verifier calls right are reinforced."""
+
+    type: Literal["grpo"] = "grpo"
+    verifier: VerifierSpec = AnswerVerifier()
+    rollouts: RolloutSpec = RolloutSpec()
+    gradient: PolicyGradientSpec = PolicyGradientSpec()
