@@ -1,10 +1,10 @@
 """The workbench of a run: samplers over the serving engine, trainings in child processes."""
 
-import asyncio
 import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,17 +15,18 @@ from uuid import uuid4
 import structlog
 
 from adapters.lesson import Stage, Weights, stages_to_json
-from adapters.sampling import Sampler, SamplingError
+from adapters.sampling import RolloutSampler, SamplingError
 from adapters.types import JSON
 from server.core.clock import monotonic
-from server.core.errors import EngineError
-from server.engine.control import open_control
+from server.core.errors import EngineError, EngineUnavailable
 from server.services.rebuilds import LESSON
 from server.services.runs import Claim
 from workers import replicas
 from workers.context import WorkerContext
+from workers.courtesy import Courtesy, Manners
 from workers.heart import Heart
 from workers.lesson import CHAMPION, Lesson, Training, read_lesson, write_json
+from workers.patience import PAUSE_S, Patience
 from workers.sampler import EngineSampler
 from workers.training import train
 
@@ -70,21 +71,26 @@ class RunBench:
     """What each training of the lesson reported at its end."""
     _lesson: Lesson = field(default_factory=Lesson)
     _trained: list[Weights] = field(default_factory=list)
+    _courtesy: Courtesy = field(init=False)
+    """Of the whole run: it remembers users from one call to the next."""
+
+    def __post_init__(self) -> None:
+        self._courtesy = Courtesy(Manners.of(self.context.settings.learning))
 
     @property
     def scratch(self) -> Path:
         return scratch_of(self.folder, self.owned.attempt)
 
     @property
-    def base(self) -> Sampler:
+    def base(self) -> RolloutSampler:
         return self._sampler(self.origin.base_engine_name)
 
     @property
-    def writer(self) -> Sampler:
+    def writer(self) -> RolloutSampler:
         return self._sampler(self.origin.writer_engine_name)
 
     @property
-    def editor(self) -> Sampler:
+    def editor(self) -> RolloutSampler:
         return self._sampler(self.origin.editor_engine_name)
 
     @contextmanager
@@ -140,19 +146,29 @@ class RunBench:
         return [Weights(output) if output.exists() else None for output in outputs]
 
     @contextmanager
-    def serving(self, weights: Sequence[Weights]) -> Iterator[list[Sampler]]:
+    def serving(self, weights: Sequence[Weights]) -> Iterator[list[RolloutSampler]]:
+        """See the protocol; one replica holds them, and is given them again if it is restarted."""
         urls = replicas.urls_holding(self.context, self.origin.base_engine_name)
         if not urls:
             raise SamplingError("Every replica is draining; a trial adapter is served by none.")
-        names = [self._name_of_try() for _ in weights]
-        loaded = dict(zip(names, (str(each.folder) for each in weights), strict=True))
+        samplers = [
+            EngineSampler(
+                self.context.settings,
+                self._name_of_try(),
+                urls[:1],
+                courtesy=self._courtesy,
+                folder=each.folder,
+            )
+            for each in weights
+        ]
         held = self.scratch / _HELD
         held.touch()
         try:
-            asyncio.run(self._load(loaded, urls[0]))
-            yield [EngineSampler(self.context.settings, name, urls[:1]) for name in names]
+            self._load(samplers)
+            yield list(samplers)
         finally:
-            if asyncio.run(self._unload(names, urls[0])):
+            are_gone = [sampler.unload() for sampler in samplers]
+            if all(are_gone):
                 held.unlink(missing_ok=True)
 
     @property
@@ -171,7 +187,7 @@ class RunBench:
 
     def _sampler(self, engine_name: str) -> EngineSampler:
         urls = replicas.urls_holding(self.context, engine_name)
-        return EngineSampler(self.context.settings, engine_name, urls)
+        return EngineSampler(self.context.settings, engine_name, urls, courtesy=self._courtesy)
 
     def _name_of_try(self) -> str:
         return _TRY.format(
@@ -212,6 +228,7 @@ class RunBench:
             "stages": stages_to_json(list(stages)),
             "outputs": [str(output) for output in outputs],
             "start": str(start.folder) if start else None,
+            "nice": self.context.settings.learning.nice,
             "threads": self.context.settings.learning.threads or spare_threads(),
             "checkpoints": str(self.checkpoints) if len(stages) == 1 and not folder else None,
         }
@@ -219,25 +236,21 @@ class RunBench:
         place.mkdir(parents=True, exist_ok=True)
         return train(job, folder=place, heart=self.heart)
 
-    async def _load(self, folders: dict[str, str], url: str) -> None:
-        async with open_control(self.context.settings.engine, url) as control:
-            for name, folder in folders.items():
-                try:
-                    await control.load_adapter(name, folder)
-                except EngineError as error:
+    def _load(self, samplers: Sequence[EngineSampler]) -> None:
+        """Load them all; an engine that is being restarted is waited for."""
+        patience = Patience(self.context.settings.engine.start_timeout_s)
+        while True:
+            try:
+                for sampler in samplers:
+                    sampler.load()
+                return
+            except EngineUnavailable as error:
+                self.heart.confirm()
+                if patience.must_end():
                     raise SamplingError(f"a trial adapter is not served: {error}") from error
-
-    async def _unload(self, names: Sequence[str], url: str) -> bool:
-        """Whether the engine holds none of them; else the worker's tick asks it again."""
-        has_let_go = True
-        async with open_control(self.context.settings.engine, url) as control:
-            for name in names:
-                try:
-                    await control.unload_adapter(name)
-                except EngineError as error:
-                    has_let_go = False
-                    log.warning("trial_adapter_not_unloaded", name=name, error=str(error))
-        return has_let_go
+                time.sleep(PAUSE_S)
+            except EngineError as error:
+                raise SamplingError(f"a trial adapter is not served: {error}") from error
 
 
 def claim_of_try(engine_name: str) -> Claim | None:
