@@ -17,6 +17,7 @@ from server.services.rebuilds import LESSON
 from server.services.runs import Claim
 from tests.conftest import RecordingQueue
 from tests.support.fake_engine import FakeEngine, Served, serve
+from tests.support.trainings import scripted
 from workers import bench
 from workers.bench import Origin, RunBench, claim_of_try, drop_trained, may_be_held
 from workers.context import WorkerContext
@@ -66,7 +67,7 @@ class Trainer:
 @pytest.fixture
 def trainer(monkeypatch: pytest.MonkeyPatch) -> Trainer:
     made = Trainer()
-    monkeypatch.setattr(bench, "train", made)
+    monkeypatch.setattr(bench, "Trainer", scripted(made))
     return made
 
 
@@ -174,7 +175,7 @@ def test_trials_that_diverge_leave_a_gap(
         Path(job["outputs"][1]).mkdir()
         return {}
 
-    monkeypatch.setattr(bench, "train", half)
+    monkeypatch.setattr(bench, "Trainer", scripted(half))
 
     lost, kept = attempt(context, tmp_path).try_out([stage("a"), stage("b")])
 
