@@ -1,9 +1,9 @@
-"""`make bench-courtesy`: what users wait for their first token while learning samples from the engine.
+"""`make bench-courtesy`: what users wait for their first token while an on-policy run is going.
 
 Real vLLM serves the tests' tiny model through the whole gateway. Users come as a Poisson process and
 stream short replies. In turn, round after round: no learning, learning as it is, and learning that
-makes no room for users. The learner asks for rollouts without a pause; it trains nothing, so what
-a trainer takes of the processor is not in these figures.
+makes no room for users, neither at the engine nor on the processor. A run samples, trains, and has
+the engine serve what it trained, step by step and without a pause.
 """
 
 import argparse
@@ -21,8 +21,9 @@ from statistics import median
 import uvloop
 
 from benchmarks import rig
+from benchmarks.learner import LEARNT
 from benchmarks.load import percentiles_ms, request_bytes
-from benchmarks.real_engine import start_engine
+from benchmarks.real_engine import TINY_MODEL, start_engine
 from benchmarks.results import Aim, Results
 from benchmarks.rig import CORES, Contender
 from benchmarks.stats import arrivals
@@ -34,7 +35,11 @@ from server.engine.launch import require_engine
 
 ALONE, POLITE, RUDE = "no learning", "learning", "learning that makes no room"
 MOST = LearningSettings().rollout_concurrency
-BESIDE = {POLITE: LearningSettings().rollouts_beside_users, RUDE: MOST}
+POLITENESS = {
+    POLITE: (LearningSettings().rollouts_beside_users, LearningSettings().nice),
+    RUDE: (MOST, 0),
+}
+"""Rollouts beside users, and niceness."""
 AIM = Aim(1.1, is_at_least=False)
 SEED = 0
 TOKENS = 24
@@ -96,12 +101,11 @@ def _measure(
         return
     baselines: dict[str, float] = {}
     for name in (ALONE, POLITE, RUDE):
-        path = folder / f"learnt-{number}-{name}.jsonl"
-        learner = nullcontext() if name == ALONE else _learner(engine_url, BESIDE[name], path)
-        with learner:
-            before = _learnt(path)
+        place = folder / f"run-{number}-{name.replace(' ', '-')}"
+        with nullcontext() if name == ALONE else _learner(engine_url, place, *POLITENESS[name]):
+            before = _learnt(place)
             turn = uvloop.run(_turn(gateway, options, seed=number))
-            learnt = {what: done - before.get(what, 0) for what, done in _learnt(path).items()}
+            learnt = {what: done - before[what] for what, done in _learnt(place).items()}
         for what, spans in (("first token", turn.first_tokens), ("whole reply", turn.whole)):
             for part, value in percentiles_ms(spans).items():
                 metric = f"{what} {part}"
@@ -109,29 +113,30 @@ def _measure(
                 results.add(case, f"{name}: {metric}", value, "ms", baseline=baselines.get(metric))
         results.add(case, f"{name}: failed", turn.failed, "replies")
         for what, done in learnt.items():
-            results.add(case, f"{name}: rollouts, {what}", done, "in the turn")
+            results.add(case, f"{name}: {what}", done, "in the turn")
     results.finish(case)
 
 
 @contextmanager
-def _learner(engine_url: str, beside: int, path: Path) -> Iterator[None]:
-    """A learner at full speed; ended at the end."""
-    command = [sys.executable, "-m", "benchmarks.learner", engine_url, str(beside), str(path)]
-    with rig.running(command) as process:
+def _learner(engine_url: str, place: Path, beside: int, nice: int) -> Iterator[None]:
+    """A run that has trained its first step; ended at the end."""
+    place.mkdir()
+    command = [sys.executable, "-m", "benchmarks.learner", engine_url, str(TINY_MODEL), str(place)]
+    with rig.running([*command, str(beside), str(nice)]) as process:
         deadline = time.monotonic() + LEARNER_TIMEOUT_S
-        while not path.exists() or not path.read_text():
+        while not _learnt(place).get("steps"):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError("the learner does not learn")
             time.sleep(0.2)
         yield
 
 
-def _learnt(path: Path) -> dict[str, float]:
-    """What a learner has done since its start; nothing where there is none."""
-    if not path.exists():
-        return {}
-    last: dict[str, float] = json.loads(path.read_text().splitlines()[-1])
-    return last
+def _learnt(place: Path) -> dict[str, float]:
+    """What a run has done since its start; nothing where there is none."""
+    path = place / LEARNT
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    whole = [line for line in lines if line.endswith("\n")]
+    return json.loads(whole[-1]) if whole else {}
 
 
 async def _turn(gateway: Contender, options: argparse.Namespace, *, seed: int) -> Turn:
@@ -175,7 +180,8 @@ def _sum_up(results: Results, case: str, rounds: int) -> None:
     """Medians over the rounds, beside those without learning."""
     for metric in ("first token p50", "first token p95", "whole reply p50"):
         seen = {
-            name: _median(results, case, rounds, f"{name}: {metric}") for name in (ALONE, *BESIDE)
+            name: _median(results, case, rounds, f"{name}: {metric}")
+            for name in (ALONE, *POLITENESS)
         }
         for name, value in seen.items():
             has_aim = name == POLITE and metric == "first token p95"
