@@ -50,7 +50,9 @@ class Turns(Generic[_T]):
     restore: Restore | None = None
     on_progress: ProgressCallback | None = None
     was_cut: bool = False
-    """Whether a request was left before its end, by users, an error or a cancel."""
+    """Whether a request was left before its end, for users, by an error or a cancel."""
+    broken_off: int = 0
+    """Requests that were left for users, and asked again."""
     _orders: Sequence[Order[_T]] = ()
     _answers: dict[int, _T] = field(default_factory=dict)
     _waiting: dict[str, deque[int]] = field(default_factory=dict)
@@ -109,6 +111,7 @@ class Turns(Generic[_T]):
         for task, (number, url) in reversed(list(self._at_work.items())):
             if not task.done() and self.courtesy.take_back(url):
                 task.cancel()
+                self.broken_off += 1
                 self.was_cut = True
                 del self._at_work[task]
                 self._leaving.add(task)
@@ -143,6 +146,8 @@ class Turns(Generic[_T]):
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
+        if self.broken_off:
+            log.info("broken_off_for_users", requests=self.broken_off, of=len(self._orders))
 
     async def _watch(self, control: EngineControl) -> None:
         while True:

@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 
 from adapters.lesson import Stage, Weights
+from adapters.sampling import SamplingError
 from adapters.spec import BudgetSpec, LoraSpec, TrainingSpec
 from adapters.types import EditKind, SamplingParams, SelfEdit
 from server.core.errors import LeaseLost
@@ -421,6 +422,75 @@ def test_a_throw_away_adapter_says_whose_it_is_and_goes(
     assert all(name.startswith("m@try.") for name in names)
     assert (is_held, may_be_held(made.scratch)) == (True, False)
     assert engine[0].adapters == {}
+
+
+def test_an_engine_that_is_restarted_meanwhile_gets_it_again_under_its_name(
+    serving_context: WorkerContext, engine: tuple[FakeEngine, Served], tmp_path: Path
+) -> None:
+    made = attempt(serving_context, tmp_path)
+
+    with made.serving([Weights(tmp_path / "a")]) as (sampler,):
+        engine[0].lose_adapters()
+        sampler.rollouts([[{"role": "user", "content": "Hi"}]], SamplingParams(seed=1), group=2)
+        held = dict(engine[0].adapters)
+
+    assert list(held.values()) == [str(tmp_path / "a")]
+    assert engine[0].loads == [*held, *held]
+    assert engine[0].unloads == [*held]
+
+
+def test_no_name_is_used_for_two_trainings(
+    serving_context: WorkerContext, engine: tuple[FakeEngine, Served], tmp_path: Path
+) -> None:
+    made = attempt(serving_context, tmp_path)
+    for _ in range(3):
+        with made.serving([Weights(tmp_path / "a")]):
+            pass
+
+    assert len(set(engine[0].loads)) == 3
+
+
+def test_what_one_call_saw_of_users_the_next_one_knows(
+    serving_context: WorkerContext, engine: tuple[FakeEngine, Served], tmp_path: Path
+) -> None:
+    made = attempt(serving_context, tmp_path)
+    questions = [[{"role": "user", "content": f"Question {number}"}] for number in range(6)]
+    params = SamplingParams(seed=1)
+    engine[0].token_s = 0.005
+    engine[0].users = 1
+    made.base.chat(questions[:1], params)
+    engine[0].users = 0
+
+    with made.serving([Weights(tmp_path / "a")]) as (sampler,):
+        sampler.rollouts(questions, params)
+
+    assert engine[0].most_running == 1
+
+
+def test_an_engine_that_starts_is_waited_for(
+    context: WorkerContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until it has had the time that a start may take."""
+    away = EngineSettings(url="http://127.0.0.1:9", connect_timeout_s=1, start_timeout_s=0.05)
+    waits: list[float] = []
+    monkeypatch.setattr(bench.time, "sleep", waits.append)
+    made = attempt(
+        replace(context, settings=context.settings.model_copy(update={"engine": away})), tmp_path
+    )
+
+    with pytest.raises(SamplingError, match="does not answer"), made.serving([Weights(tmp_path)]):
+        pass
+
+    assert waits
+    assert may_be_held(made.scratch)
+
+
+def test_a_trainer_stands_back_for_what_serves(
+    trainer: Trainer, context: WorkerContext, tmp_path: Path
+) -> None:
+    attempt(context, tmp_path).train(stage("a"))
+
+    assert trainer.jobs[0]["nice"] == 10
 
 
 def test_what_the_engine_will_not_let_go_of_keeps_its_files(
