@@ -89,7 +89,6 @@ class Workshop:
     def put_back(self, base: Base) -> None:
         """Let the next job have it."""
         self._base = base
-        gc.collect()  # adapters and their models hold each other
 
 
 def main(arguments: Sequence[str], out: TextIO, orders: Iterable[str] = ()) -> int:
@@ -105,6 +104,7 @@ def main(arguments: Sequence[str], out: TextIO, orders: Iterable[str] = ()) -> i
     for file in arguments or map(json.loads, orders):
         if status := _carry_out(Path(file), out, workshop):
             return status
+        gc.collect()  # an adapter and its model hold each other, and the next job may be long off
     return 0
 
 
