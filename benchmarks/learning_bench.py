@@ -10,7 +10,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from adapters.lesson import Stage, Weights, stages_to_json
-from adapters.sampling import Sampler
+from adapters.sampling import RolloutSampler
 from adapters.types import JSON
 from benchmarks.decoders import Decoder
 from benchmarks.results import ROOT
@@ -34,15 +34,15 @@ class LocalBench:
     _trainer: Trainer | None = None
 
     @property
-    def base(self) -> Sampler:
+    def base(self) -> RolloutSampler:
         return self.decoder.base
 
     @property
-    def writer(self) -> Sampler:
+    def writer(self) -> RolloutSampler:
         return self.decoder.base
 
     @property
-    def editor(self) -> Sampler:
+    def editor(self) -> RolloutSampler:
         return self.decoder.base
 
     @contextmanager
@@ -87,7 +87,7 @@ class LocalBench:
         self._run(stages, outputs)
         return [Weights(output) if output.exists() else None for output in outputs]
 
-    def serving(self, weights: Sequence[Weights]) -> AbstractContextManager[list[Sampler]]:
+    def serving(self, weights: Sequence[Weights]) -> AbstractContextManager[list[RolloutSampler]]:
         return self.decoder.serving(weights)
 
     def train_on(self, model: Path, stage: Stage) -> Weights:
