@@ -18,6 +18,7 @@ from adapters.types import (
     TopK,
     Verdict,
 )
+from workers.spending import Spent
 
 Script = Callable[[Sequence[ChatMessage]], str]
 
@@ -136,6 +137,9 @@ class PaperBench:
     diverging: frozenset[int] = frozenset()
     """Numbers of the trials that come to nothing."""
     kept: dict[str, JSON] = field(default_factory=dict)
+    spent: Spent = field(default_factory=Spent)
+    """As a run's bench has it."""
+    is_closed: bool = False
 
     def __post_init__(self) -> None:
         self.writer = self.editor = self.base
@@ -165,6 +169,9 @@ class PaperBench:
         self.trainings.append((stage, start))
         self.teachers.append(teacher)
         return Weights(Path(f"trained-{len(self.trainings) - 1}"))
+
+    def close(self) -> None:
+        self.is_closed = True
 
     def try_out(self, stages: Sequence[Stage]) -> list[Weights | None]:
         first = len(self.trials)
