@@ -167,6 +167,12 @@ def test_rate_rises_then_falls_and_stays_positive(schedule: str) -> None:
     assert all(factor > 0 for factor in factors)
 
 
+def test_a_constant_rate_rises_once_and_stays() -> None:
+    factors = [rate_factor(step, 3, 20, schedule="constant") for step in range(20)]
+
+    assert factors == [0.25, 0.5, 0.75, *[1.0] * 17]
+
+
 def write_job(folder: Path, base_model: Path, **changes: object) -> Path:
     stage = {
         "lora": {"rank": 4, "alpha": 8},

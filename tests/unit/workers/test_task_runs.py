@@ -220,6 +220,7 @@ class RunOnPaper(PaperBench):
     closings: list[dict[str, Any]]
 
     def settle(self, weights: Weights) -> Path:
+        assert self.is_closed  # the trainer's memory is the exam's by then
         lesson = Path(self.folder) / rebuilds.LESSON
         lesson.write_text("{}")
         return lesson
