@@ -77,6 +77,7 @@ class _Place:
     """Since the look before."""
     users_at: float | None = None
     """When users were last seen."""
+    is_looked_at: bool = False
 
 
 @dataclass(slots=True)
@@ -126,20 +127,34 @@ class Courtesy:
                 place.in_flight -= 1
 
     async def look(self, control: EngineControl) -> None:
-        """See whether users are at the engine; one that does not tell is taken to have none."""
-        try:
-            load = await control.load()
-        except EngineError:
-            return
+        """See whether users are at the engine; one that does not tell is taken to have none.
+
+        One look at a time: what was in flight is counted from the end of the one before.
+        """
         with self._lock:
             place = self._place(control.client.url)
+            if place.is_looked_at:
+                return
+            place.is_looked_at = True
+        load: EngineLoad | None = None
+        try:
+            load = await control.load()
+        except EngineError as error:
+            log.debug("engine_load_not_read", url=control.client.url, error=str(error))
+        finally:
+            self._judge(control.client.url, load)
+
+    def _judge(self, url: str, load: EngineLoad | None) -> None:
+        with self._lock:
+            place = self._place(url)
+            place.is_looked_at = False
             ours, place.most_in_flight = place.most_in_flight, place.in_flight
             if load is None or not users_among(load, ours):
                 return
             is_new = self._allowed(place) > self.manners.beside_users
             place.users_at = monotonic()
         if is_new:
-            log.info("learning_makes_room", url=control.client.url, kept=self.manners.beside_users)
+            log.info("learning_makes_room", url=url, kept=self.manners.beside_users)
 
     def _excess(self, place: _Place) -> float:
         """Requests beyond what is allowed; without users each call bounds only its own."""
