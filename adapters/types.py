@@ -168,6 +168,18 @@ class Distillation:
 
 
 @dataclass(frozen=True, slots=True)
+class GivenReply:
+    """A reply to a conversation, as text, that is to be learnt, or to be liked or disliked."""
+
+    prompt: tuple[ChatMessage, ...]
+    reply: str
+    is_liked: bool | None = None
+    """For KTO: whether it shall become likelier than the reference finds it, or less likely. None:
+    it is learnt as it stands."""
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class Prompt:
     """A conversation that the served model is asked to answer, to learn from its own replies."""
 
@@ -195,6 +207,8 @@ class Opinion:
     """Thumb up or down; None where none was given."""
     correction: str | None = None
     """What the reply should have been."""
+    versions_ago: int = 0
+    """How many versions have taken over since the one that gave the reply served; 0: it still does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,7 +359,20 @@ class PreferencePair:
     mass: float = 1.0
 
 
-Unit: TypeAlias = TrainingSample | PreferencePair
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One answer that somebody liked or did not, for the KTO loss; its trained tokens are summed.
+
+    The sample's own weights count beside it. Its mass does not count, this one's does.
+    """
+
+    sample: TrainingSample
+    is_liked: bool
+    weight: float = 1.0
+    mass: float = 1.0
+
+
+Unit: TypeAlias = TrainingSample | PreferencePair | Judged
 """What is packed whole."""
 
 

@@ -23,6 +23,7 @@ from adapters.lesson import Stage, stages_from_json
 from adapters.training.batch import encode
 from adapters.training.checkpoints import Checkpoints
 from adapters.training.distillation import Teacher, distill
+from adapters.training.given import encode_replies
 from adapters.training.many import Course, load_bank, train_many
 from adapters.training.model import load_trainee, save_adapter
 from adapters.training.speedups import apply_speedups, find_speedups
@@ -198,7 +199,8 @@ def _samples(
         top_k=stage.losses.distill_top_k,
         microbatch_tokens=stage.training.microbatch_tokens,
     )
-    return [*units, *taught, *stage.units], anchors
+    given = encode_replies(stage.replies, tokenizer, max_tokens=most)
+    return [*units, *taught, *given, *stage.units], anchors
 
 
 def environment(device: torch.device, dtype: torch.dtype) -> dict[str, str | int | None]:
