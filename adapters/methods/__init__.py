@@ -1,17 +1,21 @@
 """Adaptation methods: one file each, none knowing another; an assignment in, weights out."""
 
 from adapters.methods.base import Method
+from adapters.methods.corrections import Corrections
 from adapters.methods.distill import Distill
 from adapters.methods.heal import Heal
+from adapters.methods.kto import Kto
 from adapters.methods.seal import Seal
 from adapters.methods.seal_editor import SealEditor
 from adapters.methods.seal_fewshot import SealFewShot
 from adapters.methods.sept import Sept
 from adapters.methods.workbench import AcceptedSelfEdit, Assignment, Outcome, Workbench
 from adapters.spec import (
+    CorrectionsConfig,
     DistillConfig,
     FewShotConfig,
     HealConfig,
+    KtoConfig,
     MethodConfig,
     SealConfig,
     SealEditorConfig,
@@ -36,4 +40,8 @@ def build_method(config: MethodConfig) -> Method:
             return SealFewShot(config)
         case SeptConfig():
             return Sept(config)
+        case CorrectionsConfig():
+            return Corrections(config)
+        case KtoConfig():
+            return Kto(config)
     raise NotImplementedError(config.type)

@@ -22,6 +22,7 @@ from pydantic import TypeAdapter
 from adapters.corpus.instructions import find_suspects
 from adapters.lesson import Stage, Weights
 from adapters.methods.continual import Beginning, begin
+from adapters.methods.lengths import prompt_lengths
 from adapters.methods.prompt_sets import ORDERS, REPEATED, fault_of, key_of, plain, shared_out
 from adapters.methods.teaching import corrected_prompt
 from adapters.methods.workbench import Assignment, Outcome, Workbench
@@ -47,6 +48,15 @@ class Corrected:
     prompt: Prompt
     correction: str
 
+    @property
+    def added_tokens(self) -> int:
+        """Most tokens by which the teacher's prompt can be longer: no token is less than a byte."""
+        (*_, alone), (*_, shown) = (
+            self.prompt.messages,
+            corrected_prompt(self.prompt.messages, self.correction),
+        )
+        return len(shown["content"].encode()) - len(alone["content"].encode())
+
     def teach(self, reply: str, ids: tuple[int, ...] = ()) -> Distillation:
         """A reply of the student's, to be set right by who sees the correction."""
         messages = self.prompt.messages
@@ -65,7 +75,8 @@ class Corrections:
         """See `Method.learn`."""
         config = self._config
         left_out: Counter[str] = Counter()
-        taught = self._usable(assignment, left_out)
+        with bench.stage("prompts"):
+            taught = self._usable(assignment, bench, left_out)
         report: dict[str, JSON] = {"corrections": len(taught), "left_out": dict(+left_out)}
         if len(taught) < config.min_prompts:
             why = (
@@ -99,24 +110,37 @@ class Corrections:
             return Outcome(None, {"no_update": "The budget was used up at the start."} | outcome)
         return Outcome(weights, outcome, beginning.generation)
 
-    def _usable(self, assignment: Assignment, left_out: Counter[str]) -> list[Corrected]:
+    def _usable(
+        self, assignment: Assignment, bench: Workbench, left_out: Counter[str]
+    ) -> list[Corrected]:
         exam = frozenset(map(plain, assignment.held_out))
-        most = self._config.corrections.max_characters
         sound: list[Opinion] = []
         for opinion in assignment.opinions:
-            if fault := correction_fault(opinion, exam, max_characters=most):
+            if fault := correction_fault(opinion, exam):
                 left_out[fault] += 1
             else:
                 sound.append(opinion)
-        agreed = undisputed(sound, left_out)
-        kept = shared_out(
-            agreed,
+        agreed = [
+            Corrected(one.prompt, (one.correction or "").strip())
+            for one in undisputed(sound, left_out)
+        ]
+        lengths = prompt_lengths(
+            [one.prompt.messages for one in agreed], bench, name="corrections-lengths"
+        )
+        most = self._config.training.max_tokens
+        fitting = [
+            one
+            for one, length in zip(agreed, lengths, strict=True)
+            if length + one.added_tokens < most
+        ]
+        left_out["longer than training.max_tokens"] += len(agreed) - len(fitting)
+        return shared_out(
+            fitting,
             lambda one: one.prompt.asked_by,
             share=self._config.prompts_per_user,
             seed=self._config.seed,
             left_out=left_out,
         )
-        return [Corrected(one.prompt, (one.correction or "").strip()) for one in kept]
 
     def _students(
         self,
@@ -183,9 +207,7 @@ class Corrections:
         )
 
 
-def correction_fault(
-    opinion: Opinion, exam: frozenset[str], *, max_characters: int
-) -> str | None:
+def correction_fault(opinion: Opinion, exam: frozenset[str]) -> str | None:
     """Why nothing is learnt from a correction; `exam` are the held-out prompts as `plain` has them."""
     correction = opinion.correction
     if correction is None:
@@ -194,8 +216,6 @@ def correction_fault(
         return "the correction is empty"
     if plain(correction) == plain(opinion.reply):
         return "the correction is the reply"
-    if len(correction) > max_characters:
-        return "the correction is too long"
     if find_suspects(correction):
         return ORDERS
     return fault_of(opinion.prompt, exam)

@@ -17,6 +17,9 @@ class CorrectionsTraining(PromptTraining):
     """Samples per optimiser step."""
     epochs: int = Field(default=4, ge=1)
     """Passes over the rows of one round."""
+    max_tokens: int = Field(default=4096, ge=16)
+    """Longest sample. A correction is left out where the teacher's prompt, taking a byte of the
+    correction for a token, might be longer."""
 
 
 class CorrectionsSpec(Settings):
@@ -27,8 +30,6 @@ class CorrectionsSpec(Settings):
     text_weight: float = Field(default=1.0, ge=0.0)
     """Weight of learning the correction as it stands, beside the distillation; 0 leaves it out,
     so that the teacher's view of it is all that is learnt."""
-    max_characters: int = Field(default=4000, ge=1)
-    """A longer correction is left out."""
     max_new_tokens: int = Field(default=256, ge=1)
     """Length of a reply of teacher or student."""
     temperature: float = Field(default=1.0, ge=0.0, le=2.0)
