@@ -3,9 +3,19 @@
 import dataclasses
 from collections.abc import Sequence
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
-from adapters.training.batch import encode_messages, end_of_turn, lesson, plain_ids
+from adapters.training.batch import (
+    encode_messages,
+    end_of_turn,
+    lesson,
+    pack,
+    plain_ids,
+    split_by_tokens,
+)
+from adapters.training.distillation import Teacher
+from adapters.training.logprobs import selective_logprobs
 from adapters.types import Component, GivenReply, Judged, TrainingSample, Unit, reply_mask
 
 
@@ -45,3 +55,28 @@ def _weighted(sample: TrainingSample, weight: float) -> TrainingSample:
     """The sample counting `weight` times as much in the loss, and as much as before in its mean."""
     weights = tuple(weight * each for each in sample.weights[Component.CE])
     return dataclasses.replace(sample, weights={Component.CE: weights})
+
+
+def judged_against(
+    units: Sequence[Unit], teacher: Teacher, *, microbatch_tokens: int
+) -> list[Unit]:
+    """The units, the judged ones with the log-probabilities that the teacher gives their tokens.
+
+    So the reference is whoever teaches: the base, or weights that the training is given.
+    """
+    judged = [unit for unit in units if isinstance(unit, Judged)]
+    found: dict[int, tuple[float, ...]] = {}
+    with torch.no_grad():
+        for group in split_by_tokens(judged, microbatch_tokens):
+            batch = pack(group)
+            logprobs_N = selective_logprobs(teacher(batch).float().cpu(), batch.targets_N)
+            for index, unit in enumerate(group):
+                found[id(unit)] = tuple(logprobs_N[batch.samples_N == index].tolist())
+    return [
+        dataclasses.replace(
+            unit, sample=dataclasses.replace(unit.sample, reference_logprobs=found[id(unit)])
+        )
+        if isinstance(unit, Judged)
+        else unit
+        for unit in units
+    ]
