@@ -126,7 +126,7 @@ def measure_drift(
                 on_progress=on_progress,
             )
         )
-        found = divergences(replies, model, places, on_progress)
+        found = divergences_of(replies, model, places, on_progress)
         divergences = dict(zip(chosen, found, strict=True))
     except NotScored as refusal:
         reason = str(refusal)
@@ -154,7 +154,7 @@ def _sample(items: Sequence[ExamItem], most: int) -> list[int]:
     return sorted(chosen)
 
 
-def divergences(
+def divergences_of(
     replies: Sequence[Reply],
     model: MeasuringSampler,
     places: int,

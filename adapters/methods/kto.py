@@ -18,7 +18,7 @@ from statistics import fmean
 
 from pydantic import TypeAdapter
 
-from adapters.evaluation.drift import divergences
+from adapters.evaluation.drift import divergences_of
 from adapters.lesson import Stage, Weights
 from adapters.methods.continual import Beginning, begin
 from adapters.methods.lengths import prompt_lengths
@@ -191,7 +191,7 @@ class _Course:
                 replies = self._start_replies()
                 with self._bench.serving([weights]) as (policy,):
                     places = self._config.kto.probe_places
-                    found = divergences(replies, _measuring(policy), places)
+                    found = divergences_of(replies, _measuring(policy), places)
             except NotScored as refusal:
                 return {"not_measured": str(refusal)}
             values = [value for reply in found for value in reply]
