@@ -73,7 +73,7 @@ from adapters.spec.prompts import (
     VerifierSpec,
 )
 from adapters.spec.sd_zero import SdZeroConfig
-from adapters.spec.sept import AnnealSpec, ProbeSpec, SeptConfig, SeptTraining
+from adapters.spec.sept import AnnealSpec, ProbeSpec, SeptConfig, SeptRollouts, SeptTraining
 from adapters.spec.specs import SpecsConfig
 from adapters.spec.ttrl import TtrlConfig
 
@@ -133,6 +133,7 @@ __all__ = [
     "SealEditorConfig",
     "SelfEditSpec",
     "SeptConfig",
+    "SeptRollouts",
     "SeptTraining",
     "Settings",
     "Share",

@@ -1,8 +1,8 @@
 """Config of SePT."""
 
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from adapters.spec.base import Settings, Share
 from adapters.spec.prompts import PromptSettings, PromptTraining, RolloutSpec
@@ -17,6 +17,22 @@ class SeptTraining(PromptTraining):
     """Samples per optimiser step; half a step's rollouts, so that each is two updates."""
     weight_decay: float = Field(default=0.01, ge=0.0)
     """AdamW's decay on the LoRA matrices."""
+
+
+class SeptRollouts(RolloutSpec):
+    """What the policy is asked for in each step of SePT."""
+
+    prompts_per_step: int = Field(default=32, ge=1)
+    """Prompts of one step, drawn without repetition until all have had their turn."""
+    group: int = Field(default=1, ge=1)
+    """Rollouts of one prompt; the paper's 8 gain little."""
+    steps: int = Field(default=100, ge=1)
+    """Most steps: a rollout and an update of the policy each."""
+    temperature: float = Field(default=0.9, gt=0.0, le=1.0)
+    """Of the rollouts, at the start. The training's is 1: at 1 they are coupled, the control, whose
+    expected gradient is zero, and above it they would flatten the model."""
+    max_new_tokens: int = Field(default=512, ge=1)
+    """Length of one rollout."""
 
 
 class AnnealSpec(Settings):
@@ -48,19 +64,7 @@ class SeptConfig(PromptSettings):
     refresh: Literal["online", "offline"] = "online"
     """`online`: each step samples from the model as the step before has left it. `offline`, a
     control: one reply to each prompt, all sampled from the model as it was at the start."""
-    rollouts: RolloutSpec = RolloutSpec(
-        prompts_per_step=32, group=1, steps=100, temperature=0.9, max_new_tokens=512
-    )
-    """The training's own temperature is 1. Rollouts at 1 too are the coupled control."""
+    rollouts: SeptRollouts = SeptRollouts()
     anneal: AnnealSpec = AnnealSpec()
     probe: ProbeSpec = ProbeSpec()
     training: SeptTraining = SeptTraining()
-
-    @model_validator(mode="after")
-    def _is_not_hotter_than_the_training(self) -> Self:
-        if self.rollouts.temperature > 1.0:
-            raise ValueError(
-                "rollouts.temperature must be at most 1, the training's: hotter rollouts flatten "
-                "the model"
-            )
-        return self

@@ -16,8 +16,8 @@ from adapters.spec import (
     LoraSpec,
     Precision,
     ProbeSpec,
-    RolloutSpec,
     SeptConfig,
+    SeptRollouts,
     SeptTraining,
 )
 from adapters.types import Opinion, Prompt
@@ -87,13 +87,13 @@ def entropies(temperature: float, base_model: Path, folder: Path) -> tuple[float
         min_prompts=2,
         lora=LoraSpec(rank=4, alpha=8),
         anneal=AnnealSpec(is_on=False),
-        rollouts=RolloutSpec(
-            prompts_per_step=16, steps=8, temperature=temperature, max_new_tokens=6
+        rollouts=SeptRollouts(
+            prompts_per_step=24, steps=5, temperature=temperature, max_new_tokens=6
         ),
-        probe=ProbeSpec(every=8, prompts=16, least_entropy=0.0),
-        training=SeptTraining(learning_rate=2e-2, batch_size=8, **FAST),
+        probe=ProbeSpec(every=5, prompts=24, least_entropy=0.0),
+        training=SeptTraining(learning_rate=1e-2, batch_size=24, **FAST),
     )
-    prompts = tuple(asked(f"Say {n}.") for n in range(16))
+    prompts = tuple(asked(f"Say {n}.") for n in range(10, 34))
     folder.mkdir()
 
     outcome = build_method(config).learn(
@@ -112,5 +112,5 @@ def test_colder_rollouts_sharpen_the_model_and_coupled_ones_do_not(
     before, sharpened = entropies(0.5, random_model, tmp_path / "cold")
     _, coupled = entropies(1.0, random_model, tmp_path / "coupled")
 
-    assert sharpened < 0.7 * before
-    assert coupled == pytest.approx(before, rel=0.2)
+    assert sharpened < 0.8 * before
+    assert coupled == pytest.approx(before, rel=0.05)

@@ -21,8 +21,8 @@ from adapters.spec import (
     ContinualSpec,
     LossSpec,
     ProbeSpec,
-    RolloutSpec,
     SeptConfig,
+    SeptRollouts,
 )
 from adapters.training.batch import pack
 from adapters.training.objective import component_losses
@@ -41,8 +41,8 @@ def prompts(count: int, **fields: object) -> tuple[Prompt, ...]:
 
 
 def config(steps: int = 3, **fields: object) -> SeptConfig:
-    rollouts = {"prompts_per_step": 4, "group": 1, "steps": steps, "temperature": 0.6}
-    given = {"rollouts": RolloutSpec.model_validate(rollouts | {"max_new_tokens": 20})}
+    rollouts = {"prompts_per_step": 4, "steps": steps, "temperature": 0.6, "max_new_tokens": 20}
+    given = {"rollouts": SeptRollouts.model_validate(rollouts)}
     return SeptConfig.model_validate({"min_prompts": 2} | given | fields)
 
 
@@ -338,8 +338,14 @@ def test_the_learning_ends_when_the_replies_have_grown_too_long() -> None:
 
 
 def test_rollouts_hotter_than_the_training_are_no_config() -> None:
-    with pytest.raises(ValidationError, match="at most 1"):
-        config(rollouts=RolloutSpec(temperature=1.2))
+    with pytest.raises(ValidationError, match="less than or equal to 1"):
+        SeptConfig.model_validate({"rollouts": {"temperature": 1.2}})
+
+
+def test_a_config_that_names_one_setting_keeps_the_others_of_the_method() -> None:
+    spec = SeptConfig.model_validate({"rollouts": {"steps": 7}}).rollouts
+
+    assert (spec.steps, spec.group, spec.temperature) == (7, 1, 0.9)
 
 
 def expected_gradient(model_V: Tensor, sampled_from_V: Tensor, temperature: float) -> Tensor:
