@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from adapters.evaluation.open_book import open_book
 from adapters.types import ChatMessage, Distillation
 
+
 def student_prompt(question: str) -> tuple[ChatMessage, ...]:
     """What the student is asked: the question alone."""
     return ({"role": "user", "content": question},)

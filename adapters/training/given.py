@@ -34,9 +34,7 @@ def encode_replies(
     return [_unit(one, tokenizer, end, max_tokens) for one in replies]
 
 
-def _unit(
-    one: GivenReply, tokenizer: PreTrainedTokenizerBase, end: int, max_tokens: int
-) -> Unit:
+def _unit(one: GivenReply, tokenizer: PreTrainedTokenizerBase, end: int, max_tokens: int) -> Unit:
     head = encode_messages(one.prompt, tokenizer)
     if len(head) >= max_tokens:
         raise ValueError(

@@ -24,8 +24,15 @@ from adapters.spec import (
     KtoSpec,
     MethodConfig,
 )
-from adapters.types import ChatMessage, GivenReply, Opinion, ProgressCallback, Prompt
-from adapters.types import SamplingParams, TopK
+from adapters.types import (
+    ChatMessage,
+    GivenReply,
+    Opinion,
+    ProgressCallback,
+    Prompt,
+    SamplingParams,
+    TopK,
+)
 from tests.support.workbench import PaperBench, ScriptedSampler
 
 Messages = tuple[ChatMessage, ...]
@@ -138,7 +145,9 @@ def test_later_rounds_set_the_students_own_replies_right_too() -> None:
     own = second.distillations[3:]
     assert [one.reply for one in own] == ["By trained-0."] * 3
     assert all(one.reply_ids for one in own)
-    assert [one.teacher_prompt for one in own] == [one.teacher_prompt for one in first.distillations]
+    assert [one.teacher_prompt for one in own] == [
+        one.teacher_prompt for one in first.distillations
+    ]
     assert account(outcome, "corrections")["rounds"] == [{"set_right": 0}, {"set_right": 3}]
 
 
@@ -183,9 +192,7 @@ def test_unfit_corrections_are_left_out_each_with_its_reason() -> None:
         corrected("Who asks?", "The exam."),
     )
 
-    outcome = learn(
-        corrections(rounds=1), opinions, bench, held_out=frozenset({"who asks?"})
-    )
+    outcome = learn(corrections(rounds=1), opinions, bench, held_out=frozenset({"who asks?"}))
 
     assert account(outcome, "corrections")["corrections"] == 3
     assert account(outcome, "corrections")["left_out"] == {

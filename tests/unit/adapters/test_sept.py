@@ -54,7 +54,10 @@ def bench_of(said: Callable[[Sequence[ChatMessage]], str] | None = None) -> Pape
 
 
 def learn(
-    bench: PaperBench, settings: SeptConfig, asked: tuple[Prompt, ...] | None = None, **fields: object
+    bench: PaperBench,
+    settings: SeptConfig,
+    asked: tuple[Prompt, ...] | None = None,
+    **fields: object,
 ) -> Outcome:
     assignment = Assignment(prompts=prompts(8) if asked is None else asked, **fields)  # type: ignore[arg-type]
     return build_method(settings).learn(assignment, bench)
