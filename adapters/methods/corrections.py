@@ -107,7 +107,7 @@ class Corrections:
         report["rounds"] = rounds
         outcome: dict[str, JSON] = {"corrections": report, "continual": beginning.report(0)}
         if weights is None:
-            return Outcome(None, {"no_update": "The budget was used up at the start."} | outcome)
+            return Outcome(None, {"no_update": "The budget was used up at the start.", **outcome})
         return Outcome(weights, outcome, beginning.generation)
 
     def _usable(

@@ -69,7 +69,7 @@ class Kto:
         report |= course.report()
         said: dict[str, JSON] = {"kto": report, "continual": beginning.report(0)}
         if weights is None:
-            return Outcome(None, {"no_update": f"No pass was kept: {course.stopped}."} | said)
+            return Outcome(None, {"no_update": f"No pass was kept: {course.stopped}.", **said})
         return Outcome(weights, said, beginning.generation)
 
     def _usable(

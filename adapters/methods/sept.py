@@ -92,7 +92,7 @@ class Sept:
         said: dict[str, JSON] = {"sept": report, "continual": beginning.report(0)}
         if weights is None:
             why = f"No reply was learnt; {course.stopped}."
-            return Outcome(None, {"no_update": why} | said)
+            return Outcome(None, {"no_update": why, **said})
         return Outcome(weights, said, beginning.generation)
 
 
