@@ -1,10 +1,10 @@
 """The workbench of a run: samplers over the serving engine, trainings in child processes."""
 
-import asyncio
 import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,14 +19,15 @@ from adapters.sampling import RolloutSampler, SamplingError
 from adapters.spec import BudgetSpec
 from adapters.types import JSON
 from server.core.clock import monotonic
-from server.core.errors import EngineError
-from server.engine.control import open_control
+from server.core.errors import EngineError, EngineUnavailable
 from server.services.rebuilds import LESSON
 from server.services.runs import Claim
 from workers import replicas
 from workers.context import WorkerContext
+from workers.courtesy import Courtesy, Manners
 from workers.heart import Heart
 from workers.lesson import CHAMPION, Training, row_of, write_json, write_lesson, write_text
+from workers.patience import PAUSE_S, Patience
 from workers.sampler import EngineSampler
 from workers.spending import Account, AnySampler, CountedSampler, Spent
 from workers.training import Trainer
@@ -79,12 +80,19 @@ class RunBench:
     """What each training of the lesson reported at its end."""
     budget: BudgetSpec = field(default_factory=BudgetSpec)
     _trained: list[Weights] = field(default_factory=list)
+    _champions: list[bool] = field(default_factory=list)
+    """Whether each began at the champion, or was taught by it."""
     _gone_on_from: list[int] = field(default_factory=list)
     """Numbers of the trainings that a later one went on from."""
     _teachers: set[Weights] = field(default_factory=set)
     _served: list[Weights] = field(default_factory=list)
     """What an engine may hold."""
     _trainer: Trainer = field(default_factory=lambda: Trainer())
+    _courtesy: Courtesy = field(init=False)
+    """Of the whole run: it remembers users from one call to the next."""
+
+    def __post_init__(self) -> None:
+        self._courtesy = Courtesy(Manners.of(self.context.settings.learning))
 
     @property
     def scratch(self) -> Path:
@@ -138,9 +146,10 @@ class RunBench:
     ) -> Weights:
         number = len(self._trained)
         training = Training(stage, self._number_of(start), self._number_of(teacher))
+        is_champions = CHAMPION in (training.start, training.teacher)
         weights = Weights(self.folder / f"trained-{number}")
         closing = self._closing(number)
-        record = self._record_of(training)
+        record = row_of(training, self.origin.champion_id if is_champions else None)
         if not (closing.exists() and self._record(number).read_text() == record):
             self.heart.confirm()
             self._forget_from(number)
@@ -155,6 +164,7 @@ class RunBench:
             write_json(closing, report)
         self.closings.append(json.loads(closing.read_text()))
         self._trained.append(weights)
+        self._champions.append(is_champions)
         self._drop_old_links(training, teacher)
         return weights
 
@@ -172,20 +182,31 @@ class RunBench:
 
     @contextmanager
     def serving(self, weights: Sequence[Weights]) -> Iterator[list[RolloutSampler]]:
+        """See the protocol; one replica holds them, and is given them again if it is restarted."""
         urls = replicas.urls_holding(self.context, self.origin.base_engine_name)
         if not urls:
             raise SamplingError("Every replica is draining; a trial adapter is served by none.")
-        names = [self._name_of_try() for _ in weights]
-        loaded = dict(zip(names, (str(each.folder) for each in weights), strict=True))
+        samplers = [
+            EngineSampler(
+                self.context.settings,
+                self._name_of_try(),
+                urls[:1],
+                courtesy=self._courtesy,
+                folder=each.folder,
+            )
+            for each in weights
+        ]
         held = self.scratch / _HELD
         held.touch()
         self._served += weights
         try:
-            asyncio.run(self._load(loaded, urls[0]))
-            samplers = (EngineSampler(self.context.settings, name, urls[:1]) for name in names)
+            self._load(
+                [one for one, each in zip(samplers, weights, strict=True) if self._has(each)]
+            )
             yield [self._counted(sampler) for sampler in samplers]
         finally:
-            if asyncio.run(self._unload(names, urls[0])):
+            are_gone = [sampler.unload() for sampler in samplers]
+            if all(are_gone):
                 held.unlink(missing_ok=True)
                 del self._served[len(self._served) - len(weights) :]
 
@@ -199,16 +220,17 @@ class RunBench:
         count = self._trained.index(weights) + 1
         path = self.folder / LESSON
         self.heart.confirm()
-        records = [self._record(number) for number in range(count)]
-        origins = (json.loads(record.read_text())["champion"] for record in records)
-        started_from = next(filter(None, origins), None)
-        write_lesson(path, (record.read_text() for record in records), started_from)
+        rows = (self._record(number).read_text() for number in range(count))
+        is_champions = any(self._champions[:count])
+        write_lesson(path, rows, self.origin.champion_id if is_champions else None)
         del self.closings[count:]
         return path
 
     def _sampler(self, engine_name: str) -> RolloutSampler:
         urls = replicas.urls_holding(self.context, engine_name)
-        return self._counted(EngineSampler(self.context.settings, engine_name, urls))
+        return self._counted(
+            EngineSampler(self.context.settings, engine_name, urls, courtesy=self._courtesy)
+        )
 
     def _counted(self, sampler: AnySampler) -> RolloutSampler:
         return CountedSampler(sampler, self._spend)
@@ -228,12 +250,6 @@ class RunBench:
             return CHAMPION
         return self._trained.index(weights)
 
-    def _record_of(self, training: Training) -> str:
-        """What an earlier attempt must have done to have done the same."""
-        is_champions = CHAMPION in (training.start, training.teacher)
-        champion = self.origin.champion_id if is_champions else None
-        return f'{{"champion": {json.dumps(champion)}, {row_of(training).removeprefix("{")}'
-
     def _record(self, number: int) -> Path:
         return self.folder / f"trained-{number}.stage.json"
 
@@ -246,6 +262,11 @@ class RunBench:
             self._closing(number).unlink(missing_ok=True)
             record.unlink()
             number += 1
+
+    def _has(self, weights: Weights) -> bool:
+        """An attempt after a crash goes once more through steps whose weights were dropped, and
+        finds there what they had said."""
+        return weights not in self._trained or weights.folder.exists()
 
     def _drop_old_links(self, training: Training, teacher: Weights | None) -> None:
         """Steps of a policy are many; who is gone on from serves as nothing else."""
@@ -280,6 +301,7 @@ class RunBench:
             "start": str(start.folder) if start else None,
             "teacher": str(teacher.folder) if teacher else None,
             "keeps_moments": keeps_moments,
+            "nice": self.context.settings.learning.nice,
             "threads": self.context.settings.learning.threads or spare_threads(),
             "checkpoints": str(self.checkpoints) if len(stages) == 1 and not folder else None,
         }
@@ -295,25 +317,21 @@ class RunBench:
         self.heart.confirm()
         Account(self.folder / _SPENT).add(spent)
 
-    async def _load(self, folders: dict[str, str], url: str) -> None:
-        async with open_control(self.context.settings.engine, url) as control:
-            for name, folder in folders.items():
-                try:
-                    await control.load_adapter(name, folder)
-                except EngineError as error:
+    def _load(self, samplers: Sequence[EngineSampler]) -> None:
+        """Load them all; an engine that is being restarted is waited for."""
+        patience = Patience(self.context.settings.engine.start_timeout_s)
+        while True:
+            try:
+                for sampler in samplers:
+                    sampler.load()
+                return
+            except EngineUnavailable as error:
+                self.heart.confirm()
+                if patience.must_end():
                     raise SamplingError(f"a trial adapter is not served: {error}") from error
-
-    async def _unload(self, names: Sequence[str], url: str) -> bool:
-        """Whether the engine holds none of them; else the worker's tick asks it again."""
-        has_let_go = True
-        async with open_control(self.context.settings.engine, url) as control:
-            for name in names:
-                try:
-                    await control.unload_adapter(name)
-                except EngineError as error:
-                    has_let_go = False
-                    log.warning("trial_adapter_not_unloaded", name=name, error=str(error))
-        return has_let_go
+                time.sleep(PAUSE_S)
+            except EngineError as error:
+                raise SamplingError(f"a trial adapter is not served: {error}") from error
 
 
 def claim_of_try(engine_name: str) -> Claim | None:

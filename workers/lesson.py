@@ -44,9 +44,9 @@ class Lesson:
         write_lesson(path, map(row_of, self.trainings), self.started_from)
 
 
-def row_of(training: Training) -> str:
-    """A training as a row of JSON."""
-    fields = {"start": training.start, "teacher": training.teacher}
+def row_of(training: Training, champion: str | None = None) -> str:
+    """A training as a row of JSON, with the id of the version that CHAMPION stands for in it."""
+    fields = {"start": training.start, "teacher": training.teacher, "champion": champion}
     return json.dumps({"stage": stages_to_json([training.stage])[0], **fields})
 
 

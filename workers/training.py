@@ -131,11 +131,9 @@ class _Process:
     def carry_out(self, job_file: Path, heart: Watch) -> dict[str, Any] | None:
         """The closing report of a job; None if the child died of it."""
         assert self._child.stdin is not None
-        try:
+        with suppress(OSError):  # it died; its events end, then
             self._child.stdin.write(json.dumps(str(job_file)) + "\n")
             self._child.stdin.flush()
-        except OSError:  # it died while it waited
-            return None
         while (event := self._next_event(heart)) is not None:
             match event.get("event"):
                 case "step":

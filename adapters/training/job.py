@@ -64,6 +64,8 @@ class Job:
     checkpoints: Path | None
     """Folder to go on from and to leave checkpoints in; none are kept without it."""
     checkpoint_every_s: float
+    nice: int = 0
+    """Niceness: what else computes on its cores goes first."""
 
 
 class Workshop:
@@ -152,11 +154,13 @@ def read_job(path: Path) -> Job:
         threads=fields.get("threads"),
         checkpoints=Path(checkpoints) if checkpoints else None,
         checkpoint_every_s=float(fields.get("checkpoint_every_s", 30.0)),
+        nice=int(fields.get("nice", 0)),
     )
 
 
 def run_job(job: Job, out: TextIO, workshop: Workshop | None = None) -> None:
     """Train and save, writing events to `out`."""
+    os.nice(max(0, job.nice - os.nice(0)))
     if job.threads:
         torch.set_num_threads(job.threads)
     started = time.monotonic()
