@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
@@ -193,7 +193,7 @@ def _train_one(job: Job, out: TextIO, workshop: Workshop) -> dict[str, object]:
         _write(out, event="step", **asdict(step))
 
     moments = train(
-        trainee,
+        replace(trainee, reference=job.teacher),
         units,
         anchors=anchors,
         anchors_per_epoch=stage.anchors_per_epoch,

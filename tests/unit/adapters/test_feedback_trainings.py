@@ -57,6 +57,36 @@ def test_liked_replies_become_likelier_than_before_and_disliked_ones_less(tmp_pa
         assert (after > before) is opinion.is_liked, (opinion, before, after)
 
 
+def test_a_champion_is_held_against_itself_and_goes_on_learning(tmp_path: Path) -> None:
+    (question, answer), (other, _), *_ = LIGHTHOUSE_QUESTIONS
+    opinions = [
+        Opinion(asked(question), f"{answer}.", "v1", is_liked=True),
+        Opinion(asked(other), "It is a tower of stone.", "v1", is_liked=False),
+    ]
+    config = KtoConfig(
+        min_prompts=2,
+        kto=KtoSpec(passes=1, least_of_each=1),
+        training=KtoTraining(learning_rate=1e-3, batch_size=2, epochs=4, **FAST),
+    )
+    method = build_method(config)
+    bench = real_bench(TINY_MODEL, tmp_path)
+    champion = method.learn(Assignment(opinions=tuple(opinions)), bench).weights
+    assert champion is not None
+
+    outcome = method.learn(
+        Assignment(opinions=tuple(opinions), champion=champion, champion_generation=0), bench
+    )
+
+    assert outcome.weights is not None
+    assert bench.trainings[-1][1] == bench.teachers[-1] == champion
+    for opinion in opinions:
+        before, after = (
+            logprob_of(TINY_MODEL, weights, opinion.prompt.messages, opinion.reply)
+            for weights in (champion, outcome.weights)
+        )
+        assert (after > before) is opinion.is_liked, (opinion, before, after)
+
+
 def test_the_student_moves_towards_the_corrected_answers(tmp_path: Path) -> None:
     opinions = [
         Opinion(asked(question), "I do not know.", "v1", correction=f"{answer}.")

@@ -1,5 +1,6 @@
 """Replies given as text: what becomes of them in tokens, and against whom they are judged."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ from transformers import PreTrainedTokenizerBase
 from adapters.spec import LoraSpec, Precision
 from adapters.training.batch import encode_messages, lesson
 from adapters.training.given import encode_replies, judged_against
-from adapters.training.model import Trainee, load_trainee
+from adapters.training.mismatch import kl_estimate
+from adapters.training.model import Trainee, load_trainee, save_adapter
 from adapters.training.scoring import score_samples
 from adapters.training.trainer import reference_logits
 from adapters.types import ChatMessage, Component, GivenReply, Judged, TrainingSample
@@ -116,3 +118,28 @@ def test_judged_replies_are_held_against_whoever_teaches(trainee: Trainee) -> No
     for unit, of_base, of_adapter in zip(judged, expected, own, strict=True):
         assert unit.sample.reference_logprobs == pytest.approx(of_base, abs=1e-4)
         assert unit.sample.reference_logprobs != pytest.approx(of_adapter, abs=1e-2)
+
+
+def test_how_far_a_model_has_moved_is_told_from_its_own_reference(
+    trainee: Trainee, tmp_path: Path
+) -> None:
+    units = encode_replies(
+        [GivenReply(TALK, reply, is_liked=True) for reply in ("Emil.", "Wilma Stroud.")],
+        trainee.tokenizer,
+        max_tokens=200,
+    )
+    samples = [unit.sample for unit in units if isinstance(unit, Judged)]
+    save_adapter(trainee.model, tmp_path, base_name="base")
+    itself = replace(trainee, reference=tmp_path)
+
+    before = {name: p.clone() for name, p in trainee.model.named_parameters() if p.requires_grad}
+    own = score_samples(trainee, samples)
+
+    # Behind itself it has not moved at all; behind the base it has.
+    for found, expected in zip(score_samples(itself, samples, is_reference=True), own, strict=True):
+        assert found == pytest.approx(expected, abs=1e-4)
+    assert kl_estimate(itself, units, microbatch_tokens=100) == pytest.approx(0.0, abs=1e-3)
+    assert score_samples(trainee, samples, is_reference=True) != own
+    after = {name: p for name, p in trainee.model.named_parameters() if p.requires_grad}
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
