@@ -5,7 +5,7 @@ The implementation over the serving engine lives with its callers; nothing here 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from adapters.types import ChatMessage, ProgressCallback, Rollout, SamplingParams, TopK
 
@@ -71,6 +71,7 @@ class RolloutSampler(Sampler, Protocol):
         ...
 
 
+@runtime_checkable
 class MeasuringSampler(Sampler, Protocol):
     """A sampler that tells more than the text."""
 

@@ -169,6 +169,18 @@ class Distillation:
 
 
 @dataclass(frozen=True, slots=True)
+class GivenReply:
+    """A reply to a conversation, as text, that is to be learnt, or to be liked or disliked."""
+
+    prompt: tuple[ChatMessage, ...]
+    reply: str
+    is_liked: bool | None = None
+    """For KTO: whether it shall become likelier than the reference finds it, or less likely. None:
+    it is learnt as it stands."""
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class Prompt:
     """A conversation that the served model is asked to answer, to learn from its own replies."""
 
@@ -196,6 +208,8 @@ class Opinion:
     """Thumb up or down; None where none was given."""
     correction: str | None = None
     """What the reply should have been."""
+    versions_ago: int = 0
+    """How many versions have taken over since the one that gave the reply served; 0: it still does."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,7 +126,7 @@ def measure_drift(
                 on_progress=on_progress,
             )
         )
-        found = _divergences(replies, model, places, on_progress)
+        found = divergences_of(replies, model, places, on_progress)
         divergences = dict(zip(chosen, found, strict=True))
     except NotScored as refusal:
         reason = str(refusal)
@@ -154,13 +154,19 @@ def _sample(items: Sequence[ExamItem], most: int) -> list[int]:
     return sorted(chosen)
 
 
-def _divergences(
+def divergences_of(
     replies: Sequence[Reply],
     model: MeasuringSampler,
     places: int,
-    on_progress: ProgressCallback | None,
+    on_progress: ProgressCallback | None = None,
 ) -> list[list[float]]:
-    """KL at up to `places` tokens of each of the base's replies, evenly spread from the first."""
+    """KL(base || model) at up to `places` tokens of each of the base's replies, evenly spread from
+    the first; in nats.
+
+    Raises:
+        NotScored: the engine does not tell what that takes.
+        SamplingError: it did not answer.
+    """
     beginnings: list[tuple[int, ...]] = []
     expected: list[tuple[int, TopK]] = []
     for number, reply in enumerate(replies):

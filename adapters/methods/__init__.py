@@ -1,19 +1,25 @@
 """Adaptation methods: one file each, none knowing another; an assignment in, weights out."""
 
 from adapters.methods.base import Method
+from adapters.methods.corrections import Corrections
 from adapters.methods.distill import Distill
 from adapters.methods.heal import Heal
+from adapters.methods.kto import Kto
 from adapters.methods.seal import Seal
 from adapters.methods.seal_editor import SealEditor
 from adapters.methods.seal_fewshot import SealFewShot
+from adapters.methods.sept import Sept
 from adapters.methods.workbench import AcceptedSelfEdit, Assignment, Outcome, Workbench
 from adapters.spec import (
+    CorrectionsConfig,
     DistillConfig,
     FewShotConfig,
     HealConfig,
+    KtoConfig,
     MethodConfig,
     SealConfig,
     SealEditorConfig,
+    SeptConfig,
 )
 
 __all__ = ["AcceptedSelfEdit", "Assignment", "Method", "Outcome", "Workbench", "build_method"]
@@ -32,4 +38,10 @@ def build_method(config: MethodConfig) -> Method:
             return SealEditor(config)
         case FewShotConfig():
             return SealFewShot(config)
+        case SeptConfig():
+            return Sept(config)
+        case CorrectionsConfig():
+            return Corrections(config)
+        case KtoConfig():
+            return Kto(config)
     raise NotImplementedError(config.type)

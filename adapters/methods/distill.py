@@ -29,12 +29,12 @@ from adapters.corpus.questions import (
     span_questions,
 )
 from adapters.corpus.reading import Reading, read_text
-from adapters.evaluation.open_book import open_book
 from adapters.evaluation.question_checks import is_foreign, is_inventive
 from adapters.lesson import Stage, Weights
 from adapters.methods.continual import Beginning, begin, replayed
 from adapters.methods.held_out import HeldOut
 from adapters.methods.replay import replay_edits
+from adapters.methods.teaching import distillation, student_prompt, teacher_prompt
 from adapters.methods.workbench import Assignment, Outcome, Workbench
 from adapters.rewards.answers import is_correct, normalise
 from adapters.sampling import Sampler
@@ -202,25 +202,6 @@ class Distill:
             anchors_per_epoch=config.replay.prompts_per_epoch,
             losses=LossSpec(distill_beta=config.distill.beta, distill_top_k=config.distill.top_k),
         )
-
-
-def student_prompt(question: str) -> tuple[ChatMessage, ...]:
-    """What the student is asked: the question alone."""
-    return ({"role": "user", "content": question},)
-
-
-def teacher_prompt(question: str, context: str) -> tuple[ChatMessage, ...]:
-    """What the teacher is asked: the question behind what it is to know, a text or a correction."""
-    return ({"role": "user", "content": open_book(context, question, form="one short sentence")},)
-
-
-def distillation(
-    question: str, context: str, reply: str, document_id: str | None = None
-) -> Distillation:
-    """A reply to a question, to be learnt as the one who sees `context` would say it."""
-    return Distillation(
-        student_prompt(question), teacher_prompt(question, context), reply, document_id
-    )
 
 
 _EDITS = TypeAdapter(list[SelfEdit])

@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
@@ -30,6 +30,7 @@ from adapters.lesson import Stage, Weights, stages_from_json
 from adapters.training.batch import Batch, encode
 from adapters.training.checkpoints import Checkpoints
 from adapters.training.distillation import Teacher, distill
+from adapters.training.given import encode_replies, judged_against
 from adapters.training.logprobs import target_logits
 from adapters.training.many import Course, LoraBank, train_many
 from adapters.training.model import Base, Trainee, attach, load_base, save_adapter, speaking_as
@@ -192,7 +193,7 @@ def _train_one(job: Job, out: TextIO, workshop: Workshop) -> dict[str, object]:
         _write(out, event="step", **asdict(step))
 
     moments = train(
-        trainee,
+        replace(trainee, reference=job.teacher),
         units,
         anchors=anchors,
         anchors_per_epoch=stage.anchors_per_epoch,
@@ -279,7 +280,12 @@ def _samples(
         top_k=stage.losses.distill_top_k,
         microbatch_tokens=stage.training.microbatch_tokens,
     )
-    return [*units, *taught, *stage.units], anchors
+    given = judged_against(
+        encode_replies(stage.replies, tokenizer, max_tokens=most),
+        teacher,
+        microbatch_tokens=stage.training.microbatch_tokens,
+    )
+    return [*units, *taught, *given, *stage.units], anchors
 
 
 def environment(device: torch.device, dtype: torch.dtype) -> dict[str, str | int | None]:

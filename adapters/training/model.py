@@ -42,6 +42,8 @@ class Trainee:
     tokenizer: PreTrainedTokenizerBase
     device: torch.device
     compute_dtype: torch.dtype
+    reference: Path | None = None
+    """What judged answers are held against: a PEFT folder; None is the base."""
 
     def autocast(self) -> torch.autocast:
         """Context of one forward pass, to be entered anew for each."""

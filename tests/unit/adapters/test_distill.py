@@ -10,9 +10,9 @@ import pytest
 from adapters.corpus.reading import read_text
 from adapters.lesson import Weights
 from adapters.methods import Assignment, build_method
-from adapters.methods.distill import teacher_prompt
 from adapters.methods.held_out import HeldOut
 from adapters.methods.replay import PROMPTS
+from adapters.methods.teaching import teacher_prompt
 from adapters.spec import (
     ContinualSpec,
     DistillConfig,
