@@ -2,18 +2,22 @@
 
 from adapters.methods.base import Method
 from adapters.methods.distill import Distill
+from adapters.methods.grpo import Grpo
 from adapters.methods.heal import Heal
 from adapters.methods.seal import Seal
 from adapters.methods.seal_editor import SealEditor
 from adapters.methods.seal_fewshot import SealFewShot
+from adapters.methods.ttrl import Ttrl
 from adapters.methods.workbench import AcceptedSelfEdit, Assignment, Outcome, Workbench
 from adapters.spec import (
     DistillConfig,
     FewShotConfig,
+    GrpoConfig,
     HealConfig,
     MethodConfig,
     SealConfig,
     SealEditorConfig,
+    TtrlConfig,
 )
 
 __all__ = ["AcceptedSelfEdit", "Assignment", "Method", "Outcome", "Workbench", "build_method"]
@@ -32,4 +36,8 @@ def build_method(config: MethodConfig) -> Method:
             return SealEditor(config)
         case FewShotConfig():
             return SealFewShot(config)
+        case TtrlConfig():
+            return Ttrl(config)
+        case GrpoConfig():
+            return Grpo(config)
     raise NotImplementedError(config.type)

@@ -6,7 +6,8 @@ no answer does not. TTRL's own code takes the last number of whatever is said ("
 
 1. What a reasoner thinks (`<think>...</think>`) is no part of the reply; if it never ends, there is
    no answer.
-2. Boxed: the content of `\\boxed{}`. Boxes of different content give no answer.
+2. Boxed: the content of `\\boxed{}`. Boxes of different content, and empty or unfinished ones, give
+   no answer.
 3. Marked: what follows "the answer is", "answer:", "####" or stands in `<answer>` tags, up to the end
    of the sentence. Of "3 + 5 = 8" it is what follows the last "=". Marks that differ, or that
    hold nothing readable, give no answer.
@@ -169,8 +170,8 @@ def _extracted(
     key: Callable[[str], object],
     otherwise: Callable[[str], str | None],
 ) -> str | None:
-    if boxes := _boxes(said):
-        return _agreed(boxes, read, key)
+    if _BOX.search(said):
+        return _agreed(_boxes(said), read, key)
     if marked := _marked(said):
         return _agreed(marked, read, key)
     return otherwise(said)
@@ -287,11 +288,12 @@ _FUNCTIONS = frozenset(
 
 
 def _unmarked_formula(said: str) -> str | None:
-    if not _is_prose(plain_text(said)) and "\n" not in said.strip():
-        return _formula_in(said.rpartition("=")[2])
+    """The one formula between dollars, else the reply, if it is one; behind its last "="."""
     inner = {next(filter(None, groups)).strip() for groups in _DOLLARS.findall(said)}
     if len(inner) == 1:
         return inner.pop().rpartition("=")[2].strip() or None
+    if not inner and not _is_prose(plain_text(said)) and "\n" not in said.strip():
+        return _formula_in(said.rpartition("=")[2])
     return _unmarked_number(said)
 
 
