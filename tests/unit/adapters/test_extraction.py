@@ -5,6 +5,7 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from adapters.rewards.equivalence import are_equal
 from adapters.rewards.extraction import extract
@@ -199,6 +200,19 @@ def test_text_is_the_whole_reply_in_any_case() -> None:
     assert extract("  The Cat.\n", TEXT) == extract("the cat", TEXT) == "the cat"
     assert extract("-5", TEXT) != extract("5", TEXT)
     assert extract("...", TEXT) is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"kind": "label"}, "need two labels"),
+        ({"kind": "regex"}, "need a pattern"),
+        ({"kind": "regex", "pattern": "(a"}, "no regular expression"),
+    ],
+)
+def test_a_kind_without_what_it_needs_is_refused(fields: dict[str, str], reason: str) -> None:
+    with pytest.raises(ValidationError, match=reason):
+        AnswerSpec(**fields)  # type: ignore[arg-type]
 
 
 @settings(deadline=None, max_examples=200)
