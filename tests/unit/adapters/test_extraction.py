@@ -52,6 +52,8 @@ TEXT = AnswerSpec(kind=AnswerKind.TEXT)
         ("First \\boxed{8}, so \\boxed{8.0}.", "8.0"),
         ("The answer is \\(\\frac{3}{4}\\).", "3/4"),
         ("<think>maybe 3</think>The answer is 8.", "8"),
+        ("Solution: First we add. The answer is 8.", "8"),
+        ("One step.\n" * 5_000 + "The answer is 8.", "8"),
         ("The result is -2.", "-2"),
     ],
 )
@@ -80,6 +82,8 @@ def test_a_number_is_found(reply: str, answer: str) -> None:
         "The answer is the 2nd.",
         "3 + 5 = ",
         "8\n\nNo, 3 + 5 = 9",
+        "The answer is 8. What is 4 + 5? The answer is 9.",
+        "The answer is 8. Or is it? The answer is unknown.",
         "The answer is 1/0.",
     ],
 )
@@ -194,6 +198,18 @@ def test_a_pattern_that_hangs_ends_without_an_answer() -> None:
 
     assert extract("a" * 5_000 + "c", spec) is None
     assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(
+    "part", ["<answer>", "\\(", "1,111,", "**", "</think>", "```\n", "is ", "{"]
+)
+@pytest.mark.parametrize("spec", [NUMBER, MATH, CHOICE, LABEL, JSON, TEXT])
+def test_a_hostile_reply_takes_no_time(part: str, spec: AnswerSpec) -> None:
+    began = time.process_time()
+
+    extract(part * (19_999 // len(part)), spec)
+
+    assert time.process_time() - began < 2
 
 
 def test_text_is_the_whole_reply_in_any_case() -> None:
