@@ -54,8 +54,12 @@ _SENTENCE_END = re.compile(r"\n|[.!?](?=\s|$)|;")
 _BOLD = re.compile(r"\*\*(.{1,60}?)\*\*|__(.{1,60}?)__")
 _VERB = re.compile(
     r"(?:\b(?:is|are|was|were|be|equals?|equal to|makes?|gives?|gets?|got|has|have|leaves?|totals?|sum|"
-    r"difference|product|there(?:'s|\u2019s)|it(?:'s|\u2019s)|becomes?|yields?|obtains?|only)|[=:\u2248\u2192])\s*$",
+    r"difference|product|there(?:'s|\u2019s)|it(?:'s|\u2019s)|becomes?|yields?|obtains?|only|answer)|[=:\u2248\u2192])\s*$",
     re.IGNORECASE,
+)
+_EQUALS = re.compile(r"\b(?:equals|is equal to)\b", re.IGNORECASE)
+_GOES_ON = re.compile(
+    r"\s*(?:[-+*/^\u00d7\u00f7]|(?:times|plus|minus|divided|multiplied|x)\b)", re.IGNORECASE
 )
 _UNITS = re.compile(r"(?:\s+[^\W\d_][\w'/-]*){0,3}\s*[.!]?\s*$")
 
@@ -202,7 +206,7 @@ def _value(answer: str) -> Fraction | None:
 def _number_in(text: str) -> str | None:
     """The one number of a short text, units aside; behind an "=" what follows the last one."""
     plain = plain_text(text)
-    _, equals, behind = plain.rpartition("=")
+    _, equals, behind = _EQUALS.sub(" = ", plain).rpartition("=")
     found = list(amounts_in(behind if equals else plain))
     if found:
         return found[-1].literal if len({each.value for each in found}) == 1 else None
@@ -249,9 +253,11 @@ def _bare_number(text: str) -> str | None:
 
 def _last_equation(plain: str) -> str | None:
     """What follows the last "=", if no other number comes after it."""
-    before, equals, behind = plain.rpartition("=")
+    before, equals, behind = _EQUALS.sub(" = ", plain).rpartition("=")
     found = list(amounts_in(behind))
     if not equals or not before.strip() or not found or behind[: found[0].start].strip():
+        return None
+    if _GOES_ON.match(behind, found[0].end):
         return None
     return found[0].literal if len({each.value for each in found}) == 1 else None
 
@@ -262,6 +268,8 @@ def _conclusion(line: str) -> str | None:
     if not found:
         return None
     last = found[-1]
+    if _GOES_ON.match(line, last.end):
+        return None
     says_so = _VERB.search(line[: last.start]) and _UNITS.match(line[last.end :])
     return last.literal if says_so else None
 

@@ -55,6 +55,9 @@ TEXT = AnswerSpec(kind=AnswerKind.TEXT)
         ("Solution: First we add. The answer is 8.", "8"),
         ("One step.\n" * 5_000 + "The answer is 8.", "8"),
         ("The result is -2.", "-2"),
+        ("4 + 9 equals 13, which is a prime number.", "13"),
+        ("We can only answer 12.", "12"),
+        ("twenty-one", "twenty-one"),
     ],
 )
 def test_a_number_is_found(reply: str, answer: str) -> None:
@@ -85,6 +88,9 @@ def test_a_number_is_found(reply: str, answer: str) -> None:
         "The answer is 8. What is 4 + 5? The answer is 9.",
         "The answer is 8. Or is it? The answer is unknown.",
         "The answer is 1/0.",
+        "45 = 4 times",
+        "One Five.",
+        "Five five.",
     ],
 )
 def test_no_number_is_better_than_a_wrong_one(reply: str) -> None:
