@@ -348,8 +348,8 @@ def _taught(
 
 
 def _is_usable(rollout: Rollout, config: PolicyConfig) -> bool:
-    """Whether it can be trained on: something was said, it fits, and it may have been cut off."""
-    if not rollout.ids or not rollout.prompt_ids:
+    """Whether it can be trained on: something was said, it fits, and it was not cut off unduly."""
+    if not rollout.ids or not rollout.prompt_ids or not all(map(math.isfinite, rollout.logprobs)):
         return False
     if len(rollout.prompt_ids) + len(rollout.ids) > config.training.max_tokens:
         return False
