@@ -10,12 +10,15 @@ import os
 import subprocess
 import sys
 import threading
+from collections import Counter
 from contextlib import suppress
 from functools import lru_cache
 
 LIMIT_S = 3.0
 """For one comparison; the first one also loads sympy, which does not count."""
 _MOST_CHARACTERS = 200
+_MOST_HANGS = 3
+"""Comparisons that a formula may hang; then it is compared no more."""
 
 
 class Comparer:
@@ -26,15 +29,19 @@ class Comparer:
         self._lock = threading.Lock()
         self._child: subprocess.Popen[str] | None = None
         self._owner = 0
+        self._hangs: Counter[str] = Counter()
 
     def are_equal(self, one: str, other: str) -> bool:
         """Whether both are the same as mathematics; never raises, for whatever they say."""
         if max(len(one), len(other)) > _MOST_CHARACTERS:
             return False
         with self._lock:
+            if max(self._hangs[one], self._hangs[other]) >= _MOST_HANGS:
+                return False
             verdict = self._ask(f"{json.dumps([one, other])}\n")
             if not verdict:  # it is dying; wait for it, so that the next one is asked of another
                 self._end()
+                self._hangs.update({one, other})
             return verdict == "true\n"
 
     def close(self) -> None:

@@ -89,6 +89,17 @@ def test_a_formula_that_takes_for_ever_is_unequal_and_the_next_one_is_compared()
     assert time.monotonic() - began < 30
 
 
+def test_a_formula_that_hangs_again_and_again_is_compared_no_more() -> None:
+    comparer = Comparer(limit_s=0.05)
+    for number in range(3):
+        assert not comparer.are_equal(TOWER, f"{TOWER}-{number}")
+
+    began = time.monotonic()
+    assert not any(comparer.are_equal(TOWER, f"x+{number}") for number in range(1000))
+    assert time.monotonic() - began < 1
+    comparer.close()
+
+
 def test_a_formula_is_not_run_as_code() -> None:
     comparer = Comparer()
 
