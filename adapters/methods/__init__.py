@@ -3,23 +3,27 @@
 from adapters.methods.base import Method
 from adapters.methods.corrections import Corrections
 from adapters.methods.distill import Distill
+from adapters.methods.grpo import Grpo
 from adapters.methods.heal import Heal
 from adapters.methods.kto import Kto
 from adapters.methods.seal import Seal
 from adapters.methods.seal_editor import SealEditor
 from adapters.methods.seal_fewshot import SealFewShot
 from adapters.methods.sept import Sept
+from adapters.methods.ttrl import Ttrl
 from adapters.methods.workbench import AcceptedSelfEdit, Assignment, Outcome, Workbench
 from adapters.spec import (
     CorrectionsConfig,
     DistillConfig,
     FewShotConfig,
+    GrpoConfig,
     HealConfig,
     KtoConfig,
     MethodConfig,
     SealConfig,
     SealEditorConfig,
     SeptConfig,
+    TtrlConfig,
 )
 
 __all__ = ["AcceptedSelfEdit", "Assignment", "Method", "Outcome", "Workbench", "build_method"]
@@ -44,4 +48,8 @@ def build_method(config: MethodConfig) -> Method:
             return Corrections(config)
         case KtoConfig():
             return Kto(config)
+        case TtrlConfig():
+            return Ttrl(config)
+        case GrpoConfig():
+            return Grpo(config)
     raise NotImplementedError(config.type)
