@@ -88,6 +88,21 @@ def answer_in(reply: str, contract: ContractSpec) -> str | None:
     return (found or "").strip() or None
 
 
+def final_answer(reply: str, contract: ContractSpec) -> str | None:
+    """What `answer_in` finds, or of a JSON object the part of it that is the answer: what stands
+    under the contract's `answer_name`, or the only value that there is."""
+    found = answer_in(reply, contract)
+    if found is None or not isinstance(contract, JsonSchemaContract):
+        return found
+    value = read_json(found)
+    if isinstance(value, dict):
+        if contract.answer_name in value:
+            value = value[contract.answer_name]
+        elif len(value) == 1:
+            [value] = value.values()
+    return (value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)) or None
+
+
 def read_json(text: str) -> Any:
     """A JSON value, read strictly: no NaN or infinity, no name twice in an object.
 

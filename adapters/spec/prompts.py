@@ -65,6 +65,9 @@ class JsonSchemaContract(Settings):
     type: Literal["json-schema"] = "json-schema"
     json_schema: JsonSchema = Field(default_factory=dict)
     """JSON Schema, 2020-12 where it names no other; `{}` takes any JSON. `format` is not checked."""
+    answer_name: str = "answer"
+    """Of an object the name under which the final answer stands; where it has no such name and one
+    value only, that is the answer, else all of it."""
     may_be_fenced: bool = False
     """Whether one Markdown fence around the JSON is valid, too."""
 
