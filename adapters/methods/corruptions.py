@@ -78,11 +78,11 @@ def _json_copies(body: str) -> Copies:
         yield "quotes left out", str(read_json(body))
     for name in _names(body):
         place = re.compile(re.escape(json.dumps(name, ensure_ascii=False)) + r"\s*:\s*")
-        if place.search(body):
-            yield "a name left out", place.sub("", body, count=1)
+        if found := place.search(body):
+            yield "a name left out", body[: found.start()] + body[found.end() :]
             for other in (name.upper(), f"my_{name}"):
                 written = json.dumps(other, ensure_ascii=False) + ": "
-                yield "a wrong name", place.sub(lambda _, new=written: new, body, count=1)
+                yield "a wrong name", body[: found.start()] + written + body[found.end() :]
 
 
 def _shorter_objects(body: str, contract: JsonSchemaContract) -> Copies:

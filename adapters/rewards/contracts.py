@@ -205,9 +205,9 @@ def _group(reply: str, pattern: str) -> str | None:
         return None
     if match is None:
         return None
-    if "answer" in match.groupdict():
-        return match["answer"]
-    return match[1] if match.groups() else match[0]
+    name = "answer" if "answer" in match.groupdict() else int(bool(match.groups()))
+    found: str | None = match[name]
+    return found
 
 
 def _call_fault(reply: str, contract: ToolCallContract) -> str | None:

@@ -72,12 +72,12 @@ def preferences(
 
 def _encode(pair: TextPair, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> Unit | None:
     chosen = _sample(pair.prompt, pair.chosen, tokenizer, pair.sft_weight)
-    texts = [chosen]
-    if pair.rejected is not None:
-        texts.append(_sample(pair.prompt, pair.rejected, tokenizer, 0.0))
-    if max(len(sample.ids) for sample in texts) > max_tokens:
+    if pair.rejected is None:
+        return chosen if len(chosen.ids) <= max_tokens else None
+    rejected = _sample(pair.prompt, pair.rejected, tokenizer, 0.0)
+    if max(len(chosen.ids), len(rejected.ids)) > max_tokens:
         return None
-    return PreferencePair(*texts) if len(texts) == 2 else chosen
+    return PreferencePair(chosen, rejected)
 
 
 def _sample(
