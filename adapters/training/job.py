@@ -144,12 +144,12 @@ def _train_one(job: Job, out: TextIO) -> dict[str, object]:
         on_step=report,
         checkpoints=_checkpoints(job),
     )
+    said = preferences(trainee, units if stage.pairs else (), spec=stage.losses)
     save_adapter(trainee.model, job.outputs[0], base_name=job.base_model.name)
-    pairs = units if stage.pairs else ()  # those in tokens come by thousands, with rewards
     return {
         "tokens": tokens,
         "environment": environment(trainee.device, trainee.compute_dtype),
-        **preferences(trainee, pairs, spec=stage.losses),
+        **said,
     }
 
 
