@@ -407,8 +407,12 @@ def _summed(closings: list[dict[str, Any]]) -> dict[str, Any]:
     if not closings:
         return {}
     pairs = {"preferences": each["preferences"] for each in closings if "preferences" in each}
-    return pairs | closings[-1] | {
-        "trainings": len(closings),
-        "seconds": round(sum(closing["seconds"] for closing in closings), 3),
-        "tokens": sum(closing["tokens"] for closing in closings),
-    }
+    return (
+        pairs
+        | closings[-1]
+        | {
+            "trainings": len(closings),
+            "seconds": round(sum(closing["seconds"] for closing in closings), 3),
+            "tokens": sum(closing["tokens"] for closing in closings),
+        }
+    )

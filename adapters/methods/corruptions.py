@@ -107,9 +107,7 @@ def _tags_copies(reply: str, tags: tuple[str, ...]) -> Copies:
     last, others = tags[-1], tags[:-1]
     yield "all tags stripped", _stripped(reply, *tags)
     yield "the answer's tags stripped", _stripped(reply, last)
-    yield "an Answer: for its tags", _stripped(
-        reply.replace(f"<{last}>", "Answer: "), last
-    )
+    yield "an Answer: for its tags", _stripped(reply.replace(f"<{last}>", "Answer: "), last)
     if others:
         yield "the other tags stripped", _stripped(reply, *others)
         close = f"</{others[-1]}>"
@@ -144,5 +142,3 @@ def _object(body: str) -> dict[str, JSON]:
     except ValueError:
         return {}
     return value if isinstance(value, dict) else {}
-
-

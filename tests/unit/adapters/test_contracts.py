@@ -37,8 +37,14 @@ FENCED_FORM = JsonSchemaContract(json_schema=ANSWER, may_be_fenced=True)
 TAGS_FORM = TagsContract()
 PATTERN_FORM = RegexContract(pattern=r"Answer: (?P<answer>\d+)")
 CALL_FORM = ToolCallContract(
-    tools={"weather": {"type": "object", "required": ["city"], "additionalProperties": False,
-                       "properties": {"city": {"type": "string"}}}}
+    tools={
+        "weather": {
+            "type": "object",
+            "required": ["city"],
+            "additionalProperties": False,
+            "properties": {"city": {"type": "string"}},
+        }
+    }
 )
 CALL = {"name": "weather", "arguments": {"city": "Orm"}}
 ENGINES_CALL = {
@@ -206,7 +212,10 @@ def nested_references(levels: int) -> dict[str, Any]:
         (JsonSchemaContract(json_schema=nested_references(30)), "5"),
         (
             JsonSchemaContract(
-                json_schema={"$defs": {"d": {"anyOf": [{"$ref": "#/$defs/d"}]}}, "$ref": "#/$defs/d"}
+                json_schema={
+                    "$defs": {"d": {"anyOf": [{"$ref": "#/$defs/d"}]}},
+                    "$ref": "#/$defs/d",
+                }
             ),
             "5",
         ),
@@ -285,8 +294,11 @@ def test_names_of_properties_are_no_keywords() -> None:
 
 
 def test_older_drafts_are_read_as_such() -> None:
-    schema = {"$schema": "http://json-schema.org/draft-04/schema#", "maximum": 5,
-              "exclusiveMaximum": True}
+    schema = {
+        "$schema": "http://json-schema.org/draft-04/schema#",
+        "maximum": 5,
+        "exclusiveMaximum": True,
+    }
 
     assert schema_fault(4, schema) is None
     assert schema_fault(5, schema) == "against the schema: maximum"

@@ -56,16 +56,18 @@ def leaves_of(value: object) -> Counter[str]:
 
 def leaves_left_in(text: str, value: object) -> bool:
     """Whether every leaf still stands in the text, as often as in the value."""
-    return all(
-        text.count(leaf.strip('"')) >= count for leaf, count in leaves_of(value).items()
-    )
+    return all(text.count(leaf.strip('"')) >= count for leaf, count in leaves_of(value).items())
 
 
 @given(st.dictionaries(names, values, min_size=1, max_size=4))
 def test_corrupted_json_fails_and_says_all_that_was_said(value: dict[str, object]) -> None:
     contract = JsonSchemaContract(
-        json_schema={"type": "object", "required": list(value), "additionalProperties": False,
-                     "properties": dict.fromkeys(value, True)},
+        json_schema={
+            "type": "object",
+            "required": list(value),
+            "additionalProperties": False,
+            "properties": dict.fromkeys(value, True),
+        },
         answer_name="not a name",
     )
     reply = json.dumps(value)
@@ -73,8 +75,14 @@ def test_corrupted_json_fails_and_says_all_that_was_said(value: dict[str, object
 
     found = corruptions(reply, contract)
 
-    assert {"a fence around it", "prose behind it", "prose before it", "an unclosed bracket",
-            "a wrong name", "a name left out"} <= found.keys()
+    assert {
+        "a fence around it",
+        "prose behind it",
+        "prose before it",
+        "an unclosed bracket",
+        "a wrong name",
+        "a name left out",
+    } <= found.keys()
     for kind, text in found.items():
         assert fault_of(text, contract) is not None, kind
         assert leaves_left_in(text, value), kind
@@ -94,7 +102,10 @@ def test_corrupted_tags_fail_and_keep_every_word(
     thought: str, answer: str, tags: tuple[str, ...]
 ) -> None:
     contract = TagsContract(tags=tags)
-    parts = [*[f"<{tag}>{thought}</{tag}>" for tag in tags[:-1]], f"<{tags[-1]}>{answer}</{tags[-1]}>"]
+    parts = [
+        *[f"<{tag}>{thought}</{tag}>" for tag in tags[:-1]],
+        f"<{tags[-1]}>{answer}</{tags[-1]}>",
+    ]
     reply = "\n".join(parts)
     assert fault_of(reply, contract) is None
 
@@ -170,8 +181,14 @@ def test_with_an_answer_spec_only_the_answer_counts() -> None:
     assert is_same_answer("<think>3 + 5</think><answer>8</answer>", "Answer: 8", TAGS_FORM, NUMBER)
 
 
-def reply(text: str, *, is_right: bool | None = None, contract: ContractSpec = JSON_FORM,
-          is_truncated: bool = False, tokens: int = 8) -> FormReply:
+def reply(
+    text: str,
+    *,
+    is_right: bool | None = None,
+    contract: ContractSpec = JSON_FORM,
+    is_truncated: bool = False,
+    tokens: int = 8,
+) -> FormReply:
     return FormReply(text, fault_of(text, contract), is_right, is_truncated, 10, tokens)
 
 
@@ -314,9 +331,18 @@ def test_examples_are_redacted_and_short() -> None:
     assert all(len(each) <= 201 for each in example.values())
 
 
-@given(st.lists(st.tuples(st.sampled_from([7, 8, 9]), st.sampled_from(
-    ['{{"answer": {}}}', 'So {{"answer": {}}}', '{{"answer": {}', "It is {}.", "{}"]
-)), min_size=1, max_size=12))
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([7, 8, 9]),
+            st.sampled_from(
+                ['{{"answer": {}}}', 'So {{"answer": {}}}', '{{"answer": {}', "It is {}.", "{}"]
+            ),
+        ),
+        min_size=1,
+        max_size=12,
+    )
+)
 def test_no_pair_ever_differs_in_the_answer(said: list[tuple[int, str]]) -> None:
     one = asked(*[reply(form.format(n), is_right=n == 8) for n, form in said])
 

@@ -45,7 +45,9 @@ def test_it_grows_with_either_gain_and_more_with_the_one_elsewhere(
 
 
 @given(shares, shares, shares, shares)
-def test_there_is_none_unless_both_gains_are_above_0(a: float, b: float, c: float, d: float) -> None:
+def test_there_is_none_unless_both_gains_are_above_0(
+    a: float, b: float, c: float, d: float
+) -> None:
     factor = generalization_factor(Scores(a, b), Scores(c, d))
 
     assert (factor is None) is not (c > a and d > b)
