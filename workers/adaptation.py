@@ -406,13 +406,10 @@ def _summed(closings: list[dict[str, Any]]) -> dict[str, Any]:
     what the last pairs came to."""
     if not closings:
         return {}
-    pairs = {"preferences": each["preferences"] for each in closings if "preferences" in each}
-    return (
-        pairs
-        | closings[-1]
-        | {
-            "trainings": len(closings),
-            "seconds": round(sum(closing["seconds"] for closing in closings), 3),
-            "tokens": sum(closing["tokens"] for closing in closings),
-        }
-    )
+    pairs = [closing["preferences"] for closing in closings if "preferences" in closing]
+    summed = closings[-1] | {
+        "trainings": len(closings),
+        "seconds": round(sum(closing["seconds"] for closing in closings), 3),
+        "tokens": sum(closing["tokens"] for closing in closings),
+    }
+    return summed | {"preferences": pairs[-1]} if pairs else summed

@@ -105,7 +105,7 @@ class _Lesson:
         """Nothing was learnt."""
         return Outcome(None, {"no_update": why, "specs": self.report})
 
-    def _cold_start(self, before: Groups, student: RolloutSampler) -> Weights | None | str:
+    def _cold_start(self, before: Groups, student: RolloutSampler) -> Weights | str | None:
         """Stages 1 and 2. None: there was nothing to learn in them; a string: why the run ends."""
         if _pass_share(before) == 1.0:
             self.report["cold_start"] = "left out: every reply keeps the form already"
