@@ -2,20 +2,24 @@
 
 from adapters.methods.base import Method
 from adapters.methods.distill import Distill
+from adapters.methods.grpo import Grpo
 from adapters.methods.heal import Heal
 from adapters.methods.seal import Seal
 from adapters.methods.seal_editor import SealEditor
 from adapters.methods.seal_fewshot import SealFewShot
 from adapters.methods.specs import Specs
+from adapters.methods.ttrl import Ttrl
 from adapters.methods.workbench import AcceptedSelfEdit, Assignment, Outcome, Workbench
 from adapters.spec import (
     DistillConfig,
     FewShotConfig,
+    GrpoConfig,
     HealConfig,
     MethodConfig,
     SealConfig,
     SealEditorConfig,
     SpecsConfig,
+    TtrlConfig,
 )
 
 __all__ = ["AcceptedSelfEdit", "Assignment", "Method", "Outcome", "Workbench", "build_method"]
@@ -36,4 +40,8 @@ def build_method(config: MethodConfig) -> Method:
             return SealFewShot(config)
         case SpecsConfig():
             return Specs(config)
+        case TtrlConfig():
+            return Ttrl(config)
+        case GrpoConfig():
+            return Grpo(config)
     raise NotImplementedError(config.type)

@@ -224,8 +224,8 @@ class _Deck:
         self._has_taught = True
 
     def is_idle(self) -> bool:
-        """Whether a pass is over in which nothing was taught."""
-        return not self._hands and not self._has_taught
+        """Whether a pass is over in which nothing was taught, with prompts left."""
+        return bool(self._live) and not self._hands and not self._has_taught
 
     def _deal(self) -> None:
         order = list(self._live)

@@ -228,7 +228,7 @@ class _Lesson:
         return found
 
     def _student(self) -> RolloutSampler:
-        return self.bench.base if self.beginning.start is None else self.bench.writer
+        return self.beginning.student(self.bench)
 
     def _verifier(self) -> Verifier | None:
         spec = self.config.verifier

@@ -68,7 +68,7 @@ from adapters.spec.prompts import (
 from adapters.spec.sd_zero import SdZeroConfig
 from adapters.spec.sept import SeptConfig
 from adapters.spec.specs import SpecsConfig
-from adapters.spec.ttrl import TtrlConfig
+from adapters.spec.ttrl import StopSpec, TtrlConfig, VoteSpec
 
 __all__ = [
     "CONTRACT",
@@ -123,12 +123,14 @@ __all__ = [
     "Settings",
     "Share",
     "SpecsConfig",
+    "StopSpec",
     "TagsContract",
     "ToolCallContract",
     "TrainingSpec",
     "TtrlConfig",
     "UnitTestsVerifier",
     "VerifierSpec",
+    "VoteSpec",
     "editor_config",
 ]
 
