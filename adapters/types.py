@@ -153,8 +153,8 @@ class SelfEdit:
 class Distillation:
     """A reply that the student gave, and what the teacher saw besides when it is asked the same.
 
-    The student learns, token by token of `reply`, what the base model with its adapter off would
-    have said after `teacher_prompt`.
+    The student learns, token by token of `reply`, what the teacher would have said after
+    `teacher_prompt`: the base model with its adapter off, or weights that the training is given.
     """
 
     prompt: tuple[ChatMessage, ...]
@@ -164,7 +164,8 @@ class Distillation:
     teacher_prefix: str = ""
     """What the teacher has said already, in the same turn, when it comes to the reply."""
     reply_ids: tuple[int, ...] = ()
-    """The reply's tokens as the engine sampled them; empty where only the text is known."""
+    """The reply's tokens as the engine sampled them, its end of turn among them where it came to
+    one; empty where only the text is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,7 +366,20 @@ class PreferencePair:
     mass: float = 1.0
 
 
-Unit: TypeAlias = TrainingSample | PreferencePair
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One answer that somebody liked or did not, for the KTO loss; its trained tokens are summed.
+
+    The sample's own weights count beside it. Its mass does not count, this one's does.
+    """
+
+    sample: TrainingSample
+    is_liked: bool
+    weight: float = 1.0
+    mass: float = 1.0
+
+
+Unit: TypeAlias = TrainingSample | PreferencePair | Judged
 """What is packed whole."""
 
 
