@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from adapters.spec import LoraSpec, LossSpec, TrainingSpec
-from adapters.types import Distillation, GivenReply, SelfEdit, Unit
+from adapters.types import Distillation, GivenReply, SelfEdit, TextPair, Unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,7 @@ class Stage:
     distillations: tuple[Distillation, ...] = ()
     replies: tuple[GivenReply, ...] = ()
     """One that leaves its prompt no room in `training.max_tokens` is refused, as a distillation is."""
+    pairs: tuple[TextPair, ...] = ()
     units: tuple[Unit, ...] = ()
     """Samples and pairs in tokens, made by the method itself."""
     anchors_per_epoch: int = 0
@@ -41,7 +42,7 @@ class Stage:
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to learn in it."""
-        return not (self.edits or self.distillations or self.replies or self.units)
+        return not (self.edits or self.distillations or self.replies or self.pairs or self.units)
 
     def digest(self) -> str:
         """sha256 of everything that decides the weights, the start apart."""

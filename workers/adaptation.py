@@ -402,11 +402,14 @@ _QUIZZES = TypeAdapter(_Quiz)
 
 
 def _summed(closings: list[dict[str, Any]]) -> dict[str, Any]:
-    """The trainings of a lesson in one row: seconds and tokens together, the last one's facts."""
+    """The trainings of a lesson in one row: seconds and tokens together, the last one's facts, and
+    what the last pairs came to."""
     if not closings:
         return {}
-    return closings[-1] | {
+    pairs = [closing["preferences"] for closing in closings if "preferences" in closing]
+    summed = closings[-1] | {
         "trainings": len(closings),
         "seconds": round(sum(closing["seconds"] for closing in closings), 3),
         "tokens": sum(closing["tokens"] for closing in closings),
     }
+    return summed | {"preferences": pairs[-1]} if pairs else summed

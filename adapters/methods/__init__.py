@@ -10,6 +10,7 @@ from adapters.methods.seal import Seal
 from adapters.methods.seal_editor import SealEditor
 from adapters.methods.seal_fewshot import SealFewShot
 from adapters.methods.sept import Sept
+from adapters.methods.specs import Specs
 from adapters.methods.ttrl import Ttrl
 from adapters.methods.workbench import AcceptedSelfEdit, Assignment, Outcome, Workbench
 from adapters.spec import (
@@ -23,6 +24,7 @@ from adapters.spec import (
     SealConfig,
     SealEditorConfig,
     SeptConfig,
+    SpecsConfig,
     TtrlConfig,
 )
 
@@ -48,6 +50,8 @@ def build_method(config: MethodConfig) -> Method:
             return Corrections(config)
         case KtoConfig():
             return Kto(config)
+        case SpecsConfig():
+            return Specs(config)
         case TtrlConfig():
             return Ttrl(config)
         case GrpoConfig():

@@ -35,6 +35,7 @@ from adapters.training.logprobs import target_logits
 from adapters.training.many import Course, LoraBank, train_many
 from adapters.training.model import Base, Trainee, attach, load_base, save_adapter, speaking_as
 from adapters.training.moments import load_moments, save_moments
+from adapters.training.preferences import encode_pairs, preferences
 from adapters.training.speedups import apply_speedups, find_speedups
 from adapters.training.trainer import StepReport, TrainingDiverged, reference_logits, train
 from adapters.types import EditKind, TrainingSample, Unit
@@ -204,6 +205,7 @@ def _train_one(job: Job, out: TextIO, workshop: Workshop) -> dict[str, object]:
         checkpoints=_checkpoints(job),
         moments=moments,
     )
+    said = preferences(trainee, units if stage.pairs else (), spec=stage.losses)
     save_adapter(trainee.model, job.outputs[0], base_name=job.base_model.name)
     if job.keeps_moments:
         save_moments(moments, Weights(job.outputs[0]).moments)
@@ -212,6 +214,7 @@ def _train_one(job: Job, out: TextIO, workshop: Workshop) -> dict[str, object]:
         "tokens": tokens,
         "steps": taken,
         "environment": environment(trainee.device, trainee.compute_dtype),
+        **said,
     }
 
 
@@ -285,7 +288,8 @@ def _samples(
         teacher,
         microbatch_tokens=stage.training.microbatch_tokens,
     )
-    return [*units, *taught, *given, *stage.units], anchors
+    pairs = encode_pairs(stage.pairs, tokenizer, max_tokens=most)
+    return [*units, *taught, *given, *pairs, *stage.units], anchors
 
 
 def environment(device: torch.device, dtype: torch.dtype) -> dict[str, str | int | None]:
