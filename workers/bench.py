@@ -15,7 +15,10 @@ from uuid import uuid4
 import structlog
 
 from adapters.lesson import Stage, Weights, stages_to_json
+from adapters.rewards.build import build_verifier
+from adapters.rewards.verifiers import Verifier
 from adapters.sampling import Sampler, SamplingError
+from adapters.spec import HttpVerifier, VerifierSpec
 from adapters.types import JSON
 from server.core.clock import monotonic
 from server.core.errors import EngineError
@@ -28,6 +31,7 @@ from workers.heart import Heart
 from workers.lesson import CHAMPION, Lesson, Training, read_lesson, write_json
 from workers.sampler import EngineSampler
 from workers.training import train
+from workers.verifiers import ServiceVerifier
 
 log = structlog.get_logger(__name__)
 
@@ -108,6 +112,11 @@ class RunBench:
             write_json(path, value)
         kept: JSON = json.loads(path.read_text())
         return kept
+
+    def verifier(self, spec: VerifierSpec) -> Verifier:
+        hosts = self.context.settings.learning.verifier_hosts
+        http = ServiceVerifier(spec, hosts) if isinstance(spec, HttpVerifier) else None
+        return build_verifier(spec, http)
 
     def train(self, stage: Stage, *, start: Weights | None = None) -> Weights:
         number = len(self._trained)
