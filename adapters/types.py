@@ -365,7 +365,20 @@ class PreferencePair:
     mass: float = 1.0
 
 
-Unit: TypeAlias = TrainingSample | PreferencePair
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One answer that somebody liked or did not, for the KTO loss; its trained tokens are summed.
+
+    The sample's own weights count beside it. Its mass does not count, this one's does.
+    """
+
+    sample: TrainingSample
+    is_liked: bool
+    weight: float = 1.0
+    mass: float = 1.0
+
+
+Unit: TypeAlias = TrainingSample | PreferencePair | Judged
 """What is packed whole."""
 
 

@@ -85,6 +85,13 @@ class LossSpec(Settings):
     """`dpo`: how sharply the gap in log-ratios is judged; larger stays nearer to the reference."""
     dpo_label_smoothing: float = Field(default=0.0, ge=0.0, lt=0.5)
     """`dpo`: share of preferences taken to be wrong."""
+    kto_beta: float = Field(default=0.1, gt=0.0)
+    """`kto`: how sharply a reply's log-ratio is judged; larger stays nearer to the reference."""
+    kto_liked_weight: float = Field(default=1.0, ge=0.0)
+    """`kto`: the paper's lambda of liked replies."""
+    kto_disliked_weight: float = Field(default=1.0, ge=0.0)
+    """`kto`: the paper's lambda of disliked replies. Of liked and disliked ones, number times
+    lambda should be about alike."""
     distill_beta: Share = 0.5
     """`distill`: 0 is KL(teacher || student), 1 KL(student || teacher), between them the
     generalised Jensen-Shannon divergence."""

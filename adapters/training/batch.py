@@ -9,7 +9,7 @@ Not covered: models with recurrent layers, which see no attention mask.
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, TypeVar
@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from adapters.types import (
     ChatMessage,
     Component,
+    Judged,
     PreferencePair,
     SelfEdit,
     TrainingSample,
@@ -70,6 +71,9 @@ class Batch:
     teacher_logprobs_NK: Tensor | None = None  # -inf where a place has fewer than K tokens
     pairs_P2: Tensor | None = None  # samples: the chosen, the rejected
     pair_weights_P: Tensor | None = None
+    judged_J: Tensor | None = None  # samples
+    is_liked_J: Tensor | None = None
+    judged_weights_J: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on another device."""
@@ -152,7 +156,13 @@ def without_control_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> str
 
 def members(unit: Unit) -> tuple[TrainingSample, ...]:
     """The samples of a unit."""
-    return (unit.chosen, unit.rejected) if isinstance(unit, PreferencePair) else (unit,)
+    match unit:
+        case PreferencePair():
+            return (unit.chosen, unit.rejected)
+        case Judged():
+            return (unit.sample,)
+        case _:
+            return (unit,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +221,7 @@ def pack(units: Sequence[Unit], *, divisor: float = 1.0) -> Batch:
     A prefix stops before the first trained token's predictor of any sequence in it, so that every
     prediction has its own hidden state.
     """
-    samples, pairs, weights = _flatten(units)
+    samples, pairs, judged = _flatten(units)
     order, row = _lay_out(samples)
     ordered = [samples[index] for index in order]
     optional = {
@@ -232,8 +242,11 @@ def pack(units: Sequence[Unit], *, divisor: float = 1.0) -> Batch:
         **optional,
         teacher_ids_NK=teacher_ids_NK,
         teacher_logprobs_NK=teacher_logprobs_NK,
-        pairs_P2=torch.tensor(pairs) if pairs else None,
-        pair_weights_P=torch.tensor([w / divisor for w in weights]) if pairs else None,
+        pairs_P2=torch.tensor(list(pairs)) if pairs else None,
+        pair_weights_P=_weights(pairs.values(), divisor),
+        judged_J=torch.tensor(list(judged)) if judged else None,
+        is_liked_J=torch.tensor([unit.is_liked for unit in judged.values()]) if judged else None,
+        judged_weights_J=_weights(judged.values(), divisor),
     )
 
 
@@ -286,19 +299,27 @@ def _lay_out(samples: Sequence[TrainingSample]) -> tuple[list[int], _Row]:
 
 def _flatten(
     units: Sequence[Unit],
-) -> tuple[list[TrainingSample], list[tuple[int, int]], list[float]]:
-    """All samples; of each pair the two indices and the weight. A pair is a group of its own."""
+) -> tuple[list[TrainingSample], dict[tuple[int, int], PreferencePair], dict[int, Judged]]:
+    """All samples; the pairs by their two indices; the judged ones by theirs. A pair is a group."""
     samples: list[TrainingSample] = []
-    pairs: list[tuple[int, int]] = []
-    weights: list[float] = []
+    pairs: dict[tuple[int, int], PreferencePair] = {}
+    judged: dict[int, Judged] = {}
     for number, unit in enumerate(units):
-        if isinstance(unit, PreferencePair):
-            pairs.append((len(samples), len(samples) + 1))
-            weights.append(unit.weight)
-            samples.extend(dataclasses.replace(s, group=f"pair {number}") for s in members(unit))
-        else:
-            samples.append(unit)
-    return samples, pairs, weights
+        match unit:
+            case PreferencePair():
+                pairs[len(samples), len(samples) + 1] = unit
+                group = f"pair {number}"
+                samples.extend(dataclasses.replace(s, group=group) for s in members(unit))
+            case Judged():
+                judged[len(samples)] = unit
+                samples.append(unit.sample)
+            case _:
+                samples.append(unit)
+    return samples, pairs, judged
+
+
+def _weights(units: Collection[PreferencePair | Judged], divisor: float) -> Tensor | None:
+    return torch.tensor([unit.weight / divisor for unit in units]) if units else None
 
 
 def _parts(samples: Sequence[TrainingSample], divisor: float) -> dict[Component, Part]:
@@ -350,7 +371,7 @@ def _teachers(samples: Sequence[TrainingSample]) -> tuple[Tensor | None, Tensor 
 
 
 def _group(unit: Unit) -> str | None:
-    return unit.group if isinstance(unit, TrainingSample) else None
+    return None if isinstance(unit, PreferencePair) else members(unit)[0].group
 
 
 def _token_count(unit: Unit) -> int:

@@ -21,6 +21,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import AdamW
 
+from adapters.training.moments import moments_of, restore_moments
+
 _FORMAT = 1
 _WEIGHT = "weight."
 _MOMENT = "optimizer."
@@ -44,18 +46,12 @@ class Checkpoint:
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(self.tensors[_WEIGHT + name])
-        for name, parameter in parameters.items():
-            prefix = f"{_MOMENT}{name}."
-            moments = {
-                key.removeprefix(prefix): tensor
-                for key, tensor in self.tensors.items()
-                if key.startswith(prefix)
-            }
-            if moments:  # the step count stays on the CPU, where AdamW keeps it
-                optimizer.state[parameter] = {
-                    key: tensor.clone() if key == "step" else tensor.to(parameter.device)
-                    for key, tensor in moments.items()
-                }
+        moments = {
+            key.removeprefix(_MOMENT): tensor
+            for key, tensor in self.tensors.items()
+            if key.startswith(_MOMENT)
+        }
+        restore_moments(moments, parameters, optimizer)
         torch.set_rng_state(self.tensors[_RANDOM + "cpu"])
         if torch.cuda.is_available() and _RANDOM + "cuda" in self.tensors:
             torch.cuda.set_rng_state(self.tensors[_RANDOM + "cuda"])
@@ -151,9 +147,8 @@ def _tensors(parameters: Mapping[str, nn.Parameter], optimizer: AdamW) -> dict[s
         tensors[_RANDOM + "cuda"] = torch.cuda.get_rng_state()
     for name, parameter in parameters.items():
         tensors[_WEIGHT + name] = parameter.detach().cpu().contiguous()
-        for key, moment in optimizer.state[parameter].items():
-            tensors[f"{_MOMENT}{name}.{key}"] = moment.detach().cpu().contiguous()
-    return tensors
+    moments = moments_of(parameters, optimizer)
+    return tensors | {_MOMENT + key: moment for key, moment in moments.items()}
 
 
 def _sync(path: Path) -> None:

@@ -1,6 +1,7 @@
 """Loss components, per token or per pair; the trainer applies weights and sums.
 
-Shapes: N targets, V words of the vocabulary, K of a teacher's tokens, P pairs. All in nats.
+Shapes: N targets, V words of the vocabulary, K of a teacher's tokens, P pairs, J judged answers.
+All in nats.
 """
 
 import math
@@ -75,6 +76,28 @@ def preference(
     margin_P = beta * ((chosen_P - reference_chosen_P) - (rejected_P - reference_rejected_P))
     flipped_P = label_smoothing * logsigmoid(-margin_P)
     return -(1 - label_smoothing) * logsigmoid(margin_P) - flipped_P
+
+
+def judged(
+    totals_J: Tensor,
+    references_J: Tensor,
+    is_liked_J: Tensor,
+    *,
+    kl_estimate: float,
+    beta: float,
+    liked_weight: float,
+    disliked_weight: float,
+) -> Tensor:
+    """KTO's loss (Ethayarajh et al., arXiv 2402.01306, equation 7) of whole answers; shape J.
+
+    lambda - value, where the value of a liked answer is lambda sigmoid(beta (r - z0)), of a disliked
+    one lambda sigmoid(beta (z0 - r)); r is the log-ratio to the reference, and z0, `kl_estimate`,
+    how far the model has moved from it on answers that do not belong to their prompts.
+    """
+    gap_J = (totals_J - references_J) - kl_estimate
+    signed_J = gap_J.where(is_liked_J, -gap_J)
+    weights_J = gap_J.new_full((), liked_weight).where(is_liked_J, disliked_weight)
+    return weights_J * (1 - (beta * signed_J).sigmoid())
 
 
 def distillation(

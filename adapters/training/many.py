@@ -35,7 +35,7 @@ from adapters.training.trainer import (
     plan_steps,
     row_cost,
 )
-from adapters.types import TrainingSample, Unit
+from adapters.types import Judged, TrainingSample, Unit
 
 
 class LoraPair(NamedTuple):
@@ -197,7 +197,7 @@ def train_many(
     None where it was not.
 
     Raises:
-        ValueError: there is nothing to train in a course.
+        ValueError: there is nothing to train in a course, or a judged answer.
         TrainingCancelled: `should_stop`, asked before each forward pass, said so.
     """
     losses = losses or LossSpec()
@@ -222,6 +222,8 @@ class _Pupil:
     """One adapter on its course."""
 
     def __init__(self, bank: LoraBank, index: int, course: Course) -> None:
+        if any(isinstance(unit, Judged) for unit in course.units):
+            raise ValueError("judged answers are not trained together; train each alone")
         self.index = index
         self.steps = plan_steps(
             course.units,

@@ -6,10 +6,12 @@ from adapters.spec import LossSpec
 from adapters.training import losses as per_token
 from adapters.training.batch import Batch, Part, members
 from adapters.training.logprobs import selective_logprobs
-from adapters.types import Component, PreferencePair, Unit
+from adapters.types import Component, Judged, PreferencePair, Unit
 
 DPO = "dpo"
 """Name of the component that pairs have, beside those of their samples."""
+KTO = "kto"
+"""The same of judged answers."""
 
 
 def needs_reference(unit: Unit, spec: LossSpec) -> bool:
@@ -18,17 +20,23 @@ def needs_reference(unit: Unit, spec: LossSpec) -> bool:
     has_kl = any(Component.REF_KL in sample.weights for sample in samples)
     if has_kl and spec.reference_kl == "full":
         return True
-    return (has_kl or isinstance(unit, PreferencePair)) and any(
+    return (has_kl or isinstance(unit, PreferencePair | Judged)) and any(
         sample.reference_logprobs is None for sample in samples
     )
 
 
 def component_losses(
-    logits_NV: Tensor, batch: Batch, spec: LossSpec, *, reference_NV: Tensor | None
+    logits_NV: Tensor,
+    batch: Batch,
+    spec: LossSpec,
+    *,
+    reference_NV: Tensor | None,
+    kl_estimate: float = 0.0,
 ) -> dict[str, Tensor]:
     """The weighted sum of each component that acts in the batch; scalars.
 
-    `reference_NV` are the reference's logits, None if no unit of the batch needs them.
+    `reference_NV` are the reference's logits, None if no unit of the batch needs them;
+    `kl_estimate` is KTO's z0 of the whole step, in nats.
     """
     logprobs_N = _logprobs(logits_NV, batch, spec)
     reference_N = batch.reference_N
@@ -60,13 +68,17 @@ def component_losses(
     if batch.pairs_P2 is not None:
         assert reference_N is not None
         result[DPO] = _preference(logprobs_N, reference_N, batch, spec)
+    if batch.judged_J is not None:
+        assert reference_N is not None
+        result[KTO] = _judged(logprobs_N, reference_N, batch, spec, kl_estimate)
     return result
 
 
 def _logprobs(logits_NV: Tensor, batch: Batch, spec: LossSpec) -> Tensor:
     """Of each target; nothing where no component asks for them, since they cost a pass over V."""
     asking = {Component.RL} | ({Component.REF_KL} if spec.reference_kl == "k3" else set())
-    if batch.pairs_P2 is None and batch.parts.keys().isdisjoint(asking):
+    has_answers = batch.pairs_P2 is not None or batch.judged_J is not None
+    if not has_answers and batch.parts.keys().isdisjoint(asking):
         return logits_NV.new_empty(0)
     return selective_logprobs(logits_NV, batch.targets_N)
 
@@ -110,6 +122,24 @@ def _preference(logprobs_N: Tensor, reference_N: Tensor, batch: Batch, spec: Los
         label_smoothing=spec.dpo_label_smoothing,
     )
     return (loss_P * batch.pair_weights_P).sum()
+
+
+def _judged(
+    logprobs_N: Tensor, reference_N: Tensor, batch: Batch, spec: LossSpec, kl_estimate: float
+) -> Tensor:
+    assert batch.judged_J is not None
+    assert batch.is_liked_J is not None
+    assert batch.judged_weights_J is not None
+    loss_J = per_token.judged(
+        _sum_by_sample(logprobs_N, batch.samples_N)[batch.judged_J],
+        _sum_by_sample(reference_N, batch.samples_N)[batch.judged_J],
+        batch.is_liked_J,
+        kl_estimate=kl_estimate,
+        beta=spec.kto_beta,
+        liked_weight=spec.kto_liked_weight,
+        disliked_weight=spec.kto_disliked_weight,
+    )
+    return (loss_J * batch.judged_weights_J).sum()
 
 
 def _sum_by_sample(values_N: Tensor, samples_N: Tensor) -> Tensor:

@@ -16,7 +16,9 @@ from adapters.spec import LossSpec, TrainingSpec
 from adapters.training.batch import Batch, RowCost, as_anchor, pack, split_by_tokens
 from adapters.training.checkpoints import Checkpoints, fingerprint
 from adapters.training.logprobs import target_logits
+from adapters.training.mismatch import kl_estimate
 from adapters.training.model import Trainee
+from adapters.training.moments import Moments, moments_of, restore_moments
 from adapters.training.objective import component_losses, needs_reference
 from adapters.training.optim import build_optimizer, clip_gradients, set_rate
 from adapters.types import TrainingSample, Unit
@@ -65,7 +67,8 @@ def train(
     on_step: Callable[[StepReport], None] = lambda _: None,
     should_stop: Callable[[], bool] = lambda: False,
     checkpoints: Checkpoints | None = None,
-) -> None:
+    moments: Moments | None = None,
+) -> Moments:
     """Run `spec.epochs` passes over `units`, each mixed with the next few of `anchors`.
 
     The anchors, samples for `ce`, are not learnt: on their trained tokens the model is held to the
@@ -74,6 +77,9 @@ def train(
     With `checkpoints` the training goes on from where one with the same arguments was broken off,
     and on CPU ends with the same weights, bit for bit, as if it had not been.
 
+    With `moments` the optimiser goes on from those of another training, which this one continues;
+    its own at the end are returned.
+
     Raises:
         ValueError: there is nothing to train.
         TrainingDiverged: loss or gradient is NaN or infinite; that step is not applied.
@@ -81,7 +87,7 @@ def train(
         OSError: a checkpoint could not be written.
     """
     steps = plan_steps(units, anchors, anchors_per_epoch, spec=spec, seed=seed)
-    train_steps(
+    return train_steps(
         trainee,
         steps,
         spec=spec,
@@ -89,6 +95,7 @@ def train(
         on_step=on_step,
         should_stop=should_stop,
         checkpoints=checkpoints,
+        moments=moments,
     )
 
 
@@ -101,7 +108,8 @@ def train_steps(
     on_step: Callable[[StepReport], None] = lambda _: None,
     should_stop: Callable[[], bool] = lambda: False,
     checkpoints: Checkpoints | None = None,
-) -> None:
+    moments: Moments | None = None,
+) -> Moments:
     """Take one optimiser step on the units of each of `steps`, in that order; see `train`.
 
     Raises:
@@ -110,16 +118,24 @@ def train_steps(
     losses = losses or LossSpec()
     parameters = {n: p for n, p in trainee.model.named_parameters() if p.requires_grad}
     optimizer = build_optimizer(parameters.items(), spec)
+    if moments is not None:
+        restore_moments(moments, parameters, optimizer)
     first = 0
     course = ""
     if checkpoints is not None:
-        course = _course(steps, parameters, spec, losses)
+        course = _course(steps, parameters, moments or {}, spec, losses)
         if (saved := checkpoints.newest(course)) is not None:
             saved.restore(parameters, optimizer)
             first = saved.step
     trainee.model.train()
     for number, step_units in enumerate(steps[first:], start=first + 1):
-        set_rate(optimizer, spec, step=number - 1, total_steps=len(steps))
+        set_rate(
+            optimizer,
+            spec,
+            step=number - 1,
+            total_steps=len(steps),
+            is_warm=moments is not None,
+        )
         try:
             parts, tokens = _accumulate(trainee, step_units, spec, losses, should_stop)
             loss = sum(parts.values())
@@ -130,6 +146,7 @@ def train_steps(
         if checkpoints is not None and checkpoints.is_due() and number < len(steps):
             checkpoints.save(number, parameters, optimizer, fingerprint=course)
     trainee.model.eval()
+    return moments_of(parameters, optimizer)
 
 
 def plan_steps(
@@ -176,7 +193,7 @@ def microbatches(
         part = [unit for unit in units if needs_reference(unit, losses) is is_needed]
         for group in split_by_tokens(part, limit, cost):
             batch = pack(group, divisor=divisor)
-            if batch.parts or batch.pairs_P2 is not None:
+            if batch.parts or batch.pairs_P2 is not None or batch.judged_J is not None:
                 yield batch, is_needed
 
 
@@ -212,6 +229,7 @@ def apply_step(
 def _course(
     steps: Sequence[Sequence[Unit]],
     parameters: Mapping[str, nn.Parameter],
+    moments: Moments,
     spec: TrainingSpec,
     losses: LossSpec,
 ) -> str:
@@ -220,12 +238,12 @@ def _course(
     numbers = {key: number for number, key in enumerate(units)}
     order = [[numbers[id(unit)] for unit in step] for step in steps]
     # Where it starts is part of it: the same samples may be taught to another champion.
-    begun = {name: _digest(parameter) for name, parameter in parameters.items()}
+    begun = {name: _digest(value) for name, value in {**parameters, **moments}.items()}
     return fingerprint(begun, spec, losses, order, *units.values())
 
 
-def _digest(parameter: nn.Parameter) -> str:
-    values = parameter.detach().cpu().contiguous()
+def _digest(tensor: Tensor) -> str:
+    values = tensor.detach().cpu().contiguous().flatten()
     return sha256(values.view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
@@ -240,7 +258,9 @@ def _accumulate(
     totals: dict[str, float] = {}
     tokens = 0
     cost = row_cost(trainee.model.config.hidden_size, trainee.device.type)
-    batches = microbatches(units, limit=spec.microbatch_tokens, losses=losses, cost=cost)
+    limit = spec.microbatch_tokens
+    z0 = kl_estimate(trainee, units, microbatch_tokens=limit)
+    batches = microbatches(units, limit=limit, losses=losses, cost=cost)
     for packed, is_reference_needed in batches:
         if should_stop():
             raise TrainingCancelled("the training was cancelled")
@@ -248,7 +268,9 @@ def _accumulate(
         reference_NV = reference_logits(trainee, batch) if is_reference_needed else None
         with trainee.autocast():
             logits_NV = target_logits(trainee.model, batch)
-        components = component_losses(logits_NV, batch, losses, reference_NV=reference_NV)
+        components = component_losses(
+            logits_NV, batch, losses, reference_NV=reference_NV, kl_estimate=z0
+        )
         torch.autograd.backward(list(components.values()))
         for name, value in components.items():
             totals[name] = totals.get(name, 0.0) + float(value.detach())
