@@ -18,7 +18,7 @@ from adapters.lesson import Weights
 from adapters.methods.held_out import HeldOut
 from adapters.methods.workbench import Assignment, Workbench
 from adapters.rewards.answers import is_correct
-from adapters.sampling import Sampler
+from adapters.sampling import RolloutSampler, Sampler
 from adapters.spec import MethodSettings
 from adapters.types import JSON, EditKind, ExamItem, SamplingParams, SelfEdit
 
@@ -58,7 +58,7 @@ class Beginning:
             "replay_rows": rows,
         }
 
-    def student(self, bench: Workbench) -> Sampler:
+    def student(self, bench: Workbench) -> RolloutSampler:
         """The model as it is before the training."""
         return bench.base if self.start is None else bench.writer
 
@@ -160,7 +160,7 @@ def _why_not_on(assignment: Assignment, config: MethodSettings) -> str | None:
         return "the config retrains from the base"
     if assignment.champion is None:
         return "the base serves, or the champion saw what was deleted since"
-    if not assignment.new_documents:
+    if not (assignment.new_documents or assignment.prompts or assignment.opinions):
         return "no document is new to the champion"
     if assignment.champion_generation >= most:
         return f"the champion was trained on {most} times in a row, which is the most"

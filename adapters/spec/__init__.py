@@ -41,7 +41,14 @@ from adapters.spec.documents import (
     SelfEditSpec,
     editor_config,
 )
-from adapters.spec.feedback import CorrectionsConfig, KtoConfig
+from adapters.spec.feedback import (
+    CorrectionsConfig,
+    CorrectionsSpec,
+    CorrectionsTraining,
+    KtoConfig,
+    KtoSpec,
+    KtoTraining,
+)
 from adapters.spec.gate import GateThresholds
 from adapters.spec.grpo import GrpoConfig
 from adapters.spec.prompts import (
@@ -66,7 +73,7 @@ from adapters.spec.prompts import (
     VerifierSpec,
 )
 from adapters.spec.sd_zero import SdZeroConfig
-from adapters.spec.sept import SeptConfig
+from adapters.spec.sept import AnnealSpec, ProbeSpec, SeptConfig, SeptTraining
 from adapters.spec.specs import SpecsConfig
 from adapters.spec.ttrl import TtrlConfig
 
@@ -76,6 +83,7 @@ __all__ = [
     "METHODS",
     "METHOD_CONFIG",
     "VERIFIER",
+    "AnnealSpec",
     "AnswerKind",
     "AnswerSpec",
     "AnswerVerifier",
@@ -84,6 +92,8 @@ __all__ = [
     "ContractSpec",
     "ContractVerifier",
     "CorrectionsConfig",
+    "CorrectionsSpec",
+    "CorrectionsTraining",
     "DistillConfig",
     "DistillSpec",
     "EditPrompt",
@@ -101,6 +111,8 @@ __all__ = [
     "JsonSchemaContract",
     "JudgeSpec",
     "KtoConfig",
+    "KtoSpec",
+    "KtoTraining",
     "LoraSpec",
     "LossSpec",
     "MethodConfig",
@@ -108,6 +120,7 @@ __all__ = [
     "OuterLoopSpec",
     "PolicyGradientSpec",
     "Precision",
+    "ProbeSpec",
     "PromptExamSpec",
     "PromptSettings",
     "PromptTraining",
@@ -120,6 +133,7 @@ __all__ = [
     "SealEditorConfig",
     "SelfEditSpec",
     "SeptConfig",
+    "SeptTraining",
     "Settings",
     "Share",
     "SpecsConfig",
