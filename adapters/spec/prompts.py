@@ -221,6 +221,10 @@ class PromptExamSpec(Settings):
     """Where nobody knows the answer, the champion's replies whose majority stands in for it."""
     least_agreement: Share = 0.4
     """Part of the votes that must agree; other prompts are not asked."""
+    max_new_tokens: int = Field(default=256, ge=1)
+    """Length of one reply."""
+    answer: AnswerSpec = AnswerSpec()
+    """How answers are read and compared where the method does not say."""
 
 
 class PromptSettings(MethodSettings):
