@@ -3,6 +3,7 @@
 from adapters.methods.base import Method
 from adapters.methods.distill import Distill
 from adapters.methods.heal import Heal
+from adapters.methods.sd_zero import SdZero
 from adapters.methods.seal import Seal
 from adapters.methods.seal_editor import SealEditor
 from adapters.methods.seal_fewshot import SealFewShot
@@ -13,6 +14,7 @@ from adapters.spec import (
     FewShotConfig,
     HealConfig,
     MethodConfig,
+    SdZeroConfig,
     SealConfig,
     SealEditorConfig,
     SeptConfig,
@@ -36,4 +38,6 @@ def build_method(config: MethodConfig) -> Method:
             return SealFewShot(config)
         case SeptConfig():
             return Sept(config)
+        case SdZeroConfig():
+            return SdZero(config)
     raise NotImplementedError(config.type)

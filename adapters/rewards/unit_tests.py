@@ -8,6 +8,7 @@ Not covered: tests that pass functions into the code, catch its own error classe
 objects; code that starts threads or processes.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -21,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
-from adapters.rewards.locked.job import NOT_LOCKED, READY
+from adapters.rewards.locked.job import READY
 from adapters.rewards.locked.tests_of_code import (
     NEVER_CALLED,
     PASSED,
@@ -36,7 +37,9 @@ NO_LOCK = "code can not be locked down on this machine"
 TESTS_TOO_LONG = "the tests gave no verdict"
 TOO_LARGE = "the code is too large"
 
-_FENCE = re.compile(r"^[ \t]*```[ \t]*(\w*)[^\n]*\n(.*?)^[ \t]*```[ \t]*$", re.DOTALL | re.MULTILINE)
+_FENCE = re.compile(
+    r"^[ \t]*```[ \t]*(\w*)[^\n]*\n(.*?)^[ \t]*```[ \t]*$", re.DOTALL | re.MULTILINE
+)
 _PYTHON = frozenset({"python", "py", "python3"})
 _UNTOLD = frozenset({PASSED, TESTS_DO_NOT_RUN, NEVER_CALLED, NO_LOCK, TESTS_TOO_LONG})
 _MOST_CODE = 256 * 1024
@@ -45,8 +48,7 @@ _GRACE_S = 1.0
 _AT_ONCE = 4
 _ROOT = str(Path(__file__).parents[2])
 _START = (
-    f"import sys; sys.path.append({_ROOT!r}); "
-    "from adapters.rewards.locked.job import main; main()"
+    f"import sys; sys.path.append({_ROOT!r}); from adapters.rewards.locked.job import main; main()"
 )
 
 
@@ -94,7 +96,9 @@ def run_tests(code: str, tests: str, spec: UnitTestsVerifier) -> str:
         while ends:
             os.close(ends.pop())
         deadline = time.monotonic() + spec.timeout_s + _GRACE_S
-        reports = [_report_of(run, deadline, lines) for run, lines in zip(runs, (1, 2), strict=True)]
+        reports = [
+            _report_of(run, deadline, lines) for run, lines in zip(runs, (1, 2), strict=True)
+        ]
     finally:
         for end in ends:
             os.close(end)
@@ -156,10 +160,8 @@ def _report_of(
 
 def _kill(run: subprocess.Popen[bytes]) -> None:
     """End the process and all that it started: the first of its world dies with its group."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(run.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     run.wait()
     if run.stdout is not None:
         run.stdout.close()

@@ -72,7 +72,14 @@ from adapters.spec.prompts import (
     UnitTestsVerifier,
     VerifierSpec,
 )
-from adapters.spec.sd_zero import SdZeroConfig
+from adapters.spec.sd_zero import (
+    ControlPhrases,
+    DistillationTraining,
+    RevisionSpec,
+    RevisionTraining,
+    SdZeroConfig,
+    SelfDistillationSpec,
+)
 from adapters.spec.sept import AnnealSpec, ProbeSpec, SeptConfig, SeptTraining
 from adapters.spec.specs import SpecsConfig
 from adapters.spec.ttrl import TtrlConfig
@@ -91,11 +98,13 @@ __all__ = [
     "ContinualSpec",
     "ContractSpec",
     "ContractVerifier",
+    "ControlPhrases",
     "CorrectionsConfig",
     "CorrectionsSpec",
     "CorrectionsTraining",
     "DistillConfig",
     "DistillSpec",
+    "DistillationTraining",
     "EditPrompt",
     "EditorExamSpec",
     "ExamSpec",
@@ -127,10 +136,13 @@ __all__ = [
     "QuizSpec",
     "RegexContract",
     "ReplaySpec",
+    "RevisionSpec",
+    "RevisionTraining",
     "RolloutSpec",
     "SdZeroConfig",
     "SealConfig",
     "SealEditorConfig",
+    "SelfDistillationSpec",
     "SelfEditSpec",
     "SeptConfig",
     "SeptTraining",

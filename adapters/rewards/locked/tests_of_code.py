@@ -10,7 +10,7 @@ import sys
 import unittest
 from collections.abc import Callable, Iterator
 from types import FunctionType, ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 from adapters.rewards.locked.wire import Broken, Data, Ended, Line, TooLate, decode, encode
 
@@ -134,7 +134,8 @@ class Peer:
             self._give_up(UNREADABLE)
         if not isinstance(answer, dict):
             self._give_up(UNREADABLE)
-        return answer
+        found: dict[str, Data] = answer
+        return found
 
     def _decode(self, data: Data) -> object:
         try:
@@ -142,7 +143,7 @@ class Peer:
         except Broken:
             self._give_up(UNREADABLE)
 
-    def _give_up(self, why: str) -> Any:
+    def _give_up(self, why: str) -> NoReturn:
         self.fault = self.fault or why
         raise Fault(why)
 
@@ -180,7 +181,9 @@ def _run(compiled: Any, names: dict[str, object]) -> bool:
     own: list[Callable[[], object]] = [
         value
         for name, value in main.__dict__.items()
-        if name.startswith("test") and type(value) is FunctionType and not value.__code__.co_argcount
+        if name.startswith("test")
+        and type(value) is FunctionType
+        and not value.__code__.co_argcount
     ]
     for test in own:
         test()
@@ -207,7 +210,7 @@ def _become(mine: object, theirs: object) -> None:
         mine[:] = theirs  # type: ignore[call-overload]
     elif isinstance(mine, dict | set):
         mine.clear()
-        mine.update(theirs)  # type: ignore[call-overload]
+        mine.update(theirs)  # type: ignore[arg-type,call-overload]
 
 
 def _error(name: str, said: str) -> Exception:

@@ -116,7 +116,10 @@ def decode(data: Data, find: Callable[[int], object]) -> object:
 def _decode(data: Data, find: Callable[[int], object]) -> object:
     if data is None or isinstance(data, bool | int | float | str):
         return data
-    ((kind, held),) = data.items() if isinstance(data, dict) else ((None, None),)
+    if not isinstance(data, dict) or len(data) != 1:
+        raise ValueError("no value")
+    held: Any
+    ((kind, held),) = data.items()
     match kind:
         case "list":
             return [_decode(one, find) for one in held]

@@ -276,9 +276,9 @@ def test_the_address_that_was_checked_is_the_one_that_is_called(
         found = ServiceVerifier(spec, ["verify.example"]).verify([attempt("8")] * 3)
 
     assert found == [Verdict(True)] * 3
-    assert called == [
-        ("https://93.184.215.14:443/path?a=1", "verify.example", "verify.example")
-    ] * 3
+    assert (
+        called == [("https://93.184.215.14:443/path?a=1", "verify.example", "verify.example")] * 3
+    )
     assert looked_up == ["verify.example"]  # once: it cannot lead elsewhere in between
 
 
@@ -315,9 +315,7 @@ def test_the_example_service_judges_sums() -> None:
     ) as process:
         assert process.stdout is not None
         port = int(process.stdout.readline().split()[-1])
-        made = ServiceVerifier(
-            HttpVerifier(url=f"http://127.0.0.1:{port}/"), [f"127.0.0.1:{port}"]
-        )
+        made = ServiceVerifier(HttpVerifier(url=f"http://127.0.0.1:{port}/"), [f"127.0.0.1:{port}"])
 
         found = made.verify([attempt("8"), attempt("7"), attempt("8", "Who are you?")])
 
