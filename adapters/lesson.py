@@ -53,6 +53,12 @@ class Weights:
 
     folder: Path
 
+    @property
+    def moments(self) -> Path:
+        """Where the optimiser's moments at the end of the training are, if they were kept: beside
+        the folder, which holds what an artifact holds and nothing else."""
+        return self.folder.with_name(f"{self.folder.name}.moments.safetensors")
+
 
 _STAGES = TypeAdapter(list[Stage])
 

@@ -175,8 +175,8 @@ class SelfEdit:
 class Distillation:
     """A reply that the student gave, and what the teacher saw besides when it is asked the same.
 
-    The student learns, token by token of `reply`, what the base model with its adapter off would
-    have said after `teacher_prompt`.
+    The student learns, token by token of `reply`, what the teacher would have said after
+    `teacher_prompt`: the base model with its adapter off, or weights that the training is given.
     """
 
     prompt: tuple[ChatMessage, ...]
@@ -186,7 +186,8 @@ class Distillation:
     teacher_prefix: str = ""
     """What the teacher has said already, in the same turn, when it comes to the reply."""
     reply_ids: tuple[int, ...] = ()
-    """The reply's tokens as the engine sampled them; empty where only the text is known."""
+    """The reply's tokens as the engine sampled them, its end of turn among them where it came to
+    one; empty where only the text is known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,14 +136,16 @@ def encode_messages(
 ) -> list[int]:
     """Tokens before the reply to a conversation.
 
-    The control tokens are the template's own; those spelt in a message lose their brackets.
+    A last message of the assistant's is gone on with: its turn is left open. The control tokens are
+    the template's own; those spelt in a message lose their brackets.
     """
     plain = [
         {**message, "content": without_control_tokens(message["content"], tokenizer)}
         for message in messages
     ]
+    begun = plain.pop()["content"] if plain and plain[-1]["role"] == "assistant" else ""
     text = tokenizer.apply_chat_template(plain, add_generation_prompt=True, tokenize=False)
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return list(tokenizer(text + begun, add_special_tokens=False)["input_ids"])
 
 
 def without_control_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> str:

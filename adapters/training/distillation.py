@@ -1,8 +1,9 @@
 """Distillations to samples: what the teacher would have said at each token of the student's reply.
 
-The teacher is the base model with its adapter off, which sees more in its prompt (Shenfeld et al.,
-SDFT, arXiv 2601.19897; OPCD, arXiv 2602.12275). It never changes, so it is asked once, before the
-training, and only its most likely tokens are kept.
+The teacher is the base model with its adapter off, or with that of an earlier training, and it sees
+more in its prompt (Shenfeld et al., SDFT, arXiv 2601.19897; OPCD, arXiv 2602.12275; SD-Zero, arXiv
+2604.12002). It does not change during a training, so it is asked once, before it, and only its most
+likely tokens are kept.
 """
 
 import dataclasses
@@ -26,7 +27,7 @@ from adapters.training.batch import (
 from adapters.types import Component, Distillation, TopK, TrainingSample
 
 Teacher: TypeAlias = Callable[[Batch], Tensor]
-"""Logits of the base model, its adapter off, for each target of a batch; shape N x V."""
+"""Logits of whoever teaches, for each target of a batch; shape N x V."""
 
 _LIKELY_SHARED = 64
 """Teacher prompts that begin with the same so many tokens most likely show the same text."""
@@ -44,8 +45,9 @@ def distill(
     """A sample for `distill` of each, in order, weighted as `lesson` weighs.
 
     A reply loses its tail where it would make either sequence longer than `max_tokens`: both end
-    at the same token. An end of turn stands behind it; what the teacher thinks of that is learnt
-    like everything else, so a reply that was broken off teaches nobody to break off.
+    at the same token. Behind one that is given as text stands an end of turn; what the teacher
+    thinks of that is learnt like everything else, so a reply that was broken off teaches nobody to
+    break off. One that is given in tokens ends as it was sampled.
 
     Raises:
         ValueError: a prompt leaves no room for a reply. It is never cut: a teacher that does not
@@ -68,19 +70,26 @@ def _encode(
     one: Distillation, tokenizer: PreTrainedTokenizerBase, *, max_tokens: int
 ) -> tuple[TrainingSample, TrainingSample]:
     """Student and teacher, with the same tokens trained."""
-    heads = [encode_messages(one.prompt, tokenizer), encode_messages(one.teacher_prompt, tokenizer)]
+    asked = one.teacher_prompt
+    if one.teacher_prefix:
+        asked = (*asked, {"role": "assistant", "content": one.teacher_prefix})
+    heads = [encode_messages(one.prompt, tokenizer), encode_messages(asked, tokenizer)]
     for head, whose in zip(heads, ("student", "teacher"), strict=True):
         if len(head) >= max_tokens:
             raise ValueError(
                 f"a {whose}'s prompt has {len(head)} tokens and leaves no room for a reply; raise "
                 f"training.max_tokens (now {max_tokens}), or make the chunks of documents smaller"
             )
-    end = end_of_turn(tokenizer)
-    reply = (*plain_ids(one.reply, tokenizer, end, add_special_tokens=False), end)[
-        : max_tokens - max(map(len, heads))
-    ]
+    reply = _reply_ids(one, tokenizer)[: max_tokens - max(map(len, heads))]
     student, teacher = (lesson((*head, *reply), len(head)) for head in heads)
     return student, dataclasses.replace(teacher, group=_beginning(heads[1]))
+
+
+def _reply_ids(one: Distillation, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    if one.reply_ids:
+        return one.reply_ids
+    end = end_of_turn(tokenizer)
+    return (*plain_ids(one.reply, tokenizer, end, add_special_tokens=False), end)
 
 
 def _beginning(head: Sequence[int]) -> str:

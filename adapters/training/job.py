@@ -1,30 +1,39 @@
-"""One training as a process of its own: `python -m adapters.training.job JOB_FILE`.
+"""Training as a process of its own: `python -m adapters.training.job [JOB_FILE]`.
 
-Reads the job from JSON, reports one JSON object per line on stdout, leaves a PEFT folder. A process
-because CUDA cannot start in a forked worker and because killing it is the only sure way to cancel.
-It ends by itself when its parent dies.
+Reads a job from JSON, reports one JSON object per line on stdout, leaves a PEFT folder. Without an
+argument it takes job after job: each line of stdin is the path of one, as a JSON string; what a job
+reports ends with `done`, and the base model stays in memory for the next. The end of stdin is its
+own end, and so is a job that fails.
+
+A process because CUDA cannot start in a forked worker and because killing it is the only sure way
+to cancel. It ends by itself when its parent dies.
 """
 
+import gc
 import json
 import os
 import platform
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TextIO
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from adapters.lesson import Stage, stages_from_json
-from adapters.training.batch import encode
+from adapters.lesson import Stage, Weights, stages_from_json
+from adapters.training.batch import Batch, encode
 from adapters.training.checkpoints import Checkpoints
 from adapters.training.distillation import Teacher, distill
-from adapters.training.many import Course, load_bank, train_many
-from adapters.training.model import load_trainee, save_adapter
+from adapters.training.logprobs import target_logits
+from adapters.training.many import Course, LoraBank, train_many
+from adapters.training.model import Base, Trainee, attach, load_base, save_adapter, speaking_as
+from adapters.training.moments import load_moments, save_moments
 from adapters.training.preferences import encode_pairs, preferences
 from adapters.training.speedups import apply_speedups, find_speedups
 from adapters.training.trainer import StepReport, TrainingDiverged, reference_logits, train
@@ -47,25 +56,65 @@ class Job:
     outputs: tuple[Path, ...]
     """A folder for each stage's adapter; one that diverged among several leaves none."""
     start: Path | None
+    teacher: Path | None
+    """A PEFT folder that the stage's distillations learn from; None: the base."""
+    keeps_moments: bool
+    """Whether the optimiser's moments are left at `Weights.moments` of the output."""
     threads: int | None
     checkpoints: Path | None
     """Folder to go on from and to leave checkpoints in; none are kept without it."""
     checkpoint_every_s: float
 
 
-def main(arguments: Sequence[str], out: TextIO) -> int:
-    """Run the job of the named file; the exit status. Errors leave as an event, not a traceback."""
-    if len(arguments) != 1:
-        sys.stderr.write("usage: python -m adapters.training.job JOB_FILE\n")
+class Workshop:
+    """Keeps the base model from one job to the next.
+
+    Weights come out the same, bit for bit on CPU, as if each job had loaded it by itself.
+    """
+
+    def __init__(self) -> None:
+        self._folder: Path | None = None
+        self._base: Base | None = None
+
+    def take(self, folder: Path) -> Base:
+        """The base model of a folder; who takes it puts it back as it was, or not at all."""
+        kept, self._base = self._base, None
+        if kept is not None and self._folder == folder:
+            return kept
+        del kept  # before the next one is loaded
+        self._folder = folder
+        return load_base(folder)
+
+    def put_back(self, base: Base) -> None:
+        """Let the next job have it."""
+        self._base = base
+        gc.collect()  # adapters and their models hold each other
+
+
+def main(arguments: Sequence[str], out: TextIO, orders: Iterable[str] = ()) -> int:
+    """Run the job of the named file, or those of `orders`; the exit status.
+
+    Errors leave as an event, not a traceback.
+    """
+    if len(arguments) > 1:
+        sys.stderr.write("usage: python -m adapters.training.job [JOB_FILE]\n")
         return 2
     _exit_with_parent()
+    workshop = Workshop()
+    for file in arguments or map(json.loads, orders):
+        if status := _carry_out(Path(file), out, workshop):
+            return status
+    return 0
+
+
+def _carry_out(file: Path, out: TextIO, workshop: Workshop) -> int:
     try:
-        run_job(read_job(Path(arguments[0])), out)
+        run_job(read_job(file), out, workshop)
     except BrokenPipeError:  # nobody reads the events any more
         return _EXIT_ORPHANED
     except TrainingDiverged as error:
         return _fail(out, "training_diverged", error)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, LookupError) as error:
         return _fail(out, "job_invalid", error)
     except (RuntimeError, MemoryError) as error:
         return _fail(out, "training_failed", error)
@@ -81,59 +130,65 @@ def read_job(path: Path) -> Job:
     fields = json.loads(path.read_text())
     stages = tuple(stages_from_json(fields["stages"]))
     outputs = tuple(map(Path, fields["outputs"]))
-    start, checkpoints = fields.get("start"), fields.get("checkpoints")
+    start, teacher, checkpoints = (fields.get(key) for key in ("start", "teacher", "checkpoints"))
+    keeps_moments = bool(fields.get("keeps_moments"))
     if not stages or len(stages) != len(outputs):
         raise ValueError("a job needs one output for each of its stages, and at least one stage")
-    if len(stages) > 1 and (start or checkpoints or len({stage.lora for stage in stages}) > 1):
+    alone = (start, teacher, checkpoints, keeps_moments, any(stage.goes_on for stage in stages))
+    if len(stages) > 1 and (any(alone) or len({stage.lora for stage in stages}) > 1):
         raise ValueError(
-            "stages trained together share one lora, begin at the base, and keep no checkpoints"
+            "stages trained together share one lora, begin at the base, are taught by the base, and "
+            "keep neither checkpoints nor moments"
         )
+    if stages[0].goes_on and not start:
+        raise ValueError("a stage that goes on needs a training to start from")
     return Job(
         base_model=Path(fields["base_model"]),
         stages=stages,
         outputs=outputs,
         start=Path(start) if start else None,
+        teacher=Path(teacher) if teacher else None,
+        keeps_moments=keeps_moments,
         threads=fields.get("threads"),
         checkpoints=Path(checkpoints) if checkpoints else None,
         checkpoint_every_s=float(fields.get("checkpoint_every_s", 30.0)),
     )
 
 
-def run_job(job: Job, out: TextIO) -> None:
+def run_job(job: Job, out: TextIO, workshop: Workshop | None = None) -> None:
     """Train and save, writing events to `out`."""
     if job.threads:
         torch.set_num_threads(job.threads)
     started = time.monotonic()
-    closing = _train_one(job, out) if len(job.stages) == 1 else _train_together(job, out)
+    train_stages = _train_one if len(job.stages) == 1 else _train_together
+    closing = train_stages(job, out, workshop or Workshop())
     _write(out, event="done", seconds=round(time.monotonic() - started, 3), **closing)
 
 
-def _train_one(job: Job, out: TextIO) -> dict[str, object]:
+def _train_one(job: Job, out: TextIO, workshop: Workshop) -> dict[str, object]:
     (stage,) = job.stages
     spec = stage.training
-    trainee = load_trainee(
-        job.base_model,
+    moments = load_moments(Weights(job.start).moments) if stage.goes_on and job.start else None
+    trainee = attach(
+        workshop.take(job.base_model),
         spec=stage.lora,
         seed=stage.seed,
         precision=spec.precision,
         start=job.start,
     )
     trainee.model.eval()  # the teacher has no dropout
-    units, anchors = _samples(
-        stage,
-        trainee.tokenizer,
-        lambda batch: reference_logits(trainee, batch.to(trainee.device)),
-    )
+    with speaking_as(trainee, job.teacher) if job.teacher else nullcontext():
+        units, anchors = _samples(stage, trainee.tokenizer, _teacher_of(trainee, job))
     steps = spec.epochs * len(units) // spec.batch_size
     apply_speedups(trainee.model, find_speedups(trainee.device.type, steps=steps))
-    tokens = 0
+    tokens = taken = 0
 
     def report(step: StepReport) -> None:
-        nonlocal tokens
-        tokens += step.tokens
+        nonlocal tokens, taken
+        tokens, taken = tokens + step.tokens, taken + 1
         _write(out, event="step", **asdict(step))
 
-    train(
+    moments = train(
         trainee,
         units,
         anchors=anchors,
@@ -143,20 +198,38 @@ def _train_one(job: Job, out: TextIO) -> dict[str, object]:
         seed=stage.seed,
         on_step=report,
         checkpoints=_checkpoints(job),
+        moments=moments,
     )
     save_adapter(trainee.model, job.outputs[0], base_name=job.base_model.name)
+    if job.keeps_moments:
+        save_moments(moments, Weights(job.outputs[0]).moments)
     pairs = units if stage.pairs else ()  # those in tokens come by thousands, with rewards
+    judged = preferences(trainee, pairs, spec=stage.losses)
+    workshop.put_back(trainee.give_back())
     return {
         "tokens": tokens,
+        "steps": taken,
         "environment": environment(trainee.device, trainee.compute_dtype),
-        **preferences(trainee, pairs, spec=stage.losses),
+        **judged,
     }
 
 
-def _train_together(job: Job, out: TextIO) -> dict[str, object]:
+def _teacher_of(trainee: Trainee, job: Job) -> Teacher:
+    """The base; or, while the trainee speaks as the job's teacher, whoever speaks."""
+    if job.teacher is None:
+        return lambda batch: reference_logits(trainee, batch.to(trainee.device))
+
+    def logits_NV(batch: Batch) -> Tensor:
+        with torch.no_grad(), trainee.autocast():
+            return target_logits(trainee.model, batch.to(trainee.device))
+
+    return logits_NV
+
+
+def _train_together(job: Job, out: TextIO, workshop: Workshop) -> dict[str, object]:
     first = job.stages[0]
-    bank = load_bank(
-        job.base_model,
+    bank = LoraBank(
+        *workshop.take(job.base_model),
         spec=first.lora,
         seeds=[stage.seed for stage in job.stages],
         precision=first.training.precision,
@@ -167,12 +240,12 @@ def _train_together(job: Job, out: TextIO) -> dict[str, object]:
             stage, bank.tokenizer, lambda batch: bank.logits([batch.to(bank.device)])
         )
         courses.append(Course(units, stage.training, stage.seed, anchors, stage.anchors_per_epoch))
-    tokens = 0
+    tokens = taken = 0
     done = [0] * len(courses)
 
     def report(index: int, step: StepReport) -> None:
-        nonlocal tokens
-        tokens += step.tokens
+        nonlocal tokens, taken
+        tokens, taken = tokens + step.tokens, taken + 1
         done[index] = step.step
         if step.step == max(done):  # the longest course tells how far all are
             _write(out, event="step", step=step.step, total=step.total)
@@ -181,8 +254,10 @@ def _train_together(job: Job, out: TextIO) -> dict[str, object]:
     for index, (failure, output) in enumerate(zip(failures, job.outputs, strict=True)):
         if failure is None:
             bank.save(index, output, base_name=job.base_model.name)
+    workshop.put_back(bank.give_back())
     return {
         "tokens": tokens,
+        "steps": taken,
         "diverged": [failure and str(failure) for failure in failures],
         "environment": environment(bank.device, bank.compute_dtype),
     }
@@ -191,7 +266,7 @@ def _train_together(job: Job, out: TextIO) -> dict[str, object]:
 def _samples(
     stage: Stage, tokenizer: PreTrainedTokenizerBase, teacher: Teacher
 ) -> tuple[list[Unit], list[TrainingSample]]:
-    """What is learnt, and the anchors; `teacher` is the base, asked here and never again."""
+    """What is learnt, and the anchors; `teacher` is asked here and never again."""
     most = stage.training.max_tokens
     encoded = [(edit.kind, encode(edit, tokenizer, max_tokens=most)) for edit in stage.edits]
     units: list[Unit] = [sample for kind, sample in encoded if kind is not EditKind.REPLAY]
@@ -260,4 +335,4 @@ def _write(out: TextIO, **event: object) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], sys.stdout))
+    sys.exit(main(sys.argv[1:], sys.stdout, sys.stdin))

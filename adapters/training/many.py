@@ -23,7 +23,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from adapters.spec import LoraSpec, LossSpec, Precision, TrainingSpec
 from adapters.training.batch import Batch
-from adapters.training.model import autocast, compute_dtype, load_base, lora_config, save_adapter
+from adapters.training.model import (
+    Base,
+    autocast,
+    compute_dtype,
+    load_base,
+    lora_config,
+    save_adapter,
+)
 from adapters.training.objective import component_losses
 from adapters.training.optim import build_optimizer, set_rate
 from adapters.training.trainer import (
@@ -75,9 +82,10 @@ class LoraBank:
         self._adapters = [self._draw(seed, device) for seed in seeds]
         self.base.to(device).requires_grad_(False)
         self._routes: tuple[int, ...] | None = None
-        for name in self._adapters[0] if seeds else ():
-            layer = self.base.get_submodule(name)
-            layer.register_forward_hook(partial(self._add_update, name))
+        self._hooks = [
+            self.base.get_submodule(name).register_forward_hook(partial(self._add_update, name))
+            for name in (self._adapters[0] if seeds else ())
+        ]
 
     def parameters(self, adapter: int) -> dict[str, nn.Parameter]:
         """The adapter's weights under the names that PEFT gives them."""
@@ -135,6 +143,12 @@ class LoraBank:
         finally:
             self.base = model.unload()
 
+    def give_back(self) -> Base:
+        """The base as it was before, without the adapters; the bank is of no use any more."""
+        for hook in self._hooks:
+            hook.remove()
+        return Base(self.base, self.tokenizer, self.device)
+
     def _draw(self, seed: int, device: torch.device) -> dict[str, LoraPair]:
         """First weights of one adapter by layer, drawn by PEFT itself so that they are the same."""
         torch.manual_seed(seed)
@@ -178,8 +192,7 @@ def load_bank(
     folder: Path, *, spec: LoraSpec, seeds: Sequence[int], precision: Precision = Precision.AUTO
 ) -> LoraBank:
     """Load the base model of `folder` once, with an adapter for each seed."""
-    base, tokenizer, device = load_base(folder)
-    return LoraBank(base, tokenizer, device, spec=spec, seeds=seeds, precision=precision)
+    return LoraBank(*load_base(folder), spec=spec, seeds=seeds, precision=precision)
 
 
 def train_many(

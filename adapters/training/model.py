@@ -4,8 +4,11 @@ Decides device and precision; knows nothing of data, loss or schedule.
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
@@ -19,7 +22,16 @@ from transformers import (
 
 from adapters.spec import LoraSpec, Precision
 
+_TEACHER = "teacher"
 _ADAPTER_FILES = frozenset({"adapter_config.json", "adapter_model.safetensors"})
+
+
+class Base(NamedTuple):
+    """A base model, its tokenizer, and where it is to compute."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    device: torch.device
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +46,10 @@ class Trainee:
     def autocast(self) -> torch.autocast:
         """Context of one forward pass, to be entered anew for each."""
         return autocast(self.device, self.compute_dtype)
+
+    def give_back(self) -> Base:
+        """The base as it was before, without the adapter; the trainee is of no use any more."""
+        return Base(self.model.unload(), self.tokenizer, self.device)
 
 
 def load_trainee(
@@ -53,12 +69,45 @@ def load_trainee(
     Raises:
         ValueError: `start` is no LoRA of this `spec`.
     """
-    base, tokenizer, device = load_base(folder)
+    return attach(load_base(folder), spec=spec, seed=seed, precision=precision, start=start)
+
+
+def attach(
+    base: Base, *, spec: LoraSpec, seed: int, precision: Precision, start: Path | None = None
+) -> Trainee:
+    """`load_trainee` for a base that is loaded already; its layers are changed in place.
+
+    Raises:
+        ValueError: `start` is no LoRA of this `spec`.
+    """
     torch.manual_seed(seed)
-    model = get_peft_model(base, lora_config(spec))
+    model = get_peft_model(base.model, lora_config(spec))
     if start is not None:
         _begin_with(model, start, spec)
-    return Trainee(model.to(device), tokenizer, device, compute_dtype(device, precision))
+    dtype = compute_dtype(base.device, precision)
+    return Trainee(model.to(base.device), base.tokenizer, base.device, dtype)
+
+
+@contextmanager
+def speaking_as(trainee: Trainee, folder: Path) -> Iterator[None]:
+    """While it lasts the model answers with the adapter of a PEFT folder, frozen, not its own.
+
+    Neither its own adapter nor the random state is changed by it.
+
+    Raises:
+        OSError, ValueError: the folder holds no LoRA of this base model.
+    """
+    random_state = torch.get_rng_state()
+    model = trainee.model
+    own = model.active_adapter
+    model.load_adapter(str(folder), _TEACHER, torch_device=str(trainee.device))
+    torch.set_rng_state(random_state)  # PEFT draws first weights before it loads the others
+    try:
+        model.set_adapter(_TEACHER)
+        yield
+    finally:
+        model.set_adapter(own)
+        model.delete_adapter(_TEACHER)
 
 
 def _begin_with(model: PeftModel, start: Path, spec: LoraSpec) -> None:
@@ -74,7 +123,7 @@ def _begin_with(model: PeftModel, start: Path, spec: LoraSpec) -> None:
         raise ValueError("the adapter to train on is of other layers than the config's")
 
 
-def load_base(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, torch.device]:
+def load_base(folder: Path) -> Base:
     """The base model, not yet moved to the device that is named: new weights are drawn on CPU."""
     on_cuda = torch.cuda.is_available()
     device = torch.device("cuda" if on_cuda else "cpu")
@@ -82,7 +131,7 @@ def load_base(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, t
     base = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.bfloat16 if on_cuda else torch.float32
     )
-    return base, tokenizer, device
+    return Base(base, tokenizer, device)
 
 
 def lora_config(spec: LoraSpec) -> LoraConfig:

@@ -27,7 +27,10 @@ def trl() -> SimpleNamespace:
         from trl.experimental.sdft import loss_utils
         from trl.trainer.dpo_trainer import DPOTrainer
         from trl.trainer.grpo_trainer import GRPOTrainer
-    return SimpleNamespace(dpo=DPOTrainer, grpo=GRPOTrainer, gkd=GKDTrainer, sdft=loss_utils)
+        from trl.trainer.kto_trainer import KTOTrainer
+    return SimpleNamespace(
+        dpo=DPOTrainer, grpo=GRPOTrainer, gkd=GKDTrainer, kto=KTOTrainer, sdft=loss_utils
+    )
 
 
 def random(*shape: int, seed: int, scale: float = 1.0) -> Tensor:
@@ -228,6 +231,92 @@ def test_label_smoothing_equals_that_of_trl(trl: SimpleNamespace) -> None:
     )
 
     torch.testing.assert_close(found.mean(), oracle, **EXACT)
+
+
+KTO_IDS, MISMATCHED_IDS = 1, 2
+"""Input ids by which TRL's two calls of the model are told apart."""
+
+
+def kto_loss(
+    trl: SimpleNamespace,
+    logprobs: Tensor,
+    reference: Tensor,
+    mismatched: Tensor,
+    mismatched_reference: Tensor,
+    **settings: Any,
+) -> Tensor:
+    """TRL's loss of the batch whose answers and mismatched answers have these log-probabilities."""
+
+    def model(input_ids: Tensor, **_: object) -> SimpleNamespace:
+        is_own = bool((input_ids == KTO_IDS).all())
+        zeros = torch.zeros(SHAPE)
+        return SimpleNamespace(
+            log_probs=(logprobs if is_own else mismatched) * MASK, entropy=zeros, mean_logits=zeros
+        )
+
+    trainer = SimpleNamespace(
+        accelerator=alone(),
+        model=SimpleNamespace(training=False),
+        aux_loss_enabled=False,
+        precompute_ref_logps=True,
+        calculate_KL=True,
+        loss_type="kto",
+        args=SimpleNamespace(),
+        _tp_size=1,
+        _total_train_tokens=0,
+        _metrics={"eval": defaultdict(list)},
+        **settings,
+    )
+    trainer._compute_kl_logps = lambda *args: trl.kto._compute_kl_logps(trainer, *args)
+    completion = torch.cat([torch.zeros(len(MASK), 1).int(), MASK], dim=1)
+    inputs = {
+        "input_ids": torch.full_like(completion, KTO_IDS),
+        "attention_mask": torch.ones_like(completion),
+        "completion_mask": completion,
+        "KL_input_ids": torch.full_like(completion, MISMATCHED_IDS),
+        "KL_attention_mask": torch.ones_like(completion),
+        "KL_completion_mask": completion,
+        "label": torch.tensor(LIKED),
+        "ref_logps": (reference * MASK).sum(1),
+        "ref_KL_logps": (mismatched_reference * MASK).sum(1),
+    }
+    return trl.kto._compute_loss(trainer, model, inputs, return_outputs=False)
+
+
+LIKED = (True, False, True, False)
+
+
+@pytest.mark.parametrize("drift", [0.4, -0.4], ids=["z0 above 0", "z0 clamped"])
+def test_judged_equals_kto(trl: SimpleNamespace, drift: float) -> None:
+    logprobs = (random(*SHAPE, seed=12) - 2).requires_grad_()
+    reference = logprobs.detach() + random(*SHAPE, seed=13, scale=0.5)
+    mismatched = random(*SHAPE, seed=14) - 2
+    mismatched_reference = mismatched - drift
+
+    oracle = kto_loss(
+        trl,
+        logprobs,
+        reference,
+        mismatched,
+        mismatched_reference,
+        beta=0.3,
+        desirable_weight=1.2,
+        undesirable_weight=0.7,
+    )
+    ratios = ((mismatched - mismatched_reference) * MASK).sum(1)
+    found = losses.judged(
+        (logprobs * MASK).sum(1),
+        (reference * MASK).sum(1),
+        torch.tensor(LIKED),
+        kl_estimate=max(0.0, float(ratios.mean())),
+        beta=0.3,
+        liked_weight=1.2,
+        disliked_weight=0.7,
+    ).mean()
+
+    torch.testing.assert_close(found, oracle, **EXACT)
+    wanted, given = (torch.autograd.grad(loss, logprobs)[0] for loss in (oracle, found))
+    torch.testing.assert_close(given, wanted, **EXACT)
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.25, 0.5, 1.0])
