@@ -61,7 +61,7 @@ LAID_OUT_OTHERWISE = "the engine laid the turn out otherwise"
 UNTOLD = "the verifier could not tell"
 
 _SEEDS_PER_RUN = 100_003
-_FIRST_SEED, _REVISION_SEED, _STEP_SEED = 0, 1, 2
+_FIRST_SEED, _REVISION_SEED, _STEP_SEED = 1, 2, 3
 _LONGEST_UNIT = 300
 _LEAST_REPEATED = 60
 
@@ -522,7 +522,7 @@ def without_repeated_tail(text: str) -> str:
         while same < len(text) - period and text[-1 - same] == text[-1 - same - period]:
             same += 1
         if same >= max(2 * period, _LEAST_REPEATED):
-            return text[: len(text) - same].rstrip()
+            return text[: len(text) - same + same % period].rstrip()  # ends as it did
     return text
 
 

@@ -79,6 +79,7 @@ from adapters.spec.sd_zero import (
     RevisionTraining,
     SdZeroConfig,
     SelfDistillationSpec,
+    StudentRollouts,
 )
 from adapters.spec.sept import AnnealSpec, ProbeSpec, SeptConfig, SeptTraining
 from adapters.spec.specs import SpecsConfig
@@ -149,6 +150,7 @@ __all__ = [
     "Settings",
     "Share",
     "SpecsConfig",
+    "StudentRollouts",
     "TagsContract",
     "ToolCallContract",
     "TrainingSpec",

@@ -70,6 +70,17 @@ class RevisionSpec(Settings):
         return self
 
 
+class StudentRollouts(RolloutSpec):
+    """What the student is asked for in each step of phase 2."""
+
+    prompts_per_step: int = Field(default=32, ge=1)
+    """Prompts of one step, drawn without repetition until all have had their turn."""
+    group: int = Field(default=1, ge=1)
+    """Replies to one prompt."""
+    steps: int = Field(default=100, ge=1)
+    """Most steps: replies and an update of the student each."""
+
+
 class DistillationTraining(PromptTraining):
     """The optimiser of phase 2."""
 
@@ -106,7 +117,7 @@ class SdZeroConfig(PromptSettings):
     phrases: ControlPhrases = ControlPhrases()
     revision: RevisionSpec = RevisionSpec()
     distillation: SelfDistillationSpec = SelfDistillationSpec()
-    rollouts: RolloutSpec = RolloutSpec(prompts_per_step=32, group=1, steps=100)
+    rollouts: StudentRollouts = StudentRollouts()
     """Of phase 2."""
     training: DistillationTraining = DistillationTraining()
     """Of phase 2."""

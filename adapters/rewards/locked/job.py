@@ -21,6 +21,7 @@ NOT_LOCKED = "not locked"
 
 def main() -> None:
     """Lock this process down and do its job in it; never returns to what called it."""
+    os.nice(10)
     job: dict[str, Any] = json.loads(sys.stdin.readline())
     sys.path.pop()  # where this package lies, which will not be seen
     report = os.dup(1)

@@ -81,15 +81,17 @@ class Peer:
         self.fault: str | None = None
 
     def names(self) -> dict[str, object]:
-        """What the code defines.
+        """What the code defines under plain names; never such as `__builtins__`, by which it would
+        decide what the tests' own words mean.
 
         Raises:
             Fault: it does not run.
         """
         answer = self._exchange(None)
-        if "names" not in answer:
+        if not isinstance(names := answer.get("names"), dict):
             self._give_up(DOES_NOT_RUN)
-        return {str(name): self._decode(value) for name, value in dict(answer["names"]).items()}
+        shown = {name: value for name, value in names.items() if not name.startswith("_")}
+        return {name: self._decode(value) for name, value in shown.items()}
 
     def ask(self, what: str, subject: Remote, args: list[object] | None = None) -> object:
         """What comes of it; raises as it raised there."""

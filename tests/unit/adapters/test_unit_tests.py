@@ -1,9 +1,10 @@
 """Unit tests as a verifier: real processes, and code that does its worst."""
 
-import os
+import contextlib
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from adapters.rewards import unit_tests
@@ -140,6 +141,63 @@ def test_what_is_not_right_is_never_called_right(code: str) -> None:
     }
 
 
+SPEAKING_ITSELF = """
+import sys
+frame = sys._getframe()
+while 'line' not in frame.f_locals:
+    frame = frame.f_back
+line = frame.f_locals['line']
+yes = {'object': 1}
+words = ['abs', 'all', 'sorted', 'isinstance', 'AssertionError', 'len', 'print']
+line.send({'names': NAMES})
+while True:
+    line.receive()
+    line.send(ANSWER)
+"""
+WORDS_OF_ITS_OWN = (
+    "{'add': yes, 'solution': yes, '__builtins__': {'dict': [[word, yes] for word in words]}, "
+    "**{word: yes for word in words}}"
+)
+DEEP = "__import__('json').loads('[' * 900 + ']' * 900)"
+
+
+@pytest.mark.parametrize(
+    ("names", "answer"),
+    [
+        ("[]", "{'value': 5}"),
+        ("{'add': {'list': 5}}", "{'value': 5}"),
+        ("{'add': yes}", "{'value': True}"),
+        *(
+            (WORDS_OF_ITS_OWN, answer)
+            for answer in (
+                "{'value': 0}",
+                "{'value': True}",
+                "{'value': yes}",
+                "{'value': {'object': '1'}}",
+                "{'value': {'object': 1, 'list': []}}",
+                "{'value': {'set': [{'list': []}]}}",
+                f"{{'value': {{'list': [{DEEP}]}}}}",
+                "{'value': 0, 'args': [5, {'list': []}]}",
+                "{'error': 'SystemExit', 'said': '0'}",
+                "{'error': 'KeyboardInterrupt'}",
+                "{'error': 'UnicodeDecodeError', 'said': []}",
+                "'passed'",
+                "{}",
+            )
+        ),
+    ],
+)
+def test_code_that_speaks_for_itself_passes_no_test(names: str, answer: str) -> None:
+    code = SPEAKING_ITSELF.replace("NAMES", names).replace("ANSWER", answer)
+    tests = (
+        "import unittest\nclass T(unittest.TestCase):\n    def test_it(self):\n"
+        "        self.assertEqual(add(2, 3), 5)\n"
+        "assert abs(add(2, 3) - 5) < 1e-9 and all([add(1, 1) == 2]) and isinstance(add(1, 1), int)"
+    )
+
+    assert verdict(code, tests).is_right is False
+
+
 def test_a_loop_without_end_is_ended() -> None:
     spec = UnitTestsVerifier(timeout_s=0.5)
 
@@ -161,19 +219,15 @@ def test_a_code_that_catches_everything_is_ended_too() -> None:
 
 
 def test_nothing_of_it_is_left_running() -> None:
-    before = set(os.listdir("/proc"))
+    before = set(psutil.pids())
 
     verdict("import os\nos.setsid()\nwhile True: pass", spec=UnitTestsVerifier(timeout_s=0.5))
 
-    left = [pid for pid in set(os.listdir("/proc")) - before if _is_ours(pid)]
-    assert left == []
-
-
-def _is_ours(pid: str) -> bool:
-    try:
-        return b"adapters.rewards.locked" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False
+    for pid in set(psutil.pids()) - before:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(pid)
+            if "adapters.rewards.locked" in " ".join(process.cmdline()):
+                process.wait(timeout=5)  # killed it is; the kernel takes its time to bury it
 
 
 def test_the_machine_is_out_of_sight(tmp_path: Path) -> None:
