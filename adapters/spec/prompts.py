@@ -227,6 +227,13 @@ class PromptExamSpec(Settings):
     """How answers are read and compared where the method does not say."""
 
 
+class PromptContinual(ContinualSpec):
+    """Where a training on prompts begins: a skill is added to what the champion knows."""
+
+    mode: Literal["retrain", "continue"] = "continue"
+    """As `mode` of the other methods."""
+
+
 class PromptSettings(MethodSettings):
     """What the config of every method that learns from prompts has."""
 
@@ -236,5 +243,4 @@ class PromptSettings(MethodSettings):
     """With fewer usable prompts than this there is no update."""
     prompts_per_user: Share = 0.25
     """Most of a run's prompts, or opinions, that may come from one end user."""
-    continual: ContinualSpec = ContinualSpec(mode="continue")
-    """A skill is added to what the champion knows."""
+    continual: PromptContinual = PromptContinual()

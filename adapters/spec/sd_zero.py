@@ -114,6 +114,7 @@ class SdZeroConfig(PromptSettings):
     phases: Literal["both", "revision", "distillation"] = "both"
     """One phase alone is a control."""
     verifier: VerifierSpec = AnswerVerifier()
+    """Who says whether a reply is right."""
     phrases: ControlPhrases = ControlPhrases()
     revision: RevisionSpec = RevisionSpec()
     distillation: SelfDistillationSpec = SelfDistillationSpec()
