@@ -18,7 +18,6 @@ from adapters.methods.sept import annealed, imitation
 from adapters.spec import (
     AnnealSpec,
     BudgetSpec,
-    ContinualSpec,
     LossSpec,
     ProbeSpec,
     RolloutSpec,
@@ -54,7 +53,10 @@ def bench_of(said: Callable[[Sequence[ChatMessage]], str] | None = None) -> Pape
 
 
 def learn(
-    bench: PaperBench, settings: SeptConfig, asked: tuple[Prompt, ...] | None = None, **fields: object
+    bench: PaperBench,
+    settings: SeptConfig,
+    asked: tuple[Prompt, ...] | None = None,
+    **fields: object,
 ) -> Outcome:
     assignment = Assignment(prompts=prompts(8) if asked is None else asked, **fields)  # type: ignore[arg-type]
     return build_method(settings).learn(assignment, bench)
@@ -196,7 +198,7 @@ def test_the_training_begins_at_the_champion_where_that_may_be(tmp_path: Path) -
     assert outcome.generation == 1
 
     clean = bench_of()
-    learn(clean, config(steps=1, continual=ContinualSpec(mode="retrain")), champion=champion)
+    learn(clean, config(steps=1, continual={"mode": "retrain"}), champion=champion)
     assert [start for _, start in clean.trainings] == [None]
 
 
