@@ -257,6 +257,8 @@ class _Run:
         spec = self._config.revision
 
         def ask() -> JSON:
+            if not self._bench.has_budget():
+                return None
             policy = self._beginning.student(self._bench)
             asked = [prompt.messages for prompt in self._prompts]
             groups = policy.rollouts(
@@ -274,7 +276,7 @@ class _Run:
             return rows
 
         with self._bench.stage("rollouts"):
-            found = _JUDGED.validate_python(self._once("first", ask))
+            found = _JUDGED.validate_python(self._gathered("first", ask))
         self._generated["first"].add([each.rollout for each in found])
         return found
 
@@ -283,6 +285,8 @@ class _Run:
         places = [at for at, each in enumerate(first) if _is_revised(each, spec)]
 
         def ask() -> JSON:
+            if not self._bench.has_budget():
+                return None
             policy = self._beginning.student(self._bench)
             groups = policy.rollouts(
                 [self._conversation(first[at]) for at in places],
@@ -304,7 +308,7 @@ class _Run:
         if not places:
             return []
         with self._bench.stage("revisions"):
-            found = _REVISED.validate_python(self._once("revisions", ask))
+            found = _REVISED.validate_python(self._gathered("revisions", ask))
         self._generated["revisions"].add([each.rollout for each in found])
         return found
 
@@ -397,6 +401,17 @@ class _Run:
             _Judged(prompt, rollout, verdict)
             for (prompt, rollout), verdict in zip(said, verdicts, strict=True)
         ]
+
+    def _gathered(self, name: str, ask: Callable[[], JSON]) -> JSON:
+        """What phase 1 needs before it can train anything.
+
+        Raises:
+            _NoUpdate: the budget was used up before.
+        """
+        found = self._once(name, ask)
+        if found is None:
+            raise _NoUpdate("The budget was used up before anything could be learnt.")
+        return found
 
     def _once(self, name: str, ask: Callable[[], JSON]) -> JSON:
         return self._bench.once(self._beginning.name(f"sd-zero-{name}"), ask)

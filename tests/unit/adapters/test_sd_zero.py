@@ -445,6 +445,17 @@ def test_the_budget_ends_it_with_what_there_is() -> None:
     assert report_of(outcome)["distillation"]["stopped"] == "the budget is used up"
 
 
+@pytest.mark.parametrize("phases", ["both", "revision", "distillation"])
+def test_without_a_budget_nothing_is_asked(phases: str) -> None:
+    bench = bench_of(trainings_paid=0)
+
+    outcome = learn(bench, config(phases=phases))
+
+    assert outcome.weights is None
+    assert "budget" in str(outcome.report["no_update"])
+    assert bench.base.asked == []
+
+
 def test_an_attempt_after_a_crash_asks_nothing_again_and_learns_the_same() -> None:
     first, again = bench_of(), bench_of()
     learn(first)
