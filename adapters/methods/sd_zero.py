@@ -62,6 +62,7 @@ UNTOLD = "the verifier could not tell"
 
 _SEEDS_PER_RUN = 100_003
 _FIRST_SEED, _REVISION_SEED, _STEP_SEED = 1, 2, 3
+_JUDGED_AT_ONCE = 64
 _LONGEST_UNIT = 300
 _LEAST_REPEATED = 60
 
@@ -396,7 +397,10 @@ class _Run:
 
     def _judge(self, said: Sequence[tuple[Prompt, Rollout]]) -> list[_Judged]:
         attempts = [Attempt(prompt, rollout.text) for prompt, rollout in said]
-        verdicts = self._verifier.verify(attempts)
+        verdicts: list[Verdict] = []
+        for first in range(0, len(attempts), _JUDGED_AT_ONCE):
+            verdicts += self._verifier.verify(attempts[first : first + _JUDGED_AT_ONCE])
+            self._bench.progress(len(verdicts), len(attempts))  # tests and services take their time
         return [
             _Judged(prompt, rollout, verdict)
             for (prompt, rollout), verdict in zip(said, verdicts, strict=True)
