@@ -4,24 +4,23 @@ Merged weights can be given to vLLM only by starting it anew, so what is compare
 through transformers too. The answers of one comparison always come from one decoder.
 """
 
-import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 from uuid import uuid4
 
 from adapters.lesson import Weights
-from adapters.sampling import Sampler
+from adapters.sampling import RolloutSampler
 from benchmarks import rig
 from benchmarks.rig import MODEL
 from benchmarks.stub import BASE
 from benchmarks.torch_decoder import TorchSampler
 from server.core.settings import EngineSettings, ModelSettings, Settings
 from server.embedded.preflight import check_libraries, free_port
-from server.engine.control import open_control
 from server.engine.launch import engine_command, require_engine
+from workers.courtesy import Courtesy, Manners
 from workers.sampler import EngineSampler
 
 START_TIMEOUT_S = 600
@@ -37,11 +36,11 @@ class Decoder(Protocol):
         ...
 
     @property
-    def base(self) -> Sampler:
+    def base(self) -> RolloutSampler:
         """The untouched base model."""
         ...
 
-    def serving(self, weights: Sequence[Weights]) -> AbstractContextManager[list[Sampler]]:
+    def serving(self, weights: Sequence[Weights]) -> AbstractContextManager[list[RolloutSampler]]:
         """While it lasts, a sampler for each."""
         ...
 
@@ -55,13 +54,13 @@ class TorchDecoder:
     _base: TorchSampler | None = None
 
     @property
-    def base(self) -> Sampler:
+    def base(self) -> RolloutSampler:
         if self._base is None:
             self._base = TorchSampler.load(self.folder)
         return self._base
 
     @contextmanager
-    def serving(self, weights: Sequence[Weights]) -> Iterator[list[Sampler]]:
+    def serving(self, weights: Sequence[Weights]) -> Iterator[list[RolloutSampler]]:
         yield [TorchSampler.load(self.folder, each.folder) for each in weights]
 
 
@@ -72,30 +71,30 @@ class EngineDecoder:
     settings: Settings
     url: str
     name: str = "vLLM"
+    courtesy: Courtesy = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "courtesy", Courtesy(Manners.of(self.settings.learning)))
 
     @property
-    def base(self) -> Sampler:
-        return EngineSampler(self.settings, BASE, [self.url])
+    def base(self) -> RolloutSampler:
+        return self._sampler(BASE)
 
     @contextmanager
-    def serving(self, weights: Sequence[Weights]) -> Iterator[list[Sampler]]:
-        names = [f"{MODEL}@try.{uuid4().hex[:12]}" for _ in weights]
-        folders = [str(each.folder) for each in weights]
+    def serving(self, weights: Sequence[Weights]) -> Iterator[list[RolloutSampler]]:
+        samplers = [
+            self._sampler(f"{MODEL}@try.{uuid4().hex[:12]}", each.folder) for each in weights
+        ]
         try:
-            asyncio.run(self._load(dict(zip(names, folders, strict=True))))
-            yield [EngineSampler(self.settings, name, [self.url]) for name in names]
+            for sampler in samplers:
+                sampler.load()
+            yield list(samplers)
         finally:
-            asyncio.run(self._unload(names))
+            for sampler in samplers:
+                sampler.unload()
 
-    async def _load(self, folders: dict[str, str]) -> None:
-        async with open_control(self.settings.engine, self.url) as control:
-            for name, folder in folders.items():
-                await control.load_adapter(name, folder)
-
-    async def _unload(self, names: Sequence[str]) -> None:
-        async with open_control(self.settings.engine, self.url) as control:
-            for name in names:
-                await control.unload_adapter(name)
+    def _sampler(self, name: str, folder: Path | None = None) -> EngineSampler:
+        return EngineSampler(self.settings, name, [self.url], courtesy=self.courtesy, folder=folder)
 
 
 @contextmanager

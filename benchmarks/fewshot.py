@@ -11,6 +11,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,7 +59,8 @@ def main(arguments: list[str] | None = None) -> int:
                     if not results.has(case):
                         place = folder / task.id.replace(" ", "-")
                         bench = LocalBench(decoder, model, place, options.threads, _say)
-                        write(results, case, score(task, config, bench))
+                        with closing(bench):
+                            write(results, case, score(task, config, bench))
     for group, tasks in groups.items():
         sum_up(results, group, [f"{group}: {task.title}" for task in tasks])
     return 0

@@ -1,10 +1,7 @@
 """A workbench without a server: a decoder, and trainings in child processes that are kept."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -13,16 +10,13 @@ from pathlib import Path
 from uuid import uuid4
 
 from adapters.lesson import Stage, Weights, stages_to_json
-from adapters.sampling import Sampler
+from adapters.sampling import RolloutSampler
 from adapters.types import JSON
 from benchmarks.decoders import Decoder
 from benchmarks.results import ROOT
+from workers.training import Trainer
 
-_JOB = "adapters.training.job"
-
-
-class TrainingFailed(RuntimeError):
-    """The trainer left no adapter; the message is its own."""
+_SAID_EVERY_S = 60.0
 
 
 @dataclass
@@ -37,17 +31,18 @@ class LocalBench:
     seconds: dict[str, float] = field(default_factory=dict)
     tokens: int = 0
     """Trained so far."""
+    _trainer: Trainer | None = None
 
     @property
-    def base(self) -> Sampler:
+    def base(self) -> RolloutSampler:
         return self.decoder.base
 
     @property
-    def writer(self) -> Sampler:
+    def writer(self) -> RolloutSampler:
         return self.decoder.base
 
     @property
-    def editor(self) -> Sampler:
+    def editor(self) -> RolloutSampler:
         return self.decoder.base
 
     @contextmanager
@@ -72,70 +67,87 @@ class LocalBench:
         kept: JSON = json.loads(path.read_text())
         return kept
 
-    def train(self, stage: Stage, *, start: Weights | None = None) -> Weights:
+    def has_budget(self) -> bool:
+        """A benchmark measures what whole runs come to."""
+        return True
+
+    def train(
+        self, stage: Stage, *, start: Weights | None = None, teacher: Weights | None = None
+    ) -> Weights:
         output = self.folder / f"weights-{uuid4().hex[:8]}"
-        self._run([stage], [output], start)
+        self._run([stage], [output], start=start, teacher=teacher, keeps_moments=True)
+        if stage.goes_on and start is not None:  # one step of many, and no benchmark steps back
+            start.moments.unlink()
         return Weights(output)
 
     def try_out(self, stages: Sequence[Stage]) -> list[Weights | None]:
         if not stages:
             return []
         outputs = [self.folder / f"try-{uuid4().hex[:8]}" for _ in stages]
-        self._run(stages, outputs, None)
+        self._run(stages, outputs)
         return [Weights(output) if output.exists() else None for output in outputs]
 
-    def serving(self, weights: Sequence[Weights]) -> AbstractContextManager[list[Sampler]]:
+    def serving(self, weights: Sequence[Weights]) -> AbstractContextManager[list[RolloutSampler]]:
         return self.decoder.serving(weights)
 
     def train_on(self, model: Path, stage: Stage) -> Weights:
         """Train on another model folder than the base: what merging edit upon edit needs."""
         output = self.folder / f"weights-{uuid4().hex[:8]}"
-        self._run([stage], [output], None, model)
+        self._run([stage], [output], model=model)
         return Weights(output)
 
     def tidy(self) -> None:
-        """Remove what was trained; what ``once`` made stays."""
+        """Remove what was trained, and end the trainer; what ``once`` made stays."""
+        self.close()
         for path in (*self.folder.glob("weights-*"), *self.folder.glob("try-*")):
-            shutil.rmtree(path, ignore_errors=True)
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """End the trainer's process; a later training starts another."""
+        if self._trainer is not None:
+            self._trainer.close()
 
     def _run(
         self,
         stages: Sequence[Stage],
         outputs: Sequence[Path],
-        start: Weights | None,
+        *,
+        start: Weights | None = None,
+        teacher: Weights | None = None,
         model: Path | None = None,
+        keeps_moments: bool = False,
     ) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        job = self.folder / "job.json"
-        order = {
-            "base_model": str(model or self.model),
+        if self._trainer is None:
+            self._trainer = Trainer({"OMP_NUM_THREADS": str(self.threads)}, ROOT)
+        job = {
+            "base_model": str((model or self.model).resolve()),
             "stages": stages_to_json(list(stages)),
-            "outputs": [str(output) for output in outputs],
-            "start": str(start.folder) if start else None,
+            "outputs": [str(output.resolve()) for output in outputs],
+            "start": str(start.folder.resolve()) if start else None,
+            "teacher": str(teacher.folder.resolve()) if teacher else None,
+            "keeps_moments": keeps_moments,
             "threads": self.threads,
         }
-        job.write_text(json.dumps(order))
-        environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads)}
-        with subprocess.Popen(
-            [sys.executable, "-m", _JOB, str(job)],
-            cwd=ROOT,
-            env=environment,
-            stdout=subprocess.PIPE,
-            text=True,
-        ) as child:
-            last = self._follow(child)
-        if last.get("event") != "done":
-            raise TrainingFailed(str(last.get("message", f"status {child.returncode}")))
-        tokens = last.get("tokens")
-        self.tokens += tokens if isinstance(tokens, int) else 0
+        report = self._trainer.train(job, folder=self.folder, heart=_Steps(self.say))
+        self.tokens += report["tokens"]
 
-    def _follow(self, child: "subprocess.Popen[str]") -> dict[str, JSON]:
-        assert child.stdout is not None
-        last: dict[str, JSON] = {}
-        said = time.monotonic()
-        for line in child.stdout:
-            last = json.loads(line)
-            if last.get("event") == "step" and time.monotonic() - said > 60:
-                said = time.monotonic()
-                self.say(f"step {last['step']} of {last['total']}")
-        return last
+
+class _Steps:
+    """Says now and then how far a training is."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._said = time.monotonic()
+
+    def check(self) -> None:
+        """Nobody stops it but by ending the benchmark."""
+
+    def progress(self, done: int, total: int) -> None:
+        """Once a minute is enough."""
+        if time.monotonic() - self._said > _SAID_EVERY_S:
+            self._said = time.monotonic()
+            self._say(f"step {done} of {total}")

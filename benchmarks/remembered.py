@@ -12,16 +12,16 @@ from hashlib import sha256
 from pathlib import Path
 
 from adapters.lesson import Weights
-from adapters.sampling import Sampler
-from adapters.types import ChatMessage, ProgressCallback, SamplingParams
+from adapters.sampling import RolloutSampler
+from adapters.types import ChatMessage, ProgressCallback, Rollout, SamplingParams
 from benchmarks.decoders import Decoder
 
 
 @dataclass
 class RememberedSampler:
-    """See :class:`adapters.sampling.Sampler`; greedy replies are kept in a file, a line each."""
+    """See :class:`adapters.sampling.RolloutSampler`; greedy replies are kept in a file, a line each."""
 
-    sampler: Sampler
+    sampler: RolloutSampler
     path: Path
     _known: dict[str, str] = field(default_factory=dict)
 
@@ -50,6 +50,17 @@ class RememberedSampler:
             self._keep(dict(zip(new, replies, strict=True)))
         return [self._known[key] for key in keys]
 
+    def rollouts(
+        self,
+        conversations: Sequence[Sequence[ChatMessage]],
+        params: SamplingParams,
+        *,
+        group: int = 1,
+        on_progress: ProgressCallback | None = None,
+    ) -> list[tuple[Rollout, ...]]:
+        """As the sampler does; never kept."""
+        return self.sampler.rollouts(conversations, params, group=group, on_progress=on_progress)
+
     def _keep(self, replies: dict[str, str]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a") as file:
@@ -69,13 +80,13 @@ class RememberingDecoder:
         self._base: RememberedSampler | None = None
 
     @property
-    def base(self) -> Sampler:
+    def base(self) -> RolloutSampler:
         """The untouched base model."""
         if self._base is None:
             self._base = RememberedSampler(self._decoder.base, self._path)
         return self._base
 
-    def serving(self, weights: Sequence[Weights]) -> AbstractContextManager[list[Sampler]]:
+    def serving(self, weights: Sequence[Weights]) -> AbstractContextManager[list[RolloutSampler]]:
         """While it lasts, a sampler for each."""
         return self._decoder.serving(weights)
 

@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -64,7 +65,8 @@ def measure(
                 place = folder / "scored"
                 bench = LocalBench(decoder, model, place, threads)
                 began = time.monotonic()
-                scores = score(bench, stages, questions)
+                with closing(bench):
+                    scores = score(bench, stages, questions)
                 found[name].append(Round((time.monotonic() - began) / edits, scores))
                 shutil.rmtree(place, ignore_errors=True)
     serial, at_once = (median(each.seconds for each in found[name]) for name in ways)

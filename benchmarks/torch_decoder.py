@@ -13,14 +13,14 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from adapters.types import ChatMessage, ProgressCallback, SamplingParams
+from adapters.types import ChatMessage, ProgressCallback, Rollout, SamplingParams
 
 _BATCH = 24
 
 
 @dataclass(frozen=True, slots=True)
 class TorchSampler:
-    """An :class:`adapters.sampling.Sampler` over a model in this process."""
+    """An :class:`adapters.sampling.RolloutSampler` over a model in this process."""
 
     model: Any
     tokenizer: Any
@@ -44,26 +44,71 @@ class TorchSampler:
         on_progress: ProgressCallback | None = None,
     ) -> list[str]:
         """See :class:`adapters.sampling.Sampler`; prompts of like length share a batch."""
-        prompts = [
-            self.tokenizer.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=True
-            )
-            for messages in conversations
-        ]
+        made = self._complete(conversations, params, on_progress)
+        return [self._text(ids, params) for _, ids in made]
+
+    def rollouts(
+        self,
+        conversations: Sequence[Sequence[ChatMessage]],
+        params: SamplingParams,
+        *,
+        group: int = 1,
+        on_progress: ProgressCallback | None = None,
+    ) -> list[tuple[Rollout, ...]]:
+        """See :class:`adapters.sampling.RolloutSampler`; the seed is that of the whole call."""
+        repeated = [messages for messages in conversations for _ in range(group)]
+        made = self._complete(repeated, params, on_progress)
+        rollouts = [self._rollout(prompt_ids, ids, params) for prompt_ids, ids in made]
+        return [tuple(rollouts[first : first + group]) for first in range(0, len(rollouts), group)]
+
+    def _complete(
+        self,
+        conversations: Sequence[Sequence[ChatMessage]],
+        params: SamplingParams,
+        on_progress: ProgressCallback | None,
+    ) -> list[tuple[list[int], list[int]]]:
+        """Token ids of each prompt and of its completion."""
+        prompts = [self._prompt(messages) for messages in conversations]
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-        replies = [""] * len(prompts)
+        found: dict[int, tuple[list[int], list[int]]] = {}
         if params.seed is not None:
             torch.manual_seed(params.seed)
         for first in range(0, len(order), _BATCH):
             batch = order[first : first + _BATCH]
-            texts = self._continue([prompts[index] for index in batch], params)
-            for index, text in zip(batch, texts, strict=True):
-                replies[index] = text
+            made = self._continue([prompts[index] for index in batch], params)
+            found |= zip(batch, made, strict=True)
             if on_progress is not None:
-                on_progress(min(first + _BATCH, len(order)), len(order))
-        return replies
+                on_progress(len(found), len(order))
+        return [found[index] for index in range(len(prompts))]
 
-    def _continue(self, prompts: Sequence[str], params: SamplingParams) -> list[str]:
+    def _prompt(self, messages: Sequence[ChatMessage]) -> str:
+        goes_on = messages[-1]["role"] == "assistant"
+        text: str = self.tokenizer.apply_chat_template(
+            list(messages),
+            tokenize=False,
+            add_generation_prompt=not goes_on,
+            continue_final_message=goes_on,
+        )
+        return text
+
+    def _rollout(self, prompt_ids: list[int], ids: list[int], params: SamplingParams) -> Rollout:
+        with torch.inference_mode():
+            logits = self.model(torch.tensor([prompt_ids + ids])).logits[
+                0, len(prompt_ids) - 1 : -1
+            ]
+            logprobs = logits.float().log_softmax(-1).gather(-1, torch.tensor(ids)[:, None])[:, 0]
+        is_truncated = len(ids) == params.max_tokens and not self._ends(ids, params)
+        return Rollout(
+            self._text(ids, params),
+            tuple(prompt_ids),
+            tuple(ids),
+            tuple(logprobs.tolist()),
+            is_truncated,
+        )
+
+    def _continue(
+        self, prompts: Sequence[str], params: SamplingParams
+    ) -> list[tuple[list[int], list[int]]]:
         fed = self.tokenizer(
             list(prompts), return_tensors="pt", padding=True, add_special_tokens=False
         )
@@ -76,6 +121,7 @@ class TorchSampler:
                 "temperature": params.temperature,
                 "top_p": params.top_p,
                 "top_k": 0,
+                "repetition_penalty": 1.0,
             }
         with torch.inference_mode():
             ids = self.model.generate(
@@ -84,10 +130,30 @@ class TorchSampler:
                 pad_token_id=self.tokenizer.pad_token_id,
                 **drawn,
             )
-        texts = self.tokenizer.batch_decode(
-            ids[:, fed["input_ids"].shape[1] :], skip_special_tokens=True
-        )
-        return [_until(text, params.stop) for text in texts]
+        width = fed["input_ids"].shape[1]
+        masks = fed["attention_mask"].bool()
+        return [
+            (row[:width][mask].tolist(), self._own(row[width:].tolist(), params))
+            for row, mask in zip(ids, masks, strict=True)
+        ]
+
+    def _own(self, ids: list[int], params: SamplingParams) -> list[int]:
+        """A completion without what pads it to the length of its batch's longest."""
+        ends = (end for end in range(1, len(ids)) if self._ends(ids[:end], params))
+        return ids[: next(ends, len(ids))]
+
+    def _ends(self, ids: list[int], params: SamplingParams) -> bool:
+        ends = self.model.generation_config.eos_token_id
+        if ids[-1] in (ends if isinstance(ends, list) else [ends]):
+            return True
+        return bool(params.stop) and any(stop in self._decoded(ids) for stop in params.stop)
+
+    def _text(self, ids: list[int], params: SamplingParams) -> str:
+        return _until(self._decoded(ids), params.stop)
+
+    def _decoded(self, ids: list[int]) -> str:
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return text
 
 
 def _until(text: str, stops: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ that a run whose worker was killed goes on where it was.
 import dataclasses
 import json
 import shutil
+from contextlib import closing
 from datetime import timedelta
 from typing import Any
 
@@ -240,10 +241,12 @@ class Adaptation:
             drop_trained(self._folder)
             return done.id
         bench = self._bench(material)
-        outcome = build_method(self._config).learn(
-            assignment_of(material, quiz.exam, quiz.train), bench
-        )
-        said = outcome.report | {"training": _summed(bench.closings)}
+        with closing(bench):
+            outcome = build_method(self._config).learn(
+                assignment_of(material, quiz.exam, quiz.train), bench
+            )
+        spent = dataclasses.asdict(bench.spent)
+        said = outcome.report | {"training": _summed(bench.closings), "spent": spent}
         self._report |= said
         with self._database.unit_of_work() as session:
             found = (editing.Found(**dataclasses.asdict(edit)) for edit in outcome.accepted)
@@ -272,6 +275,7 @@ class Adaptation:
             folder=self._folder,
             owned=self._owned,
             seconds=self._seconds,
+            budget=self._config.budget,
         )
 
     def _end_without_update(self) -> None:
@@ -309,14 +313,10 @@ class Adaptation:
             )
             if isinstance(self._config, SealEditorConfig):
                 assignment = assignment_of(material, quiz.exam, quiz.train)
-                exam, self._report["editor_exam"] = editors.examine(
-                    self._context,
-                    material,
-                    version_id,
-                    assignment,
-                    self._config,
-                    self._bench(material),
-                )
+                with closing(self._bench(material)) as bench:
+                    exam, self._report["editor_exam"] = editors.examine(
+                        self._context, material, version_id, assignment, self._config, bench
+                    )
             else:
                 asked = [item.id for item in quiz.exam]
                 exam = examination.examine(

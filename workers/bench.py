@@ -1,10 +1,10 @@
 """The workbench of a run: samplers over the serving engine, trainings in child processes."""
 
-import asyncio
 import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,25 +17,30 @@ import structlog
 from adapters.lesson import Stage, Weights, stages_to_json
 from adapters.rewards.build import build_verifier
 from adapters.rewards.verifiers import Verifier
-from adapters.sampling import Sampler, SamplingError
-from adapters.spec import HttpVerifier, VerifierSpec
+from adapters.sampling import RolloutSampler, SamplingError
+from adapters.spec import BudgetSpec, HttpVerifier, VerifierSpec
 from adapters.types import JSON
 from server.core.clock import monotonic
-from server.core.errors import EngineError
-from server.engine.control import open_control
+from server.core.errors import EngineError, EngineUnavailable
 from server.services.rebuilds import LESSON
 from server.services.runs import Claim
 from workers import replicas
 from workers.context import WorkerContext
+from workers.courtesy import Courtesy, Manners
 from workers.heart import Heart
-from workers.lesson import CHAMPION, Lesson, Training, read_lesson, write_json
+from workers.lesson import CHAMPION, Training, row_of, write_json, write_lesson, write_text
+from workers.patience import PAUSE_S, Patience
 from workers.sampler import EngineSampler
-from workers.training import train
+from workers.spending import Account, AnySampler, CountedSampler, Spent
+from workers.training import Trainer
 from workers.verifiers import ServiceVerifier
 
 log = structlog.get_logger(__name__)
 
 _CHECKPOINTS = "checkpoints"
+_SPENT = "spent.json"
+_LAST_LINKS = 4
+"""Trainings of a chain, from its end, whose weights stay."""
 _TRY = "{line}@try.{run}.{attempt}.{token}"
 _TRY_NAME = re.compile(r".+@try\.(?P<run>[a-z0-9_]+)\.(?P<attempt>[0-9]+)\.[0-9a-f]+")
 _SCRATCH = re.compile(r"attempt-(?P<attempt>[0-9]+)")
@@ -62,6 +67,10 @@ class RunBench:
 
     ``folder`` is the run's and outlives an attempt. What takes long is done in the attempt's own
     folder, and put there only by the worker that owns the run at that moment.
+
+    Training N leaves there its record, `trained-N.stage.json`, before it begins; then its weights,
+    its optimiser's moments, and last what it reported, `trained-N.json`. Of trainings that go on
+    from one another the last few and those that taught keep their weights.
     """
 
     context: WorkerContext
@@ -72,23 +81,36 @@ class RunBench:
     seconds: dict[str, float] = field(default_factory=dict)
     closings: list[dict[str, Any]] = field(default_factory=list)
     """What each training of the lesson reported at its end."""
-    _lesson: Lesson = field(default_factory=Lesson)
+    budget: BudgetSpec = field(default_factory=BudgetSpec)
     _trained: list[Weights] = field(default_factory=list)
+    _champions: list[bool] = field(default_factory=list)
+    """Whether each began at the champion, or was taught by it."""
+    _gone_on_from: list[int] = field(default_factory=list)
+    """Numbers of the trainings that a later one went on from."""
+    _teachers: set[Weights] = field(default_factory=set)
+    _served: list[Weights] = field(default_factory=list)
+    """What an engine may hold."""
+    _trainer: Trainer = field(default_factory=lambda: Trainer())
+    _courtesy: Courtesy = field(init=False)
+    """Of the whole run: it remembers users from one call to the next."""
+
+    def __post_init__(self) -> None:
+        self._courtesy = Courtesy(Manners.of(self.context.settings.learning))
 
     @property
     def scratch(self) -> Path:
         return scratch_of(self.folder, self.owned.attempt)
 
     @property
-    def base(self) -> Sampler:
+    def base(self) -> RolloutSampler:
         return self._sampler(self.origin.base_engine_name)
 
     @property
-    def writer(self) -> Sampler:
+    def writer(self) -> RolloutSampler:
         return self._sampler(self.origin.writer_engine_name)
 
     @property
-    def editor(self) -> Sampler:
+    def editor(self) -> RolloutSampler:
         return self._sampler(self.origin.editor_engine_name)
 
     @contextmanager
@@ -118,27 +140,45 @@ class RunBench:
         http = ServiceVerifier(spec, hosts) if isinstance(spec, HttpVerifier) else None
         return build_verifier(spec, http)
 
-    def train(self, stage: Stage, *, start: Weights | None = None) -> Weights:
+    @property
+    def spent(self) -> Spent:
+        """By all attempts at the run."""
+        return Account(self.folder / _SPENT).total
+
+    def has_budget(self) -> bool:
+        """What an earlier attempt had the budget for is not asked for again: it is done."""
+        return self._closing(len(self._trained)).exists() or self.spent.is_within(self.budget)
+
+    def train(
+        self, stage: Stage, *, start: Weights | None = None, teacher: Weights | None = None
+    ) -> Weights:
         number = len(self._trained)
-        training = Training(stage, self._start_of(start))
-        self._lesson = self._lesson_of((*self._lesson.trainings, training))
-        output = self.folder / f"trained-{number}"
-        closing = self.folder / f"trained-{number}.json"
-        if not (closing.exists() and self._was_trained(number, training)):
+        training = Training(stage, self._number_of(start), self._number_of(teacher))
+        is_champions = CHAMPION in (training.start, training.teacher)
+        weights = Weights(self.folder / f"trained-{number}")
+        closing = self._closing(number)
+        record = row_of(training, self.origin.champion_id if is_champions else None)
+        if not (closing.exists() and self._record(number).read_text() == record):
             self.heart.confirm()
-            shutil.rmtree(output, ignore_errors=True)
-            closing.unlink(missing_ok=True)
-            self._lesson.write(self.folder / LESSON)
-            made = self.scratch / output.name
-            report = self._run_trainer([stage], [made], start=start)
+            self._forget_from(number)
+            write_text(self._record(number), record)
+            made = Weights(self.scratch / weights.folder.name)
+            report = self._run_trainer(
+                [stage], [made.folder], start=start, teacher=teacher, keeps_moments=True
+            )
             self.heart.confirm()
-            shutil.rmtree(output, ignore_errors=True)
-            made.rename(output)
+            _move(made, weights)
             shutil.rmtree(self.checkpoints, ignore_errors=True)
             write_json(closing, report)
         self.closings.append(json.loads(closing.read_text()))
-        self._trained.append(Weights(output))
-        return self._trained[-1]
+        self._trained.append(weights)
+        self._champions.append(is_champions)
+        self._drop_old_links(training, teacher)
+        return weights
+
+    def close(self) -> None:
+        """End the trainer's process, whose memory others need; what was trained stays."""
+        self._trainer.close()
 
     def try_out(self, stages: Sequence[Stage]) -> list[Weights | None]:
         if not stages:
@@ -149,20 +189,34 @@ class RunBench:
         return [Weights(output) if output.exists() else None for output in outputs]
 
     @contextmanager
-    def serving(self, weights: Sequence[Weights]) -> Iterator[list[Sampler]]:
+    def serving(self, weights: Sequence[Weights]) -> Iterator[list[RolloutSampler]]:
+        """See the protocol; one replica holds them, and is given them again if it is restarted."""
         urls = replicas.urls_holding(self.context, self.origin.base_engine_name)
         if not urls:
             raise SamplingError("Every replica is draining; a trial adapter is served by none.")
-        names = [self._name_of_try() for _ in weights]
-        loaded = dict(zip(names, (str(each.folder) for each in weights), strict=True))
+        samplers = [
+            EngineSampler(
+                self.context.settings,
+                self._name_of_try(),
+                urls[:1],
+                courtesy=self._courtesy,
+                folder=each.folder,
+            )
+            for each in weights
+        ]
         held = self.scratch / _HELD
         held.touch()
+        self._served += weights
         try:
-            asyncio.run(self._load(loaded, urls[0]))
-            yield [EngineSampler(self.context.settings, name, urls[:1]) for name in names]
+            self._load(
+                [one for one, each in zip(samplers, weights, strict=True) if self._has(each)]
+            )
+            yield [self._counted(sampler) for sampler in samplers]
         finally:
-            if asyncio.run(self._unload(names, urls[0])):
+            are_gone = [sampler.unload() for sampler in samplers]
+            if all(are_gone):
                 held.unlink(missing_ok=True)
+                del self._served[len(self._served) - len(weights) :]
 
     @property
     def checkpoints(self) -> Path:
@@ -174,13 +228,20 @@ class RunBench:
         count = self._trained.index(weights) + 1
         path = self.folder / LESSON
         self.heart.confirm()
-        self._lesson_of(self._lesson.trainings[:count]).write(path)
+        rows = (self._record(number).read_text() for number in range(count))
+        is_champions = any(self._champions[:count])
+        write_lesson(path, rows, self.origin.champion_id if is_champions else None)
         del self.closings[count:]
         return path
 
-    def _sampler(self, engine_name: str) -> EngineSampler:
+    def _sampler(self, engine_name: str) -> RolloutSampler:
         urls = replicas.urls_holding(self.context, engine_name)
-        return EngineSampler(self.context.settings, engine_name, urls)
+        return self._counted(
+            EngineSampler(self.context.settings, engine_name, urls, courtesy=self._courtesy)
+        )
+
+    def _counted(self, sampler: AnySampler) -> RolloutSampler:
+        return CountedSampler(sampler, self._spend)
 
     def _name_of_try(self) -> str:
         return _TRY.format(
@@ -190,23 +251,46 @@ class RunBench:
             token=uuid4().hex[:12],
         )
 
-    def _start_of(self, start: Weights | None) -> int | str | None:
-        if start is None:
+    def _number_of(self, weights: Weights | None) -> int | str | None:
+        if weights is None:
             return None
-        if start == self.origin.champion:
+        if weights == self.origin.champion:
             return CHAMPION
-        return self._trained.index(start)
+        return self._trained.index(weights)
 
-    def _was_trained(self, number: int, training: Training) -> bool:
-        """Whether an earlier attempt of this run did the same; a lesson that differs is replaced."""
-        kept = read_lesson(self.folder / LESSON, self.origin.line)
-        if training.start == CHAMPION and kept.started_from != self.origin.champion_id:
-            return False  # another version serves by now
-        return len(kept.trainings) > number and kept.trainings[number] == training
+    def _record(self, number: int) -> Path:
+        return self.folder / f"trained-{number}.stage.json"
 
-    def _lesson_of(self, trainings: tuple[Training, ...]) -> Lesson:
-        goes_on = any(training.start == CHAMPION for training in trainings)
-        return Lesson(trainings, self.origin.champion_id if goes_on else None)
+    def _closing(self, number: int) -> Path:
+        return self.folder / f"trained-{number}.json"
+
+    def _forget_from(self, number: int) -> None:
+        """What an earlier attempt trained from there on came of another lesson."""
+        while (record := self._record(number)).exists():
+            self._closing(number).unlink(missing_ok=True)
+            record.unlink()
+            number += 1
+
+    def _has(self, weights: Weights) -> bool:
+        """An attempt after a crash goes once more through steps whose weights were dropped, and
+        finds there what they had said."""
+        return weights not in self._trained or weights.folder.exists()
+
+    def _drop_old_links(self, training: Training, teacher: Weights | None) -> None:
+        """Steps of a policy are many; who is gone on from serves as nothing else."""
+        if teacher is not None:
+            self._teachers.add(teacher)
+        if training.stage.goes_on and isinstance(training.start, int):
+            self._gone_on_from.append(training.start)
+        others = (path for path in self.folder.glob("attempt-*") if path != self.scratch)
+        if any(map(may_be_held, others)):
+            return
+        needed = {*self._teachers, *self._served}
+        for number in self._gone_on_from:
+            weights = self._trained[number]
+            if number < len(self._trained) - _LAST_LINKS and weights not in needed:
+                shutil.rmtree(weights.folder, ignore_errors=True)
+                weights.moments.unlink(missing_ok=True)
 
     def _run_trainer(
         self,
@@ -214,6 +298,8 @@ class RunBench:
         outputs: Sequence[Path],
         *,
         start: Weights | None = None,
+        teacher: Weights | None = None,
+        keeps_moments: bool = False,
         folder: Path | None = None,
     ) -> dict[str, Any]:
         job = {
@@ -221,32 +307,39 @@ class RunBench:
             "stages": stages_to_json(list(stages)),
             "outputs": [str(output) for output in outputs],
             "start": str(start.folder) if start else None,
+            "teacher": str(teacher.folder) if teacher else None,
+            "keeps_moments": keeps_moments,
+            "nice": self.context.settings.learning.nice,
             "threads": self.context.settings.learning.threads or spare_threads(),
             "checkpoints": str(self.checkpoints) if len(stages) == 1 and not folder else None,
         }
         place = folder or self.scratch
         place.mkdir(parents=True, exist_ok=True)
-        return train(job, folder=place, heart=self.heart)
+        began = monotonic()
+        report = self._trainer.train(job, folder=place, heart=self.heart)
+        tokens, steps = report.get("tokens", 0), report.get("steps", 0)
+        self._spend(Spent(tokens, steps, monotonic() - began))
+        return report
 
-    async def _load(self, folders: dict[str, str], url: str) -> None:
-        async with open_control(self.context.settings.engine, url) as control:
-            for name, folder in folders.items():
-                try:
-                    await control.load_adapter(name, folder)
-                except EngineError as error:
+    def _spend(self, spent: Spent) -> None:
+        self.heart.confirm()
+        Account(self.folder / _SPENT).add(spent)
+
+    def _load(self, samplers: Sequence[EngineSampler]) -> None:
+        """Load them all; an engine that is being restarted is waited for."""
+        patience = Patience(self.context.settings.engine.start_timeout_s)
+        while True:
+            try:
+                for sampler in samplers:
+                    sampler.load()
+                return
+            except EngineUnavailable as error:
+                self.heart.confirm()
+                if patience.must_end():
                     raise SamplingError(f"a trial adapter is not served: {error}") from error
-
-    async def _unload(self, names: Sequence[str], url: str) -> bool:
-        """Whether the engine holds none of them; else the worker's tick asks it again."""
-        has_let_go = True
-        async with open_control(self.context.settings.engine, url) as control:
-            for name in names:
-                try:
-                    await control.unload_adapter(name)
-                except EngineError as error:
-                    has_let_go = False
-                    log.warning("trial_adapter_not_unloaded", name=name, error=str(error))
-        return has_let_go
+                time.sleep(PAUSE_S)
+            except EngineError as error:
+                raise SamplingError(f"a trial adapter is not served: {error}") from error
 
 
 def claim_of_try(engine_name: str) -> Claim | None:
@@ -271,6 +364,15 @@ def may_be_held(scratch: Path) -> bool:
     return (scratch / _HELD).exists()
 
 
+def _move(made: Weights, to: Weights) -> None:
+    """Put weights and moments in the place of what may be there."""
+    shutil.rmtree(to.folder, ignore_errors=True)
+    to.moments.unlink(missing_ok=True)
+    if made.moments.exists():
+        made.moments.rename(to.moments)
+    made.folder.rename(to.folder)
+
+
 def drop_trained(folder: Path) -> None:
     """Remove what a run trained, once it is an artifact or will never be one.
 
@@ -279,6 +381,7 @@ def drop_trained(folder: Path) -> None:
     if any(map(may_be_held, folder.glob("attempt-*"))):
         return
     shutil.rmtree(folder / _CHECKPOINTS, ignore_errors=True)
+    (folder / _SPENT).unlink(missing_ok=True)
     for path in folder.glob("trained-*"):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)

@@ -1,10 +1,12 @@
 """The record of what a run has trained: each training with its stage and where it began.
 
-Written before the training, so that an attempt after a crash knows what is done, and a rebuild can
-repeat all of it. Kept in the run's folder for as long as the version may be rebuilt.
+Each training is written down before it begins, in a file of its own, so that an attempt after a crash
+knows what is done; at the end of the learning they become one file, so that a rebuild can repeat all
+of it. That is kept in the run's folder for as long as the version may be rebuilt.
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,11 +19,16 @@ CHAMPION = "champion"
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """One training of a lesson."""
+    """One training of a lesson.
+
+    Other weights that it needs are None, the clean base; CHAMPION; or the number of an earlier
+    training of the same lesson.
+    """
 
     stage: Stage
     start: int | str | None
-    """None: the clean base; CHAMPION; or the number of an earlier training of the same lesson."""
+    teacher: int | str | None = None
+    """Whom its distillations learn from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +41,25 @@ class Lesson:
 
     def write(self, path: Path) -> None:
         """Whole or not at all: a worker killed in mid-write must not leave half a file."""
-        rows = [
-            {"stage": stages_to_json([each.stage])[0], "start": each.start}
-            for each in self.trainings
-        ]
-        write_json(path, {"trainings": rows, "started_from": self.started_from})
+        write_lesson(path, map(row_of, self.trainings), self.started_from)
+
+
+def row_of(training: Training, champion: str | None = None) -> str:
+    """A training as a row of JSON, with the id of the version that CHAMPION stands for in it."""
+    fields = {"start": training.start, "teacher": training.teacher, "champion": champion}
+    return json.dumps({"stage": stages_to_json([training.stage])[0], **fields})
+
+
+def write_lesson(path: Path, rows: Iterable[str], started_from: str | None) -> None:
+    """The lesson of these rows, which are taken one by one: tokens of many steps are large."""
+    partial = path.with_suffix(".part")
+    with partial.open("w") as file:
+        file.write(f'{{"started_from": {json.dumps(started_from)}, "trainings": [')
+        for number, row in enumerate(rows):
+            file.write(",\n" if number else "\n")
+            file.write(row)
+        file.write("]}")
+    partial.rename(path)
 
 
 def read_lesson(path: Path, name: str) -> Lesson:
@@ -50,8 +71,11 @@ def read_lesson(path: Path, name: str) -> Lesson:
     try:
         fields = json.loads(path.read_text())
         stages = stages_from_json([row["stage"] for row in fields["trainings"]])
-        starts = [row["start"] for row in fields["trainings"]]
-        trainings = tuple(map(Training, stages, starts))
+        rows = fields["trainings"]
+        others = [(row["start"], row.get("teacher")) for row in rows]
+        trainings = tuple(
+            Training(stage, *each) for stage, each in zip(stages, others, strict=True)
+        )
         return Lesson(trainings, fields["started_from"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise NotRebuildable(name, f"its lesson cannot be read ({error}).") from error
@@ -59,6 +83,11 @@ def read_lesson(path: Path, name: str) -> Lesson:
 
 def write_json(path: Path, value: object) -> None:
     """Replace a file in one step."""
+    write_text(path, json.dumps(value))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file in one step."""
     partial = path.with_suffix(".part")
-    partial.write_text(json.dumps(value))
+    partial.write_text(text)
     partial.rename(path)

@@ -1,12 +1,14 @@
 """A version trained again: what it is made from, and how far the second one is from the first."""
 
 import dataclasses
+import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from adapters import comparison
-from adapters.lesson import stages_to_json
+from adapters.lesson import Weights, stages_to_json
 from adapters.manifest import Manifest
 from adapters.model_folder import folder_hash
 from server.core.errors import NotRebuildable
@@ -16,7 +18,7 @@ from server.services.runs import Claim
 from workers import training as training_process
 from workers.context import WorkerContext
 from workers.heart import Heart
-from workers.lesson import Lesson, read_lesson
+from workers.lesson import Lesson, Training, read_lesson
 from workers.versions import libraries
 
 _MOST_NAMED = 20
@@ -78,27 +80,43 @@ def train_again(source: Source, scratch: Path, heart: Heart) -> tuple[Path, dict
     Raises:
         TrainingFailed: one diverged or died.
     """
-    outputs: list[Path] = []
+    trainings = source.lesson.trainings
+    outputs = [Weights(scratch / f"trained-{number}") for number in range(len(trainings))]
     report: dict[str, Any] = {}
-    for number, training in enumerate(source.lesson.trainings):
-        output = scratch / f"trained-{number}"
-        match training.start:
+
+    def folder_of(other: int | str | None) -> str | None:
+        match other:
             case None:
-                start = None
+                return None
             case int(earlier):
-                start = outputs[earlier]
+                return str(outputs[earlier].folder)
             case _:
-                start = source.start
-        job = {
-            "base_model": source.base_path,
-            "stages": stages_to_json([training.stage]),
-            "outputs": [str(output)],
-            "start": str(start) if start else None,
-            "threads": source.threads,
-        }
-        report = training_process.train(job, folder=scratch, heart=heart)
-        outputs.append(output)
-    return outputs[-1], report
+                return str(source.start)
+
+    with training_process.Trainer() as trainer:
+        for number, training in enumerate(trainings):
+            job = {
+                "base_model": source.base_path,
+                "stages": stages_to_json([training.stage]),
+                "outputs": [str(outputs[number].folder)],
+                "start": folder_of(training.start),
+                "teacher": folder_of(training.teacher),
+                "keeps_moments": any(later.stage.goes_on for later in trainings[number + 1 :]),
+                "threads": source.threads,
+            }
+            report = trainer.train(job, folder=scratch, heart=heart)
+            for old in _idle(trainings, number):
+                shutil.rmtree(outputs[old].folder, ignore_errors=True)
+                outputs[old].moments.unlink(missing_ok=True)
+    return outputs[-1].folder, report
+
+
+def _idle(trainings: Sequence[Training], number: int) -> list[int]:
+    """Which weights nobody needs any more from that training on: steps of a policy are many."""
+    later = trainings[number + 1 :]
+    needed = {each.start for each in later} | {each.teacher for each in later}
+    just_used = {trainings[number].start, trainings[number].teacher}
+    return [old for old in range(number) if old in just_used - needed]
 
 
 def compare(source: Source, output: Path, *, environment: dict[str, Any]) -> dict[str, Any]:

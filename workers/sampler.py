@@ -1,48 +1,82 @@
-"""EngineSampler: `adapters.sampling.MeasuringSampler` over the serving engine, at low priority.
+"""EngineSampler: what `adapters.sampling` asks for, over the serving engine, at low priority.
 
-Learning rides on idle capacity: vLLM serves lower numbers first, and users' requests carry 0.
+Learning rides on idle capacity: vLLM serves lower numbers first, and users' requests carry 0. What it
+asks goes to the engine itself: no gateway records it, and no key is charged for it.
 """
 
 import asyncio
-import json
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from hashlib import blake2b
-from typing import Any, Generic, TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
+
+import structlog
 
 from adapters.sampling import NotScored, Reply, SamplingError
-from adapters.types import ChatMessage, ProgressCallback, SamplingParams, TopK
-from server.core.errors import EngineError, EngineUnavailable
+from adapters.types import ChatMessage, ProgressCallback, Rollout, SamplingParams, TopK
+from server.core.errors import EngineError, EngineUnavailable, WeightsNotHeld
 from server.core.settings import Settings
 from server.engine.control import TOP_LOGPROBS, EngineControl, open_control, token_id
 from server.engine.reading import Assembled
-from workers.patience import PAUSE_S, Patience
+from workers.courtesy import Courtesy, Manners
+from workers.turns import Order, Turns
+
+log = structlog.get_logger(__name__)
 
 LEARNING_PRIORITY = 10
 
+_NO_LOGPROB = -9000.0
+"""vLLM writes -9999 where it knows no log-probability."""
+
+_ROUNDING = 1e-3
+"""How far above 0 a log-probability may be written."""
+
+_AS_SAMPLED = {
+    "logprobs": True,
+    "top_logprobs": 0,
+    "return_token_ids": True,
+    "return_tokens_as_token_ids": True,
+    # The model's own generation_config may say otherwise, and the policy would be another one.
+    "top_k": 0,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+}
+"""The sampled tokens and their log-probabilities; drawn as `SamplingParams` says and no otherwise."""
+
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True)
-class _Order(Generic[_T]):
-    """One request, which any replica may be asked; equal prompts go to the same one."""
-
-    prompt: Sequence[object]
-    ask: Callable[[EngineControl], Awaitable[_T]]
 
 
 class EngineSampler:
     """Generates with the weights of one engine name.
 
     Of several replicas, a prompt always goes to the same one, whichever weights are asked, and to
-    the next one when that one is away.
+    the next one when that one is away. What an engine that is restarted has not answered is asked
+    again, and so is what was broken off for users; with a seed it gets the same draws.
+
+    Args:
+        urls: of the replicas; empty takes the settings' own.
+        courtesy: shared by samplers that are used side by side, who would else take each other for
+            users; None: this one's own.
+        folder: of the adapter, where nobody else gives it to an engine that was started anew.
     """
 
-    def __init__(self, settings: Settings, engine_name: str, urls: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        engine_name: str,
+        urls: Sequence[str] = (),
+        *,
+        courtesy: Courtesy | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        self.engine_name = engine_name
+        self.was_cut = False
+        """Whether the engine may still be at work on a request that nobody waits for."""
         self._settings = settings
-        self._engine_name = engine_name
-        self._urls: Sequence[str | None] = urls or [None]  # none: the settings' own
+        self._urls: Sequence[str | None] = urls or [None]
+        self._courtesy = courtesy or Courtesy(Manners.of(settings.learning))
+        self._folder = folder
 
     def chat(
         self,
@@ -56,9 +90,9 @@ class EngineSampler:
         An engine that is away is waited for as long as a start may take.
         """
 
-        def order(messages: Sequence[ChatMessage]) -> _Order[str]:
+        def order(messages: Sequence[ChatMessage]) -> Order[str]:
             body = _body(messages, params)
-            return _Order(messages, lambda control: control.chat(self._engine_name, body))
+            return Order(messages, lambda control: control.chat(self.engine_name, body))
 
         orders = [order(messages) for messages in conversations]
         return [_storable(text) for text in asyncio.run(self._ask_all(orders, on_progress))]
@@ -74,23 +108,54 @@ class EngineSampler:
         asked = {"logprobs": True, "top_logprobs": TOP_LOGPROBS, "return_token_ids": True}
         asked["return_tokens_as_token_ids"] = True
 
-        def order(messages: Sequence[ChatMessage]) -> _Order[Assembled]:
+        def order(messages: Sequence[ChatMessage]) -> Order[Assembled]:
             body = _body(messages, params) | asked
-            return _Order(messages, lambda control: control.reply(self._engine_name, body))
+            return Order(messages, lambda control: control.reply(self.engine_name, body))
 
         orders = [order(messages) for messages in conversations]
         return [_reply(found) for found in asyncio.run(self._ask_all(orders, on_progress))]
+
+    def rollouts(
+        self,
+        conversations: Sequence[Sequence[ChatMessage]],
+        params: SamplingParams,
+        *,
+        group: int = 1,
+        on_progress: ProgressCallback | None = None,
+    ) -> list[tuple[Rollout, ...]]:
+        """See :class:`adapters.sampling.RolloutSampler`; progress counts completions.
+
+        Each completion is a request with a seed of its own, made from the one of `params`, the
+        conversation's place and its own place in the group: one that is asked again draws the same,
+        and neither equal conversations nor neighbouring seeds draw alike. A group's requests follow
+        one another, so that all but the first find the prompt in the engine's cache.
+        """
+
+        def order(place: int, messages: Sequence[ChatMessage], index: int) -> Order[Assembled]:
+            body = _body(messages, params) | _AS_SAMPLED
+            if params.seed is not None:
+                body["seed"] = _seed(params.seed, place, index)
+            return Order(messages, lambda control: control.reply(self.engine_name, body))
+
+        orders = [
+            order(place, messages, index)
+            for place, messages in enumerate(conversations)
+            for index in range(group)
+        ]
+        found = asyncio.run(self._ask_all(orders, on_progress))
+        made = [self._rollout(reply) for reply in found]
+        return [tuple(made[first : first + group]) for first in range(0, len(made), group)]
 
     def score(
         self, beginnings: Sequence[Sequence[int]], *, on_progress: ProgressCallback | None = None
     ) -> list[TopK]:
         """See :class:`adapters.sampling.MeasuringSampler`."""
 
-        def order(ids: Sequence[int]) -> _Order[dict[int, float]]:
-            return _Order(
+        def order(ids: Sequence[int]) -> Order[dict[int, float]]:
+            return Order(
                 ids,
                 lambda control: control.next_logprobs(
-                    self._engine_name, ids, priority=LEARNING_PRIORITY
+                    self.engine_name, ids, priority=LEARNING_PRIORITY
                 ),
             )
 
@@ -104,84 +169,99 @@ class EngineSampler:
         return [TopK(tuple(place), tuple(place.values())) for place in found]
 
     async def _ask_all(
-        self, orders: Sequence[_Order[_T]], on_progress: ProgressCallback | None
+        self, orders: Sequence[Order[_T]], on_progress: ProgressCallback | None
     ) -> list[_T]:
-        slots = asyncio.Semaphore(self._settings.learning.rollout_concurrency)
-        patience = Patience(self._settings.engine.start_timeout_s)
-        done = 0
+        async with self._opened() as controls:
+            turns: Turns[_T] = Turns(
+                controls,
+                self._courtesy,
+                self._settings.engine.start_timeout_s,
+                restore=self._restore if self._folder else None,
+                on_progress=on_progress,
+            )
+            try:
+                return await turns.run(orders)
+            finally:
+                self.was_cut = self.was_cut or turns.was_cut
 
-        def report() -> None:
-            if on_progress is not None:
-                on_progress(done, len(orders))
+    def load(self) -> None:
+        """Have the engine hold the folder under this name; if it does already, that is fine.
 
-        async def complete(controls: Sequence[EngineControl], order: _Order[_T]) -> _T:
-            nonlocal done
-            ranked = _in_order(controls, order.prompt)
-            async with slots:
-                while True:
-                    try:
-                        reply = await _ask_in_turn(ranked, order)
-                        break
-                    except EngineUnavailable:
-                        # They are being restarted, or users keep them busy beyond our time-out.
-                        if patience.must_end():
-                            raise
-                        report()  # whoever watches may stop the work meanwhile
-                        await asyncio.sleep(PAUSE_S)
-            done += 1
-            report()
-            return reply
+        Raises:
+            AdapterRefused: it will not take it.
+            EngineUnavailable: it does not answer.
+        """
+
+        async def load() -> None:
+            async with self._opened() as [control, *_]:
+                await self._restore(control)
+
+        asyncio.run(load())
+
+    def unload(self) -> bool:
+        """Have the engine forget this name, when it has ended all that it was asked under it.
+
+        Whether it has; an engine that does not answer now is asked again by the worker's tick.
+        """
+
+        async def unload() -> None:
+            async with self._opened() as [control, *_]:
+                if self.was_cut:
+                    await self._let_end(control)
+                await control.unload_adapter(self.engine_name)
 
         try:
-            async with AsyncExitStack() as opened:
-                controls = [
-                    await opened.enter_async_context(open_control(self._settings.engine, url))
-                    for url in self._urls
-                ]
-                async with asyncio.TaskGroup() as group:
-                    tasks = [group.create_task(complete(controls, order)) for order in orders]
-        except BaseExceptionGroup as failures:
-            first = _first_cause(failures)
-            raise first from first.__cause__
-        return [task.result() for task in tasks]
+            asyncio.run(unload())
+        except EngineError as error:
+            log.warning("trial_adapter_not_unloaded", name=self.engine_name, error=str(error))
+            return False
+        return True
 
+    async def _let_end(self, control: EngineControl) -> None:
+        """Wait until the engine is rid of the requests that we left: it breaks them off by itself,
+        a moment later, and must not lose their weights before. One that is answered was behind them.
+        """
+        last = _body([{"role": "user", "content": "."}], SamplingParams(max_tokens=1))
+        with suppress(WeightsNotHeld):
+            await control.chat(
+                self.engine_name, last, timeout_s=self._settings.engine.load_timeout_s
+            )
 
-async def _ask_in_turn(controls: Sequence[EngineControl], order: _Order[_T]) -> _T:
-    for control in controls[:-1]:
+    @asynccontextmanager
+    async def _opened(self) -> AsyncIterator[list[EngineControl]]:
+        async with AsyncExitStack() as opened:
+            yield [
+                await opened.enter_async_context(open_control(self._settings.engine, url))
+                for url in self._urls
+            ]
+
+    async def _restore(self, control: EngineControl) -> None:
+        """Give the engine the adapter again, under its name: the files are the same."""
+        if self.engine_name not in {model.name for model in await control.models()}:
+            await control.load_adapter(self.engine_name, str(self._folder))
+
+    def _rollout(self, found: Assembled) -> Rollout:
+        first, prompt_ids = found.first, tuple(found.prompt_token_ids)
+        ids = tuple(first.token_ids)
+        places = first.logprobs.get("content", ())
+        if not prompt_ids or not ids:
+            raise self._lacking("tells no token ids; is it vLLM 0.32?")
+        if len(places) != len(ids):
+            raise self._lacking(f"tells {len(places)} log-probabilities of {len(ids)} tokens")
         try:
-            return await order.ask(control)
-        except EngineUnavailable:
-            continue
-    return await order.ask(controls[-1])
+            told = tuple(token_id(place["token"]) for place in places)
+            logprobs = tuple(float(place["logprob"]) for place in places)
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._lacking("tells log-probabilities without ids") from error
+        if told != ids:
+            raise self._lacking("tells the log-probabilities of other tokens")
+        if not all(_NO_LOGPROB < logprob <= _ROUNDING for logprob in logprobs):
+            raise self._lacking("does not know the log-probability of a token")
+        is_truncated = first.finish_reason == "length"
+        return Rollout(_storable(first.text), prompt_ids, ids, logprobs, is_truncated)
 
-
-def _in_order(controls: Sequence[EngineControl], wanted: Sequence[object]) -> list[EngineControl]:
-    """The replicas as this prompt asks them: the same order for whichever weights."""
-    if len(controls) == 1:
-        return list(controls)
-    prompt = json.dumps(wanted)
-
-    def rank(control: EngineControl) -> bytes:
-        return blake2b(f"{control.client.url}\n{prompt}".encode(), digest_size=8).digest()
-
-    return sorted(controls, key=rank, reverse=True)
-
-
-def _first_cause(failures: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Whatever stopped the work on purpose (a cancel, a lost lease), else the engine's failure."""
-    _, others = failures.split(EngineError)
-    if others is not None:
-        return _leaf(others)
-    failure = SamplingError(str(_leaf(failures)))
-    failure.__cause__ = _leaf(failures)
-    return failure
-
-
-def _leaf(failures: BaseExceptionGroup[BaseException]) -> BaseException:
-    first: BaseException = failures
-    while isinstance(first, BaseExceptionGroup):
-        first = first.exceptions[0]
-    return first
+    def _lacking(self, what: str) -> SamplingError:
+        return SamplingError(f"No rollouts of {self.engine_name}: the engine {what}.")
 
 
 def _body(messages: Sequence[ChatMessage], params: SamplingParams) -> dict[str, Any]:
@@ -196,7 +276,14 @@ def _body(messages: Sequence[ChatMessage], params: SamplingParams) -> dict[str, 
         body["seed"] = params.seed
     if params.stop:
         body["stop"] = list(params.stop)
+    if messages and messages[-1]["role"] == "assistant":
+        body |= {"continue_final_message": True, "add_generation_prompt": False}
     return body
+
+
+def _seed(seed: int, place: int, index: int) -> int:
+    digest = blake2b(f"{seed}:{place}:{index}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest) >> 1  # vLLM takes 63 bits
 
 
 def _reply(found: Assembled) -> Reply:

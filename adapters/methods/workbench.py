@@ -115,7 +115,9 @@ class Workbench(Protocol):
         the stage's distillations learn from; None is the base with its adapter off.
 
         An attempt after a crash that asks for the same gets what is there already. The last
-        weights trained are the candidate; each start is the champion's or the stage's before.
+        weights trained are the candidate; each start is the champion's or the stage's before. Of
+        trainings that go on from one another only the last four, and those that have taught, may
+        be asked for again: the others leave the disk.
 
         Raises:
             TrainingFailed (workers): it diverged, or the trainer died.

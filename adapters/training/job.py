@@ -64,6 +64,8 @@ class Job:
     checkpoints: Path | None
     """Folder to go on from and to leave checkpoints in; none are kept without it."""
     checkpoint_every_s: float
+    nice: int = 0
+    """Niceness: what else computes on its cores goes first."""
 
 
 class Workshop:
@@ -88,7 +90,6 @@ class Workshop:
     def put_back(self, base: Base) -> None:
         """Let the next job have it."""
         self._base = base
-        gc.collect()  # adapters and their models hold each other
 
 
 def main(arguments: Sequence[str], out: TextIO, orders: Iterable[str] = ()) -> int:
@@ -104,6 +105,7 @@ def main(arguments: Sequence[str], out: TextIO, orders: Iterable[str] = ()) -> i
     for file in arguments or map(json.loads, orders):
         if status := _carry_out(Path(file), out, workshop):
             return status
+        gc.collect()  # an adapter and its model hold each other, and the next job may be long off
     return 0
 
 
@@ -152,11 +154,13 @@ def read_job(path: Path) -> Job:
         threads=fields.get("threads"),
         checkpoints=Path(checkpoints) if checkpoints else None,
         checkpoint_every_s=float(fields.get("checkpoint_every_s", 30.0)),
+        nice=int(fields.get("nice", 0)),
     )
 
 
 def run_job(job: Job, out: TextIO, workshop: Workshop | None = None) -> None:
     """Train and save, writing events to `out`."""
+    os.nice(max(0, job.nice - os.nice(0)))
     if job.threads:
         torch.set_num_threads(job.threads)
     started = time.monotonic()

@@ -59,9 +59,10 @@ def load_moments(path: Path) -> Moments:
         ValueError: they are not there, or damaged.
     """
     try:
-        return load_file(path)
+        moments: Moments = load_file(path)
     except (OSError, SafetensorError) as error:
         raise ValueError(
             f"the training to go on from has left no optimiser state in {path} ({error}); begin "
             "the optimiser anew, with goes_on false"
         ) from error
+    return moments

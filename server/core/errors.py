@@ -37,7 +37,8 @@ AppError
 │   ├── EngineUnsafe 503   (the probe refused it)
 │   ├── ReplicasNotReady 503
 │   ├── AdapterRefused 502
-│   └── AdapterNotProven 502
+│   ├── AdapterNotProven 502
+│   └── WeightsNotHeld · EngineBroken   (workers only: what a request was refused for)
 ├── DatabaseUnavailable 503
 └── SetupError 500         (start-up: port in use, no disk space, model folder incomplete)
 
@@ -384,6 +385,18 @@ class AdapterRefused(EngineError):
 class AdapterNotProven(EngineError):
     code = "adapter_not_proven"
     template = "The engine took {} but does not serve it: {}"
+
+
+class WeightsNotHeld(EngineError):
+    """The engine does not know the weights it was asked for: it was started anew, likely."""
+
+    template = "The engine has no {}: {}"
+
+
+class EngineBroken(EngineError):
+    """The engine failed at a request, and may be about to end."""
+
+    template = "The engine fails to chat as {}: {}"
 
 
 class ReplicasNotReady(EngineError):

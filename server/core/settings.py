@@ -138,7 +138,13 @@ class LearningSettings(Group):
     max_attempts: int = Field(default=3, ge=1)
     """How many workers may lose a run before it fails."""
     rollout_concurrency: int = Field(default=16, ge=1)
-    """Requests that learning keeps in flight at the engine, at low priority."""
+    """Requests that learning keeps in flight at the engine, at low priority, while no user needs it."""
+    rollouts_beside_users: int = Field(default=1, ge=1)
+    """How many of them stay while users have requests at the engine; as many as above: learning never makes room."""
+    users_gone_s: float = Field(default=5, gt=0)
+    """Users are taken to need the engine for so long after their last request was seen there; in the same time again, learning goes back to all of its requests."""
+    nice: int = Field(default=10, ge=0, le=19)
+    """Niceness of a training process: what serves on the same cores goes first."""
     threads: int | None = None
     """CPU threads of a training process; empty: all but one, so that serving keeps a core."""
     method: Literal["seal", "distill"] = "seal"

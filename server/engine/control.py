@@ -8,6 +8,7 @@ the name, and requests in flight finish on the weights they began with.
 """
 
 import json
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -16,13 +17,15 @@ from typing import Any
 from server.core.errors import (
     AdapterNotProven,
     AdapterRefused,
+    EngineBroken,
     EngineError,
     EngineUnavailable,
     SetupError,
+    WeightsNotHeld,
 )
 from server.core.settings import EngineSettings
 from server.engine.client import EngineClient, broken_answers
-from server.engine.reading import Assembled, ChatReader, error_message
+from server.engine.reading import Assembled, ChatReader, error_message, says_no_such_model
 
 QUESTION_TIMEOUT_S = 5.0
 """For what the engine answers without generating."""
@@ -40,6 +43,8 @@ PROOF_THRESHOLD = 1e-4
 
 TOP_LOGPROBS = 20
 
+_GAUGE = re.compile(r"^vllm:num_requests_(running|waiting)(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
+
 
 @dataclass(frozen=True, slots=True)
 class ListedModel:
@@ -50,6 +55,14 @@ class ListedModel:
     """Folder it was loaded from."""
     parent: str | None
     """The base model's name; None for the base model itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLoad:
+    """Requests at an engine, whoever sent them."""
+
+    running: int
+    waiting: int
 
 
 class EngineControl:
@@ -82,6 +95,14 @@ class EngineControl:
         """Prometheus text."""
         status, body = await self._exchange("GET", "/metrics", timeout_s=QUESTION_TIMEOUT_S)
         return body.decode(errors="replace") if status == 200 else ""
+
+    async def load(self) -> EngineLoad | None:
+        """How much the engine has to do; None where it does not tell."""
+        found = {"running": 0.0, "waiting": 0.0}
+        gauges = _GAUGE.findall(await self.metrics())
+        for state, value in gauges:  # one of each for every engine behind the address
+            found[state] += float(value)
+        return EngineLoad(int(found["running"]), int(found["waiting"])) if gauges else None
 
     async def load_adapter(self, engine_name: str, path: str) -> None:
         """Have the engine hold the artifact at ``path``; if it does already, that is fine.
@@ -132,7 +153,9 @@ class EngineControl:
         ``priority`` above 0 lets everything of lower number go first.
 
         Raises:
-            EngineError: the engine answered with an error.
+            WeightsNotHeld: it does not know these weights.
+            EngineBroken: it failed, and may be about to end; `health` tells.
+            EngineError: the engine answered with another error.
         """
         return (await self.reply(model, body, timeout_s=timeout_s)).text
 
@@ -142,7 +165,7 @@ class EngineControl:
         """As `chat`, with all that the engine says of the reply.
 
         Raises:
-            EngineError: the engine answered with an error.
+            EngineError: as in `chat`.
         """
         reader = ChatReader()
         reader.feed_body(await self._complete(model, body, timeout_s))
@@ -248,7 +271,7 @@ class EngineControl:
         order = {**body, "model": model}
         status, answer = await self._exchange("POST", path, order, timeout_s=timeout_s)
         if status != 200:
-            raise EngineError(f"The engine refuses to chat as {model}: {_message(status, answer)}")
+            raise _refusal(model, status, answer)
         return answer
 
     async def _get(self, path: str) -> dict[str, Any]:
@@ -311,6 +334,15 @@ def _distance(one: Mapping[str, float], other: Mapping[str, float]) -> float:
         abs(one.get(token, lowest_one) - other.get(token, lowest_other))
         for token in one.keys() | other.keys()
     )
+
+
+def _refusal(model: str, status: int, body: bytes) -> EngineError:
+    message = _message(status, body)
+    if says_no_such_model(status, message.partition(": ")[2]):
+        return WeightsNotHeld(model, message)
+    if status >= 500:
+        return EngineBroken(model, message)
+    return EngineError(f"The engine refuses to chat as {model}: {message}")
 
 
 def _json(body: bytes) -> dict[str, Any]:

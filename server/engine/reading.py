@@ -342,6 +342,11 @@ def error_message(payload: Payload) -> str:
     return str(error)[:500]
 
 
+def says_no_such_model(status: int, message: str) -> bool:
+    """Whether an error of vLLM says that it does not know the weights it was asked for."""
+    return status == 404 and message.startswith("The model ") and "does not exist" in message
+
+
 def is_usage_only(data: bytes) -> bool:
     """Whether the event with this data carries the token counts of a stream and nothing else."""
     payload = decode_object(data)

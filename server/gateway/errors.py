@@ -14,7 +14,7 @@ from server.core.errors import (
     NotFound,
 )
 from server.core.json_codec import decode, encode
-from server.engine.reading import error_message
+from server.engine.reading import error_message, says_no_such_model
 from server.gateway.endpoints import RESPONSES, EndpointSpec
 from server.http.errors import error_headers
 from server.http.shapes import is_anthropic, shaped
@@ -71,7 +71,7 @@ def engine_refusal(
 def is_lost_model(status: int, body: bytes) -> bool:
     """Whether the engine says that it does not know the weights it was asked for."""
     message, _ = _read(body)
-    return status == 404 and message.startswith("The model ") and "does not exist" in message
+    return says_no_such_model(status, message)
 
 
 def stream_error(endpoint: EndpointSpec, message: str, code: str) -> bytes:

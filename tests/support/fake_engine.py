@@ -62,8 +62,14 @@ class FakeEngine:
     """Characters of the longest request; vLLM counts tokens."""
     can_score: bool = True
     """Whether plain completions come with log-probabilities."""
+    ends_by: str = "stop"
+    """Why whole chats say that they end."""
     calls_tool: bool = False
     """Answer every chat with a call of the tool ``find``."""
+    tells_load: bool = True
+    """Whether its metrics tell how many requests it has."""
+    users: int = 0
+    """Requests of others that its metrics count beside those it has."""
     api_key: str | None = None
     """Asked for under /v1 and nowhere else, as vLLM does."""
 
@@ -77,6 +83,9 @@ class FakeEngine:
     """The client's port of every chat request: one port, one connection."""
     cancelled: int = 0
     """Replies whose client left."""
+    running: int = 0
+    """Replies that it is at work on."""
+    most_running: int = 0
     has_served: bool = False
 
     def lose_adapters(self) -> None:
@@ -130,11 +139,14 @@ class FakeEngine:
     async def _metrics(self, _: Request) -> Response:
         if not self.has_lora:
             return PlainTextResponse("# HELP vllm:other x\n")
+        labels = f'engine="0",model_name="{self.base}"'
+        load = {"running": self.running + self.users, "waiting": 0} if self.tells_load else {}
+        gauges = [f"vllm:num_requests_{name}{{{labels}}} {n:.1f}\n" for name, n in load.items()]
         text = "# HELP vllm:lora_requests_info x\n# TYPE vllm:lora_requests_info gauge\n"
         if self.has_served:
             labels = f'max_lora="{self.max_loras}",running_lora_adapters=""'
             text += f"vllm:lora_requests_info{{{labels}}} 1.0\n"
-        return PlainTextResponse(text)
+        return PlainTextResponse(text + "".join(gauges))
 
     async def _models(self, _: Request) -> Response:
         cards = [{"id": self.base, "object": "model", "root": "/models/base", "parent": None}]
@@ -222,16 +234,27 @@ class FakeEngine:
     async def _count_tokens(self, _: Request) -> Response:
         return JSONResponse({"input_tokens": 7})
 
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        self.running += 1
+        self.most_running = max(self.most_running, self.running)
+        try:
+            yield
+        finally:
+            self.running -= 1
+
     async def _whole(self, request: Request, reply: "Form") -> Response:
-        for _ in range(self.words):
-            await asyncio.sleep(self.token_s)
-            if await request.is_disconnected():
-                self.cancelled += 1
-                return Response(status_code=499)
+        with self._at_work():
+            for _ in range(self.words):
+                await asyncio.sleep(self.token_s)
+                if await request.is_disconnected():
+                    self.cancelled += 1
+                    return Response(status_code=499)
         return JSONResponse(reply.whole())
 
     async def _stream(self, reply: "Form", body: dict[str, Any]) -> Any:
         is_complete = False
+        self.running += 1
         try:
             for event in reply.head():
                 yield event
@@ -249,6 +272,7 @@ class FakeEngine:
             for event in reply.tail():
                 yield event
         finally:
+            self.running -= 1
             if not is_complete:
                 self.cancelled += 1
 
@@ -280,7 +304,16 @@ class FakeEngine:
         top = {"token_id:1": -0.5 if is_base else -0.7, "token_id:2": -2.0}
         return {"tokens": ["token_id:1"], "top_logprobs": [top]}
 
-    def logprobs(self, body: dict[str, Any]) -> dict[str, Any]:
+    def sampled(self, position: int) -> dict[str, Any]:
+        """What is told of a sampled token when nobody asks for others."""
+        token = {"token": f"token_id:{position}", "logprob": -0.25 * (position + 1)}
+        return {**token, "top_logprobs": []}
+
+    def logprobs(self, body: dict[str, Any], position: int | None = None) -> dict[str, Any]:
+        """Of the token at a position, or of the whole reply."""
+        if body.get("top_logprobs") == 0:
+            positions = range(self.words) if position is None else [position]
+            return {"content": list(map(self.sampled, positions))}
         is_base = self.ignores_adapters or body["model"] == self.base
         a, b = ("token_id:1", "token_id:2") if body.get("return_tokens_as_token_ids") else "ab"
         top = [{"token": a, "logprob": -0.5 if is_base else -0.7}, {"token": b, "logprob": -2}]
@@ -359,7 +392,7 @@ class ChatForm(Form):
             "index": index,
             "message": message,
             "logprobs": self.engine.logprobs(self.body) if self.body.get("logprobs") else None,
-            "finish_reason": "tool_calls" if self.engine.calls_tool else "stop",
+            "finish_reason": "tool_calls" if self.engine.calls_tool else self.engine.ends_by,
         }
         if self.body.get("return_token_ids"):
             choice["token_ids"] = list(range(self.engine.words))
@@ -371,7 +404,7 @@ class ChatForm(Form):
             call = TOOL_CALL if position == 0 else {"function": {"arguments": ""}}
             said = {"delta": {"tool_calls": [{**call, "index": 0}]}}
         if self.body.get("logprobs"):
-            said["logprobs"] = self.engine.logprobs(self.body)
+            said["logprobs"] = self.engine.logprobs(self.body, position)
         if self.body.get("return_token_ids"):
             said["token_ids"] = [position]
         return said

@@ -10,10 +10,12 @@ from pydantic import SecretStr
 from server.core.errors import (
     AdapterNotProven,
     AdapterRefused,
+    EngineBroken,
     EngineError,
     EngineUnavailable,
     EngineUnsafe,
     SetupError,
+    WeightsNotHeld,
 )
 from server.core.settings import EngineSettings
 from server.engine.client import EngineClient
@@ -97,8 +99,21 @@ async def test_chat_returns_the_text_of_the_weights_named(control: EngineControl
     text = await control.chat(BASE, {"messages": [{"role": "user", "content": "Hi"}]})
 
     assert text == f"{BASE} 1 2 3 4 5"
-    with pytest.raises(EngineError, match="does not exist"):
+    with pytest.raises(WeightsNotHeld, match="does not exist"):
         await control.chat(V1, {"messages": [{"role": "user", "content": "Hi"}]})
+
+
+async def test_a_request_that_is_wrong_is_told_from_an_engine_that_is_broken(
+    engine: FakeEngine, control: EngineControl
+) -> None:
+    question = {"messages": [{"role": "user", "content": "Hi"}]}
+    with pytest.raises(EngineError) as wrong:
+        await control.chat(BASE, {**question, "temperature": -1})
+    engine.refuses_chat = 500
+    with pytest.raises(EngineBroken, match="the engine is dead"):
+        await control.chat(BASE, question)
+
+    assert not isinstance(wrong.value, EngineBroken | WeightsNotHeld)
 
 
 async def test_an_adapter_that_answers_is_proven(control: EngineControl) -> None:

@@ -8,8 +8,9 @@ from typing import Any, cast
 import pytest
 
 from adapters.lesson import Stage, Weights
-from adapters.spec import AnswerVerifier, HttpVerifier, LoraSpec, TrainingSpec
-from adapters.types import Attempt, EditKind, Prompt, SelfEdit, Verdict
+from adapters.sampling import SamplingError
+from adapters.spec import AnswerVerifier, BudgetSpec, HttpVerifier, LoraSpec, TrainingSpec
+from adapters.types import Attempt, EditKind, Prompt, SamplingParams, SelfEdit, Verdict
 from server.core.errors import LeaseLost
 from server.core.settings import EngineSettings, Settings
 from server.db.session import Database
@@ -17,11 +18,14 @@ from server.services.rebuilds import LESSON
 from server.services.runs import Claim
 from tests.conftest import RecordingQueue
 from tests.support.fake_engine import FakeEngine, Served, serve
+from tests.support.trainings import scripted
+from tests.support.workbench import ScriptedSampler
 from workers import bench
 from workers.bench import Origin, RunBench, claim_of_try, drop_trained, may_be_held
 from workers.context import WorkerContext
 from workers.heart import Heart
 from workers.lesson import CHAMPION, read_lesson
+from workers.spending import Account, CountedSampler, Spent
 
 
 class Quiet:
@@ -60,13 +64,14 @@ class Trainer:
             raise self.outcome
         for output in job["outputs"]:
             Path(output).mkdir(parents=True)
-        return {"seconds": 1.5, "tokens": 10, "environment": {}}
+            Weights(Path(output)).moments.touch()
+        return {"seconds": 1.5, "tokens": 10, "steps": 2, "environment": {}}
 
 
 @pytest.fixture
 def trainer(monkeypatch: pytest.MonkeyPatch) -> Trainer:
     made = Trainer()
-    monkeypatch.setattr(bench, "train", made)
+    monkeypatch.setattr(bench, "Trainer", scripted(made))
     return made
 
 
@@ -174,7 +179,7 @@ def test_trials_that_diverge_leave_a_gap(
         Path(job["outputs"][1]).mkdir()
         return {}
 
-    monkeypatch.setattr(bench, "train", half)
+    monkeypatch.setattr(bench, "Trainer", scripted(half))
 
     lost, kept = attempt(context, tmp_path).try_out([stage("a"), stage("b")])
 
@@ -219,10 +224,10 @@ def test_what_went_on_from_another_champion_is_trained_again(
     attempt(context, tmp_path, champion).train(stage("a"), start=champion)
     second = attempt(context, tmp_path, champion)
     second.origin = replace(second.origin, champion_id="ver_2")
-    second.train(stage("a"), start=champion)
+    lesson = second.settle(second.train(stage("a"), start=champion))
 
     assert len(trainer.jobs) == 2
-    assert read_lesson(tmp_path / LESSON, "m").started_from == "ver_2"
+    assert read_lesson(lesson, "m").started_from == "ver_2"
 
 
 def test_a_worker_that_lost_the_run_puts_nothing_in_its_folder(
@@ -231,6 +236,7 @@ def test_a_worker_that_lost_the_run_puts_nothing_in_its_folder(
     """It wakes up in the middle of a training, and another is at work on the same run."""
     owner = attempt(context, tmp_path, number=2)
     kept = owner.train(stage("a"))
+    owner.settle(kept)
     (kept.folder / "whose").write_text("the owner's")
     before = sorted(tmp_path.glob("*")), (tmp_path / LESSON).read_text()
     lost = attempt(context, tmp_path, heart=Lost())
@@ -256,7 +262,137 @@ def test_a_training_that_ends_too_late_is_nobodys(
     with pytest.raises(LeaseLost):
         attempt(context, tmp_path, heart=LosesIt()).train(stage("a"))
 
-    assert not list(tmp_path.glob("trained-*"))
+    assert not (tmp_path / "trained-0").exists()
+    assert not (tmp_path / "trained-0.json").exists()
+
+
+def steps_of(made: RunBench, count: int, *, teacher: Weights | None = None) -> list[Weights]:
+    """A chain of trainings, each going on from the one before."""
+    weights = [made.train(stage("0"))]
+    for number in range(1, count):
+        step = replace(stage(str(number)), goes_on=True)
+        weights.append(made.train(step, start=weights[-1], teacher=teacher))
+    return weights
+
+
+def test_a_lesson_says_who_taught(trainer: Trainer, context: WorkerContext, tmp_path: Path) -> None:
+    champion = Weights(tmp_path / "v1")
+    made = attempt(context, tmp_path, champion)
+    first = made.train(stage("a"))
+    second = made.train(stage("b"), start=first, teacher=first)
+    last = made.train(stage("c"), start=second, teacher=champion)
+
+    lesson = read_lesson(made.settle(last), "m")
+
+    assert [each.teacher for each in lesson.trainings] == [None, 0, CHAMPION]
+    assert lesson.started_from == "ver_1"
+    teachers = [None, str(first.folder), str(champion.folder)]
+    assert [job["teacher"] for job in trainer.jobs] == teachers
+
+
+def test_another_teacher_is_another_training(
+    trainer: Trainer, context: WorkerContext, tmp_path: Path
+) -> None:
+    made = attempt(context, tmp_path)
+    first = made.train(stage("a"))
+    made.train(stage("b"), start=first)
+
+    again = attempt(context, tmp_path)
+    first = again.train(stage("a"))
+    again.train(stage("b"), start=first, teacher=first)
+
+    assert len(trainer.jobs) == 3
+
+
+def test_what_came_after_a_training_that_changed_is_trained_again(
+    trainer: Trainer, context: WorkerContext, tmp_path: Path
+) -> None:
+    made = attempt(context, tmp_path)
+    made.train(stage("b"), start=made.train(stage("a")))
+
+    again = attempt(context, tmp_path)
+    again.train(stage("b"), start=again.train(stage("other")))
+
+    assert len(trainer.jobs) == 4
+
+
+def test_old_steps_leave_the_disk_but_for_who_taught(
+    trainer: Trainer, context: WorkerContext, tmp_path: Path
+) -> None:
+    made = attempt(context, tmp_path)
+    teacher = made.train(stage("teacher"))
+    last = steps_of(made, 9, teacher=teacher)[-1]
+    left = {path.name for path in tmp_path.glob("trained-*") if path.is_dir()}
+    moments = {path.name.partition(".")[0] for path in tmp_path.glob("trained-*.moments.*")}
+
+    assert left == moments == {"trained-0", *(f"trained-{n}" for n in (6, 7, 8, 9))}
+    lesson = read_lesson(made.settle(last), "m")
+    assert [each.start for each in lesson.trainings] == [None, None, *range(1, 9)]
+    again = attempt(context, tmp_path, number=2)
+    steps_of(again, 9, teacher=again.train(stage("teacher")))
+    assert len(trainer.jobs) == 10
+
+
+def test_weights_that_start_something_new_stay(
+    trainer: Trainer, context: WorkerContext, tmp_path: Path
+) -> None:
+    """Stages of a method are no steps of a chain, and it may come back to any of them."""
+    made = attempt(context, tmp_path)
+    first = made.train(stage("a"))
+    for number in range(8):
+        made.train(stage(str(number)), start=first)
+
+    assert first.folder.exists()
+
+
+def test_what_attempts_have_spent_adds_up_to_the_budget(
+    trainer: Trainer, context: WorkerContext, tmp_path: Path
+) -> None:
+    def with_budget(number: int) -> RunBench:
+        made = attempt(context, tmp_path, number=number)
+        made.budget = BudgetSpec(steps=5)
+        return made
+
+    first = with_budget(1)
+    weights = first.train(stage("a"))
+    first.try_out([stage("t")])
+    assert first.has_budget()
+
+    second = with_budget(2)
+    assert second.has_budget()  # what is done is not asked for again
+    weights = second.train(stage("a"))
+    assert second.has_budget()
+    second.train(stage("b"), start=weights)
+
+    assert not second.has_budget()
+    assert (second.spent.steps, second.spent.tokens) == (6, 30)
+    third = with_budget(3)
+    assert third.has_budget()
+    third.train(stage("b"), start=third.train(stage("a")))
+    assert not third.has_budget()
+
+
+@pytest.mark.parametrize(
+    ("budget", "is_within"),
+    [
+        (BudgetSpec(), True),
+        (BudgetSpec(tokens=100), False),
+        (BudgetSpec(tokens=101, steps=11, seconds=2.1), True),
+        (BudgetSpec(steps=10), False),
+        (BudgetSpec(seconds=2.0), False),
+    ],
+)
+def test_a_ceiling_that_is_reached_ends_it(budget: BudgetSpec, is_within: bool) -> None:
+    assert Spent(tokens=100, steps=10, seconds=2.0).is_within(budget) is is_within
+
+
+def test_tokens_that_were_generated_count(tmp_path: Path) -> None:
+    account = Account(tmp_path / "spent.json")
+    sampler = CountedSampler(cast(Any, ScriptedSampler(lambda _: "four")), account.add)
+
+    sampler.rollouts([[{"role": "user", "content": "?"}]] * 3, SamplingParams(), group=2)
+
+    assert account.total.tokens == 3 * 2 * 5  # and the token that ends each
 
 
 @pytest.fixture
@@ -286,6 +422,75 @@ def test_a_throw_away_adapter_says_whose_it_is_and_goes(
     assert all(name.startswith("m@try.") for name in names)
     assert (is_held, may_be_held(made.scratch)) == (True, False)
     assert engine[0].adapters == {}
+
+
+def test_an_engine_that_is_restarted_meanwhile_gets_it_again_under_its_name(
+    serving_context: WorkerContext, engine: tuple[FakeEngine, Served], tmp_path: Path
+) -> None:
+    made = attempt(serving_context, tmp_path)
+
+    with made.serving([Weights(tmp_path / "a")]) as (sampler,):
+        engine[0].lose_adapters()
+        sampler.rollouts([[{"role": "user", "content": "Hi"}]], SamplingParams(seed=1), group=2)
+        held = dict(engine[0].adapters)
+
+    assert list(held.values()) == [str(tmp_path / "a")]
+    assert engine[0].loads == [*held, *held]
+    assert engine[0].unloads == [*held]
+
+
+def test_no_name_is_used_for_two_trainings(
+    serving_context: WorkerContext, engine: tuple[FakeEngine, Served], tmp_path: Path
+) -> None:
+    made = attempt(serving_context, tmp_path)
+    for _ in range(3):
+        with made.serving([Weights(tmp_path / "a")]):
+            pass
+
+    assert len(set(engine[0].loads)) == 3
+
+
+def test_what_one_call_saw_of_users_the_next_one_knows(
+    serving_context: WorkerContext, engine: tuple[FakeEngine, Served], tmp_path: Path
+) -> None:
+    made = attempt(serving_context, tmp_path)
+    questions = [[{"role": "user", "content": f"Question {number}"}] for number in range(6)]
+    params = SamplingParams(seed=1)
+    engine[0].token_s = 0.005
+    engine[0].users = 1
+    made.base.chat(questions[:1], params)
+    engine[0].users = 0
+
+    with made.serving([Weights(tmp_path / "a")]) as (sampler,):
+        sampler.rollouts(questions, params)
+
+    assert engine[0].most_running == 1
+
+
+def test_an_engine_that_starts_is_waited_for(
+    context: WorkerContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until it has had the time that a start may take."""
+    away = EngineSettings(url="http://127.0.0.1:9", connect_timeout_s=1, start_timeout_s=0.05)
+    waits: list[float] = []
+    monkeypatch.setattr(bench.time, "sleep", waits.append)
+    made = attempt(
+        replace(context, settings=context.settings.model_copy(update={"engine": away})), tmp_path
+    )
+
+    with pytest.raises(SamplingError, match="does not answer"), made.serving([Weights(tmp_path)]):
+        pass
+
+    assert waits
+    assert may_be_held(made.scratch)
+
+
+def test_a_trainer_stands_back_for_what_serves(
+    trainer: Trainer, context: WorkerContext, tmp_path: Path
+) -> None:
+    attempt(context, tmp_path).train(stage("a"))
+
+    assert trainer.jobs[0]["nice"] == 10
 
 
 def test_what_the_engine_will_not_let_go_of_keeps_its_files(

@@ -20,6 +20,7 @@ from server.services.editing import Found
 from server.services.runs import Claim
 from tests.conftest import RecordingQueue
 from tests.support.factories import make_document, make_run, make_version
+from tests.support.trainings import scripted
 from workers import bench, editors, versions
 from workers.adaptation import Adaptation
 from workers.bench import RunBench
@@ -117,7 +118,7 @@ def made(
     settings = settings.model_copy(update={"rollout": RolloutSettings(mode="canary")})
     context = WorkerContext(settings, database, cast(Any, queue), "test")
     made = EditorRun(database, adapter, context)
-    monkeypatch.setattr(bench, "train", made.train)
+    monkeypatch.setattr(bench, "Trainer", scripted(made.train))
     monkeypatch.setattr(versions, "register", made.register)
     monkeypatch.setattr(versions, "load_and_prove", lambda *_: {})
     monkeypatch.setattr(versions, "check_held", lambda *_: None)

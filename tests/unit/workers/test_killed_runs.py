@@ -49,6 +49,7 @@ from server.db.session import Database
 from server.services.rebuilds import LESSON
 from server.services.runs import Claim
 from tests.conftest import RecordingQueue
+from tests.support.trainings import scripted
 from tests.support.workbench import ScriptedSampler
 from workers import bench
 from workers.bench import Origin, RunBench
@@ -271,14 +272,14 @@ def test_a_killed_run_comes_to_the_same_lesson_and_asks_for_nothing_twice(
         return Run(context, folder, METHODS[method], champion)
 
     whole, world = run_in("whole"), World()
-    monkeypatch.setattr(bench, "train", world.train)
+    monkeypatch.setattr(bench, "Trainer", scripted(world.train))
     whole.attempt(world)
     assert world.made or method == "editor"
     assert method != "seal" or "outer-quill-scores" in world.made
 
     for place in range(1, world.count + 1):
         run, again = run_in(f"killed-{place}"), World(dies_at=place)
-        monkeypatch.setattr(bench, "train", again.train)
+        monkeypatch.setattr(bench, "Trainer", scripted(again.train))
         with pytest.raises(Killed):
             run.attempt(again)
         run.attempt(again)

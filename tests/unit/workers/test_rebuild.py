@@ -25,6 +25,7 @@ from server.services.bootstrap import ensure_line
 from server.services.relearning import Orders
 from tests.conftest import RecordingQueue
 from tests.support.factories import make_document, make_run, principal
+from tests.support.trainings import scripted
 from tests.unit.adapters.conftest import save_random_model
 from workers import adaptation, training, versions
 from workers.context import WorkerContext
@@ -113,7 +114,7 @@ def learnt(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Learnt:
-    monkeypatch.setattr(training, "train", train_here)
+    monkeypatch.setattr(training, "Trainer", scripted(train_here))
     base = save_random_model(tmp_path / "base")
     context = WorkerContext(settings, database, cast(Any, queue), "test")
     with database.unit_of_work() as session:
@@ -144,11 +145,13 @@ def learnt(
     return Learnt(context, adapter, version_id, document.id, queue)
 
 
-@pytest.mark.parametrize("trainer", [train_here, training.train], ids=["here", "in a child"])
+@pytest.mark.parametrize(
+    "trainer", [scripted(train_here), training.Trainer], ids=["here", "in a child"]
+)
 def test_it_comes_out_the_same_and_changes_nothing(
-    learnt: Learnt, trainer: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    learnt: Learnt, trainer: Callable[[], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "train", trainer)
+    monkeypatch.setattr(training, "Trainer", trainer)
     before = learnt.picture()
 
     run = learnt.carry_out(learnt.order())

@@ -1,0 +1,146 @@
+"""How many requests learning keeps, as a function of what is seen at the engine."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.core.settings import LearningSettings
+from server.engine.control import EngineLoad
+from workers import courtesy
+from workers.courtesy import Courtesy, Manners, users_among
+
+counts = st.integers(1, 64)
+seconds = st.floats(0, 1000)
+
+
+@st.composite
+def manners(draw: st.DrawFn) -> Manners:
+    most = draw(counts)
+    return Manners(most, draw(st.integers(1, most)), draw(st.floats(0.01, 100)))
+
+
+@given(manners())
+def test_without_users_all_are_allowed(rules: Manners) -> None:
+    assert rules.allowed(None) == rules.most
+
+
+@given(manners(), seconds)
+def test_learning_always_gets_on_and_never_beyond_its_most(rules: Manners, quiet_s: float) -> None:
+    assert 1 <= rules.beside_users <= rules.allowed(quiet_s) <= rules.most
+
+
+@given(manners(), st.floats(0, 1))
+def test_few_stay_until_users_are_gone_for_good(rules: Manners, share: float) -> None:
+    assert rules.allowed(share * rules.gone_s) == rules.beside_users
+
+
+@given(manners(), seconds, seconds)
+def test_the_longer_it_is_quiet_the_more_are_allowed(
+    rules: Manners, one: float, other: float
+) -> None:
+    assert rules.allowed(min(one, other)) <= rules.allowed(max(one, other))
+
+
+@given(manners())
+def test_after_twice_the_time_all_are_back(rules: Manners) -> None:
+    assert rules.allowed(2 * rules.gone_s) == rules.most
+
+
+@given(st.integers(0, 99), st.integers(0, 99), st.integers(0, 99))
+def test_users_are_what_is_there_beside_ours(running: int, waiting: int, ours: int) -> None:
+    users = users_among(EngineLoad(running, waiting), ours)
+
+    assert users >= 0
+    assert users + ours >= running + waiting
+    assert users == 0 or users + ours == running + waiting
+
+
+def test_never_more_beside_users_than_without_them() -> None:
+    rules = Manners.of(LearningSettings(rollout_concurrency=2, rollouts_beside_users=5))
+
+    assert (rules.most, rules.beside_users) == (2, 2)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Engine:
+    """A control that only tells how much there is to do."""
+
+    class client:
+        url = "http://engine"
+
+    def __init__(self, load: EngineLoad | None) -> None:
+        self._load = load
+
+    async def load(self) -> EngineLoad | None:
+        return self._load
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(courtesy, "monotonic", made)
+    return made
+
+
+def taken(polite: Courtesy) -> int:
+    """How many more it lets begin, up to ten."""
+    return sum(polite.take("http://engine") for _ in range(10))
+
+
+async def look(polite: Courtesy, running: int, waiting: int = 0) -> None:
+    await polite.look(Engine(EngineLoad(running, waiting)))  # type: ignore[arg-type]
+
+
+async def test_users_who_wait_count_as_those_who_are_served(clock: Clock) -> None:
+    polite = Courtesy(Manners(10, 2, 5.0))
+    await look(polite, running=0, waiting=1)
+
+    assert taken(polite) == 2
+
+
+async def test_what_is_too_much_is_taken_back_when_users_come(clock: Clock) -> None:
+    polite = Courtesy(Manners(10, 2, 5.0))
+    assert taken(polite) == 10
+    await look(polite, running=3)
+
+    assert [polite.take_back("http://engine") for _ in range(10)] == [True] * 8 + [False] * 2
+    assert polite.aborted == 8
+    assert taken(polite) == 0
+
+
+async def test_our_own_requests_are_no_users(clock: Clock) -> None:
+    polite = Courtesy(Manners(10, 2, 5.0))
+    with polite.asking("http://engine"), polite.asking("http://engine"):
+        pass
+    await look(polite, running=2)  # the engine has not counted their end yet
+    assert taken(polite) == 10
+
+    await look(polite, running=2)  # by now it would have
+    assert taken(polite) == 0
+
+
+async def test_it_remembers_users_between_calls_and_forgets_them_in_time(clock: Clock) -> None:
+    polite = Courtesy(Manners(10, 2, 5.0))
+    await look(polite, running=1)
+    clock.now += 4.9
+    await look(polite, running=0)
+    assert taken(polite) == 2
+
+    clock.now += 2.6  # half of the way back
+    assert 0 < taken(polite) < 8
+    clock.now += 5.0
+    assert taken(polite) == 10
+
+
+async def test_an_engine_that_does_not_tell_is_taken_to_have_no_users(clock: Clock) -> None:
+    polite = Courtesy(Manners(10, 2, 5.0))
+    await polite.look(Engine(None))  # type: ignore[arg-type]
+
+    assert taken(polite) == 10
