@@ -2,22 +2,26 @@
 
 from adapters.methods.base import Method
 from adapters.methods.distill import Distill
+from adapters.methods.grpo import Grpo
 from adapters.methods.heal import Heal
 from adapters.methods.sd_zero import SdZero
 from adapters.methods.seal import Seal
 from adapters.methods.seal_editor import SealEditor
 from adapters.methods.seal_fewshot import SealFewShot
 from adapters.methods.sept import Sept
+from adapters.methods.ttrl import Ttrl
 from adapters.methods.workbench import AcceptedSelfEdit, Assignment, Outcome, Workbench
 from adapters.spec import (
     DistillConfig,
     FewShotConfig,
+    GrpoConfig,
     HealConfig,
     MethodConfig,
     SdZeroConfig,
     SealConfig,
     SealEditorConfig,
     SeptConfig,
+    TtrlConfig,
 )
 
 __all__ = ["AcceptedSelfEdit", "Assignment", "Method", "Outcome", "Workbench", "build_method"]
@@ -40,4 +44,8 @@ def build_method(config: MethodConfig) -> Method:
             return Sept(config)
         case SdZeroConfig():
             return SdZero(config)
+        case TtrlConfig():
+            return Ttrl(config)
+        case GrpoConfig():
+            return Grpo(config)
     raise NotImplementedError(config.type)

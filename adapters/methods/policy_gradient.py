@@ -224,8 +224,8 @@ class _Deck:
         self._has_taught = True
 
     def is_idle(self) -> bool:
-        """Whether a pass is over in which nothing was taught."""
-        return not self._hands and not self._has_taught
+        """Whether a pass is over in which nothing was taught, with prompts left."""
+        return bool(self._live) and not self._hands and not self._has_taught
 
     def _deal(self) -> None:
         order = list(self._live)
@@ -348,8 +348,8 @@ def _taught(
 
 
 def _is_usable(rollout: Rollout, config: PolicyConfig) -> bool:
-    """Whether it can be trained on: something was said, it fits, and it may have been cut off."""
-    if not rollout.ids or not rollout.prompt_ids:
+    """Whether it can be trained on: something was said, it fits, and it was not cut off unduly."""
+    if not rollout.ids or not rollout.prompt_ids or not all(map(math.isfinite, rollout.logprobs)):
         return False
     if len(rollout.prompt_ids) + len(rollout.ids) > config.training.max_tokens:
         return False

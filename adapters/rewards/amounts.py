@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 
 from adapters.rewards.numbers import quantities_in
 
@@ -85,13 +86,13 @@ def worded_amount(text: str) -> Fraction | None:
     if len(words) > 100 or not _WORDS.fullmatch(words):
         return None
     found = quantities_in(words)
-    if len(found) != 1 or _is_more_than_number(words):
+    if len(found) != 1 or not _is_one_number(words):
         return None
     value = Fraction(str(found[0].value))
     return value / 100 if found[0].is_percent else value
 
 
-_NUMBER_WORDS = frozenset(
+_UNIT_WORDS = frozenset(
     [
         "zero",
         "one",
@@ -113,14 +114,13 @@ _NUMBER_WORDS = frozenset(
         "seventeen",
         "eighteen",
         "nineteen",
-        "twenty",
-        "thirty",
-        "forty",
-        "fifty",
-        "sixty",
-        "seventy",
-        "eighty",
-        "ninety",
+    ]
+)
+_TEN_WORDS = frozenset(
+    ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+)
+_OTHER_WORDS = frozenset(
+    [
         "hundred",
         "thousand",
         "million",
@@ -137,8 +137,15 @@ _NUMBER_WORDS = frozenset(
 )
 
 
-def _is_more_than_number(words: str) -> bool:
-    return not set(re.findall(r"[a-z]+", words)) <= _NUMBER_WORDS
+def _is_one_number(words: str) -> bool:
+    """Whether all words are a number's, and of one: "one five" are two."""
+    said = re.findall(r"[a-z]+", words)
+    for one, following in pairwise(said):
+        if one in _UNIT_WORDS and following in _UNIT_WORDS | _TEN_WORDS:
+            return False
+        if one in _TEN_WORDS and following in _TEN_WORDS:
+            return False
+    return set(said) <= _UNIT_WORDS | _TEN_WORDS | _OTHER_WORDS
 
 
 def _as_slash(match: re.Match[str]) -> str:

@@ -6,10 +6,11 @@ no answer does not. TTRL's own code takes the last number of whatever is said ("
 
 1. What a reasoner thinks (`<think>...</think>`) is no part of the reply; if it never ends, there is
    no answer.
-2. Boxed: the content of `\\boxed{}`. Boxes of different content give no answer.
+2. Boxed: the content of `\\boxed{}`. Boxes of different content, and empty or unfinished ones, give
+   no answer.
 3. Marked: what follows "the answer is", "answer:", "####" or stands in `<answer>` tags, up to the end
-   of the sentence. Of "3 + 5 = 8" it is what follows the last "=". Marks that differ, or that
-   hold nothing readable, give no answer.
+   of the sentence. Of "3 + 5 = 8" it is what follows the last "=". Marks that
+   differ give no answer, and neither does a last one that holds nothing readable.
 4. Unmarked, by kind. Number: a reply or first line that is the number, with at most three words
    behind it ("8 apples"); the one number in bold; the last equation; a last sentence that ends with
    a verb and the number ("that makes 8 apples."). All of these that a reply has must agree. Choice:
@@ -33,13 +34,15 @@ from adapters.spec import AnswerKind, AnswerSpec
 
 PATTERN_TIMEOUT_S = 0.2
 """For one search with a user's pattern in one reply."""
-_MOST_REPLY = 20_000
+_MOST_READ = 8_000
+_MOST_WHOLE = 20_000
+_WHOLE = frozenset({AnswerKind.JSON, AnswerKind.REGEX, AnswerKind.TEXT})
 _MOST_ANSWER = 200
 _MOST_TEXT = 4_000
 
 _BOX = re.compile(r"\\f?boxed\s*")
-_THOUGHT = re.compile(r".*</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
-_OPEN_THOUGHT = re.compile(r"<think(?:ing)?>", re.IGNORECASE)
+_THOUGHT = re.compile(r"<think(?:ing)?>", re.IGNORECASE)
+_THOUGHT_END = re.compile(r"</think(?:ing)?>", re.IGNORECASE)
 _TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
 _MARK = re.compile(
     r"(?:####"
@@ -51,16 +54,20 @@ _SENTENCE_END = re.compile(r"\n|[.!?](?=\s|$)|;")
 _BOLD = re.compile(r"\*\*(.{1,60}?)\*\*|__(.{1,60}?)__")
 _VERB = re.compile(
     r"(?:\b(?:is|are|was|were|be|equals?|equal to|makes?|gives?|gets?|got|has|have|leaves?|totals?|sum|"
-    r"difference|product|there(?:'s|\u2019s)|it(?:'s|\u2019s)|becomes?|yields?|obtains?|only)|[=:\u2248\u2192])\s*$",
+    r"difference|product|there(?:'s|\u2019s)|it(?:'s|\u2019s)|becomes?|yields?|obtains?|only|answer)|[=:\u2248\u2192])\s*$",
     re.IGNORECASE,
+)
+_EQUALS = re.compile(r"\b(?:equals|is equal to)\b", re.IGNORECASE)
+_GOES_ON = re.compile(
+    r"\s*(?:[-+*/^\u00d7\u00f7]|(?:times|plus|minus|divided|multiplied|x)\b)", re.IGNORECASE
 )
 _UNITS = re.compile(r"(?:\s+[^\W\d_][\w'/-]*){0,3}\s*[.!]?\s*$")
 
 
 def extract(reply: str, spec: AnswerSpec) -> str | None:
     """The answer that a reply gives, in one line of text; None where it gives none."""
-    said = _spoken(reply[:_MOST_REPLY])
-    if said is None or not said.strip():
+    said = _end_of(_spoken(reply), spec.kind)
+    if not said.strip():
         return None
     answer = _BY_KIND[spec.kind](said, spec)
     if answer is None or not answer.strip():
@@ -106,10 +113,18 @@ def fold(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
-def _spoken(reply: str) -> str | None:
-    """What stands after the thoughts; None where they never end."""
-    said = _THOUGHT.sub("", reply)
-    return None if _OPEN_THOUGHT.search(said) else said
+def _spoken(reply: str) -> str:
+    """What stands after the thoughts; nothing where they never end."""
+    ends = [match.end() for match in _THOUGHT_END.finditer(reply)]
+    said = reply[ends[-1] :] if ends else reply
+    return "" if _THOUGHT.search(said) else said
+
+
+def _end_of(said: str, kind: AnswerKind) -> str:
+    """The last lines of a long reply, where the answer is; nothing where all of it would count."""
+    if kind in _WHOLE:
+        return said if len(said) <= _MOST_WHOLE else ""
+    return said if len(said) <= _MOST_READ else said[-_MOST_READ:].partition("\n")[2]
 
 
 def _short(answer: str | None) -> str | None:
@@ -169,10 +184,11 @@ def _extracted(
     key: Callable[[str], object],
     otherwise: Callable[[str], str | None],
 ) -> str | None:
-    if boxes := _boxes(said):
-        return _agreed(boxes, read, key)
+    if _BOX.search(said):
+        return _agreed(_boxes(said), read, key)
     if marked := _marked(said):
-        return _agreed(marked, read, key)
+        readable = [each for each in marked if read(each) is not None]
+        return _agreed(readable, read, key) if marked[-1] in readable else None
     return otherwise(said)
 
 
@@ -190,14 +206,14 @@ def _value(answer: str) -> Fraction | None:
 def _number_in(text: str) -> str | None:
     """The one number of a short text, units aside; behind an "=" what follows the last one."""
     plain = plain_text(text)
-    _, equals, behind = plain.rpartition("=")
+    _, equals, behind = _EQUALS.sub(" = ", plain).rpartition("=")
     found = list(amounts_in(behind if equals else plain))
     if found:
         return found[-1].literal if len({each.value for each in found}) == 1 else None
     words = plain.strip().rstrip(".!").split()
-    for count in range(len(words), 0, -1):  # "twelve cranes"
+    for count in range(len(words), max(0, len(words) - 4), -1):  # "twelve cranes"
         head = " ".join(words[:count])
-        if len(words) - count <= 3 and worded_amount(head) is not None:
+        if worded_amount(head) is not None:
             return head
     return None
 
@@ -237,9 +253,11 @@ def _bare_number(text: str) -> str | None:
 
 def _last_equation(plain: str) -> str | None:
     """What follows the last "=", if no other number comes after it."""
-    before, equals, behind = plain.rpartition("=")
+    before, equals, behind = _EQUALS.sub(" = ", plain).rpartition("=")
     found = list(amounts_in(behind))
     if not equals or not before.strip() or not found or behind[: found[0].start].strip():
+        return None
+    if _GOES_ON.match(behind, found[0].end):
         return None
     return found[0].literal if len({each.value for each in found}) == 1 else None
 
@@ -250,6 +268,8 @@ def _conclusion(line: str) -> str | None:
     if not found:
         return None
     last = found[-1]
+    if _GOES_ON.match(line, last.end):
+        return None
     says_so = _VERB.search(line[: last.start]) and _UNITS.match(line[last.end :])
     return last.literal if says_so else None
 
@@ -287,11 +307,12 @@ _FUNCTIONS = frozenset(
 
 
 def _unmarked_formula(said: str) -> str | None:
-    if not _is_prose(plain_text(said)) and "\n" not in said.strip():
-        return _formula_in(said.rpartition("=")[2])
+    """The one formula between dollars, else the reply, if it is one; behind its last "="."""
     inner = {next(filter(None, groups)).strip() for groups in _DOLLARS.findall(said)}
     if len(inner) == 1:
         return inner.pop().rpartition("=")[2].strip() or None
+    if not inner and not _is_prose(plain_text(said)) and "\n" not in said.strip():
+        return _formula_in(said.rpartition("=")[2])
     return _unmarked_number(said)
 
 

@@ -84,7 +84,7 @@ from adapters.spec.sd_zero import (
 )
 from adapters.spec.sept import AnnealSpec, ProbeSpec, SeptConfig, SeptTraining
 from adapters.spec.specs import SpecsConfig
-from adapters.spec.ttrl import TtrlConfig
+from adapters.spec.ttrl import StopSpec, TtrlConfig, VoteSpec
 
 __all__ = [
     "CONTRACT",
@@ -152,6 +152,7 @@ __all__ = [
     "Settings",
     "Share",
     "SpecsConfig",
+    "StopSpec",
     "StudentRollouts",
     "TagsContract",
     "ToolCallContract",
@@ -159,6 +160,7 @@ __all__ = [
     "TtrlConfig",
     "UnitTestsVerifier",
     "VerifierSpec",
+    "VoteSpec",
     "editor_config",
 ]
 

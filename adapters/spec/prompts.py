@@ -1,9 +1,10 @@
 """What the configs of the methods that learn from prompts share: rollouts, answers, contracts, verdicts."""
 
+import re
 from enum import StrEnum
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import AfterValidator, Field, TypeAdapter
+from pydantic import AfterValidator, Field, TypeAdapter, model_validator
 
 from adapters.spec.base import ContinualSpec, MethodSettings, Settings, Share, TrainingSpec
 from adapters.spec.schemas import check_pattern, check_schema
@@ -37,6 +38,21 @@ class AnswerSpec(Settings):
     """`label`: the answers that there are."""
     pattern: str | None = Field(default=None, max_length=500)
     """`regex`: where the answer stands."""
+
+    @model_validator(mode="after")
+    def _kind_has_what_it_needs(self) -> Self:
+        if self.kind is AnswerKind.LABEL and len(set(self.labels)) < 2:
+            raise ValueError(
+                "answers of kind `label` need two labels at least; name them in labels"
+            )
+        if self.kind is AnswerKind.REGEX:
+            if self.pattern is None:
+                raise ValueError("answers of kind `regex` need a pattern")
+            try:
+                re.compile(self.pattern)
+            except (re.error, OverflowError, RecursionError) as error:
+                raise ValueError(f"pattern is no regular expression: {error}") from error
+        return self
 
 
 def _checked_schema(schema: dict[str, Any]) -> dict[str, Any]:

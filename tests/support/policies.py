@@ -117,7 +117,9 @@ class PolicyBench:
         self.trainings.append((stage, start))
         weights = Weights(Path(f"trained-{len(self.trainings) - 1}"))
         moved = {word: math.exp(value) for word, value in odds.items()}
-        self._policies[weights.folder] = WordPolicy(before.words, moved, before.is_truncated)
+        self._policies[weights.folder] = WordPolicy(
+            before.words, moved, before.is_truncated, self.base.asked
+        )
         return weights
 
     def policy_of(self, weights: Weights) -> WordPolicy:

@@ -169,6 +169,31 @@ def test_cut_off_rollouts_are_left_out_unless_asked_for() -> None:
     assert kept.weights is not None
 
 
+@pytest.mark.parametrize(
+    "broken",
+    [
+        Rollout("red", (1, 2), (), ()),
+        Rollout("red", (), (3,), (-1.0,)),
+        Rollout("red", (1, 2), (3,), (float("-inf"),)),
+        Rollout("red", (1,) * 5_000, (3,), (-1.0,)),
+    ],
+)
+def test_what_cannot_be_trained_is_left_out_of_its_group(broken: Rollout) -> None:
+    where = bench()
+    sampled = where.base.rollouts
+
+    def rollouts(*asked: object, **how: object) -> list[tuple[Rollout, ...]]:
+        return [(broken, *group[1:]) for group in sampled(*asked, **how)]  # type: ignore[arg-type]
+
+    where.base.rollouts = rollouts  # type: ignore[assignment, method-assign]
+
+    learn(where, settings=config(rollouts=RolloutSpec(prompts_per_step=8, group=8, steps=1)))
+
+    (stage, _) = where.trainings[0]
+    assert {len(unit.ids) for unit in stage.units} == {5}
+    assert "red" in {where.base.words[unit.ids[3] - 1] for unit in stage.units}
+
+
 def test_a_method_may_skip_a_group_and_drop_a_prompt() -> None:
     where = bench()
 
@@ -214,5 +239,5 @@ def test_an_attempt_after_a_crash_repeats_nothing() -> None:
 
     learn(again)
 
-    assert again.base.asked == []
+    assert len(again.base.asked) == 4 * 4  # of four steps, where the whole run has six
     assert again.trainings == whole.trainings
