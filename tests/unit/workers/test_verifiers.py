@@ -75,10 +75,11 @@ class Service:
 def running() -> Iterator[Service]:
     service = Service()
     started = threading.Event()
-    loop = asyncio.new_event_loop()
+    loops: list[asyncio.AbstractEventLoop] = []
     ended = asyncio.Event()
 
     async def run() -> None:
+        loops.append(asyncio.get_running_loop())
         app = web.Application()
         app.router.add_post("/{how}", service.answer)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
@@ -90,13 +91,12 @@ def running() -> Iterator[Service]:
         await ended.wait()
         await runner.cleanup()
 
-    thread = threading.Thread(target=lambda: loop.run_until_complete(run()), daemon=True)
+    thread = threading.Thread(target=lambda: asyncio.run(run()), daemon=True)
     thread.start()
     assert started.wait(10)
     yield service
-    loop.call_soon_threadsafe(ended.set)
+    loops[0].call_soon_threadsafe(ended.set)
     thread.join(10)
-    loop.close()
 
 
 @pytest.fixture
