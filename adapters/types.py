@@ -47,6 +47,16 @@ class Grader(StrEnum):
     """It is an accepted answer, but for white space: grids, labels, JSON."""
     JUDGE = "judge"
     """The base model, shown question, accepted answers and reply, says that it is right."""
+    ANSWER = "answer"
+    """The answer read from the reply to a prompt equals an accepted one."""
+    MAJORITY = "majority"
+    """The same, where the accepted one is only what most of the champion's replies say."""
+    VERIFIER = "verifier"
+    """A verifier says so."""
+    CONTRACT = "contract"
+    """It keeps the contract, and gives an accepted answer where one is known."""
+    CORRECTION = "correction"
+    """It says what a user corrected an earlier reply to."""
 
 
 class EditKind(StrEnum):
@@ -132,6 +142,18 @@ class ExamItem:
     prompt: str
     answers: tuple[str, ...]
     grader: Grader = Grader.MATCH
+    messages: tuple[ChatMessage, ...] = ()
+    """The whole conversation, where there is more than the prompt to it."""
+
+    @property
+    def conversation(self) -> tuple[ChatMessage, ...]:
+        """What the model is shown."""
+        return self.messages or ({"role": "user", "content": self.prompt},)
+
+    @property
+    def is_general(self) -> bool:
+        """Whether it is about nothing that any run teaches."""
+        return self.document_id is None and self.kind is not ItemKind.PROMPT
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,10 @@ from celery import shared_task
 from pydantic import TypeAdapter
 
 from adapters.evaluation.gate import Verdict
+from adapters.evaluation.prompt_exam import HeldPrompt
 from adapters.methods import build_method
 from adapters.sampling import SamplingError
-from adapters.spec import METHOD_CONFIG, SealEditorConfig
+from adapters.spec import METHOD_CONFIG, PromptSettings, SealEditorConfig
 from adapters.types import ExamItem
 from server.core.clock import monotonic
 from server.core.errors import AliasMoved, AppError, LeaseLost
@@ -38,7 +39,7 @@ from server.services import (
     trials,
 )
 from server.services.runs import NO_UPDATE, Claim
-from workers import editors, examination, quizzes, rebuild, replicas, versions
+from workers import editors, examination, prompt_exam, quizzes, rebuild, replicas, versions
 from workers.bench import RunBench, drop_trained, may_be_held, scratch_of
 from workers.context import WorkerContext, worker_context
 from workers.heart import Heart, RunCancelled
@@ -173,6 +174,13 @@ class Adaptation:
                 )
             if material.contained:
                 self._report["contained"] = material.contained
+            if isinstance(self._config, PromptSettings):
+                self._report["taken"] = {
+                    "prompts": len(material.prompts),
+                    "held_out": len(material.held_out_prompts),
+                    "opinions": len(material.opinions),
+                    "left_out": dict(material.left_out),
+                }
             self._heart.progress(len(material.learnt), len(material.learnt))
         return material
 
@@ -190,16 +198,20 @@ class Adaptation:
                 self._report["quiz"] = quiz.report
                 return quiz
             found = self._found_quizzes(material)
-            quiz = _Quiz(
-                (*found.exam, *task_items(material, self._config)), found.train, found.report
+            held, asked = prompt_exam.choose(
+                material, self._config, self._sampler, on_progress=self._heart.progress
             )
+            report = found.report | ({"prompts": asked} if asked else {})
+            exam = (*found.exam, *task_items(material, self._config))
+            quiz = _Quiz(exam, found.train, report, held)
             self._report["quiz"] = quiz.report
             self._heart.confirm()
             write_json(kept, _QUIZZES.dump_python(quiz, mode="json"))
             return quiz
 
     def _found_quizzes(self, material: Material) -> quizzes.Quizzes:
-        if isinstance(self._config, SealEditorConfig):  # its line has asked about all it learnt
+        if isinstance(self._config, SealEditorConfig | PromptSettings):
+            # It learns no documents that have not been asked about already.
             return quizzes.stored_quizzes(self._context, material)
         return quizzes.ensure_quizzes(
             self._context,
@@ -308,7 +320,14 @@ class Adaptation:
             else:
                 asked = [item.id for item in quiz.exam]
                 exam = examination.examine(
-                    self._context, material, version_id, asked, self._config, self._heart
+                    self._context,
+                    material,
+                    version_id,
+                    asked,
+                    self._config,
+                    self._heart,
+                    prompts=quiz.prompts,
+                    verifier_of=self._bench(material).verifier,
                 )
             self._report["exam"] = exam.to_json()
             return exam
@@ -317,6 +336,8 @@ class Adaptation:
         """Those that the exam lacked, as far as the model can write them; the next run asks them."""
         if isinstance(self._config, SealEditorConfig):
             return
+        if lacking := prompt_exam.further_prompts(exam.decision.needs, self._config):
+            self._report["further_prompts"] = lacking
         sampler = self._sampler(material.writer_engine_name)
         self._report["further_questions"] = quizzes.write_needed(
             self._context, material, exam.decision.needs, sampler, self._config
@@ -396,6 +417,7 @@ class _Quiz:
     exam: tuple[ExamItem, ...]
     train: tuple[ExamItem, ...]
     report: dict[str, Any] = dataclasses.field(default_factory=dict)
+    prompts: tuple[HeldPrompt, ...] = ()
 
 
 _QUIZZES = TypeAdapter(_Quiz)

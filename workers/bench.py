@@ -15,8 +15,10 @@ from uuid import uuid4
 import structlog
 
 from adapters.lesson import Stage, Weights, stages_to_json
+from adapters.rewards.build import build_verifier
+from adapters.rewards.verifiers import Verifier
 from adapters.sampling import RolloutSampler, SamplingError
-from adapters.spec import BudgetSpec
+from adapters.spec import BudgetSpec, HttpVerifier, VerifierSpec
 from adapters.types import JSON
 from server.core.clock import monotonic
 from server.core.errors import EngineError, EngineUnavailable
@@ -31,6 +33,7 @@ from workers.patience import PAUSE_S, Patience
 from workers.sampler import EngineSampler
 from workers.spending import Account, AnySampler, CountedSampler, Spent
 from workers.training import Trainer
+from workers.verifiers import ServiceVerifier
 
 log = structlog.get_logger(__name__)
 
@@ -131,6 +134,11 @@ class RunBench:
             write_json(path, value)
         kept: JSON = json.loads(path.read_text())
         return kept
+
+    def verifier(self, spec: VerifierSpec) -> Verifier:
+        hosts = self.context.settings.learning.verifier_hosts
+        http = ServiceVerifier(spec, hosts) if isinstance(spec, HttpVerifier) else None
+        return build_verifier(spec, http)
 
     @property
     def spent(self) -> Spent:

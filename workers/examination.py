@@ -7,13 +7,15 @@ from typing import Any
 from adapters.evaluation.drift import Recorder, measure_drift
 from adapters.evaluation.drift_checks import PastDrift
 from adapters.evaluation.exam import Answer, sit_exam
-from adapters.evaluation.gate import Decision, decide
+from adapters.evaluation.gate import GENERAL, NEW_PROMPTS, Decision, decide
 from adapters.evaluation.general import load_general_suite
+from adapters.evaluation.generalization import Scores, generalization_factor
 from adapters.evaluation.grading import grader_of
+from adapters.evaluation.prompt_exam import HeldPrompt, VerifierOf, no_verifier, sit_prompts
 from adapters.spec import MethodConfig
 from adapters.types import JSON, ExamItem, Grader
 from server.services import documents, evaluations, registry
-from workers import replicas
+from workers import prompt_exam, replicas
 from workers.context import WorkerContext
 from workers.heart import Heart
 from workers.judging import Seat, seat_judge
@@ -35,11 +37,30 @@ class Exam:
     """Who graded the questions for the judge; None where there was none."""
     taught_before: int = 0
     """Questions left out, because a version that the challenger was trained on from was taught them."""
+    untold: int = 0
+    """Prompts left out, because nobody could mark both replies to them."""
 
     def to_json(self) -> dict[str, JSON]:
         """The decision, and how far the judge of it is believed."""
         judge: JSON = self.judge.to_json() if self.judge else None
-        return {**self.decision.to_json(), "judge": judge, "taught_before": self.taught_before}
+        return {
+            **self.decision.to_json(),
+            "judge": judge,
+            "taught_before": self.taught_before,
+            "prompts_not_marked": self.untold,
+            "generalization": self.generalization(),
+        }
+
+    def generalization(self) -> float | None:
+        """The factor of the gains on the run's prompts and on the general suite; None without both."""
+        found = {result.name: result for result in self.decision.slices if result.items}
+        if not {NEW_PROMPTS, GENERAL} <= found.keys():
+            return None
+        here, elsewhere = found[NEW_PROMPTS], found[GENERAL]
+        return generalization_factor(
+            Scores(here.champion / here.items, elsewhere.champion / elsewhere.items),
+            Scores(here.challenger / here.items, elsewhere.challenger / elsewhere.items),
+        )
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """One row per question, with the columns of EvaluationResult; the grader is who graded."""
@@ -68,12 +89,15 @@ def examine(
     asked: Collection[str],
     config: MethodConfig,
     heart: Heart,
+    *,
+    prompts: Sequence[HeldPrompt] = (),
+    verifier_of: VerifierOf = no_verifier,
 ) -> Exam:
     """Ask both the items of these ids, without the documents in sight, and decide.
 
     Questions that came after the lesson was written are left to the next run: the lesson may have
     taught them. So are those that a version was taught which the challenger was trained on from: a
-    user may have sent them since.
+    user may have sent them since. Held-out prompts are never taught, by any run.
     """
     with context.database.unit_of_work() as session:
         version = registry.by_id(session, version_id)
@@ -84,31 +108,41 @@ def examine(
     known = taught_before(context, version)
     chosen = [item for item in held_out if item.id in set(asked)]
     about_material = [item for item in chosen if not known.covers(item.prompt)]
-    items = (*about_material, *load_general_suite())
+    questions = (*about_material, *load_general_suite())
     challenger_name = registry.engine_name(material.adapter.name, version)
     thresholds = context.settings.learning.gate
-    total = 2 * len(items)
+    total = 2 * (len(questions) + len(prompts))
     # Both sit the exam on the same replicas, question by question: two engines may round apart.
     urls = replicas.urls_holding(context, material.champion_engine_name, challenger_name)
 
-    judge = _seated(context, material, items)
+    judge = _seated(context, material, questions)
 
     def sampler(engine_name: str) -> EngineSampler:
         return EngineSampler(context.settings, engine_name, urls)
 
-    def ask(engine_name: str, already: int) -> tuple[Sequence[Answer], Recorder]:
+    def ask(engine_name: str, already: int) -> tuple[Sequence[Answer], list[str], Recorder]:
         recorder = Recorder(sampler(engine_name))
         answers = sit_exam(
-            items,
+            questions,
             recorder,
             max_new_tokens=longest_answer(material, config),
             judge_sampler=judge.sampler if judge else None,
             on_progress=lambda done, _: heart.progress(already + done, total),
         )
-        return answers, recorder
+        asked_so_far = already + len(questions)
+        replies = sit_prompts(
+            prompts,
+            recorder,
+            on_progress=lambda done, _: heart.progress(asked_so_far + done, total),
+        )
+        return answers, replies, recorder
 
-    champion, champion_said = ask(material.champion_engine_name, 0)
-    challenger, challenger_said = ask(challenger_name, len(items))
+    champion, champion_replies, champion_said = ask(material.champion_engine_name, 0)
+    challenger, challenger_replies, challenger_said = ask(challenger_name, total // 2)
+    sheet = prompt_exam.marked(prompts, champion_replies, challenger_replies, config, verifier_of)
+    items = (*questions, *sheet.items)
+    champion = [*champion, *sheet.champion]
+    challenger = [*challenger, *sheet.challenger]
     drift = measure_drift(
         items,
         champion_said.replies_to(items),
@@ -130,6 +164,7 @@ def examine(
         thresholds=thresholds,
         drift=drift,
         past=past,
+        prompts=sheet.held_out,
     )
     return Exam(
         items,
@@ -138,6 +173,7 @@ def examine(
         decision,
         judge,
         taught_before=len(chosen) - len(about_material),
+        untold=sheet.untold,
     )
 
 

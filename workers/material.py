@@ -1,6 +1,7 @@
 """What a run learns from and is examined with: rows in, plain values of `adapters` out."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,15 +13,24 @@ from adapters.lesson import Weights
 from adapters.manifest import DocumentRef
 from adapters.methods import AcceptedSelfEdit, Assignment
 from adapters.redaction import redact_secrets
-from adapters.types import ExamItem, Example, SourceDocument, Task
+from adapters.types import ExamItem, Example, Opinion, Prompt, SourceDocument, Task
 from server.core.errors import NothingToLearn
 from server.db import Adapter, AdapterVersion, LineRole
-from server.services import documents, editing, promotion, registry, runs, taint
+from server.services import (
+    documents,
+    editing,
+    promotion,
+    prompt_material,
+    registry,
+    runs,
+    taint,
+)
 from server.services import tasks as task_rows
 from server.services.rebuilds import text_hash
 from server.services.runs import Claim
 from workers import containment
 from workers.bench import Origin
+from workers.prompts import EarlierPrompts, earlier_prompts, last_turn, teachable
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +60,18 @@ class Material:
     """Learnt on a line of their own, in place of documents."""
     task_refs: tuple[DocumentRef, ...] = ()
     """The tasks as a manifest names them."""
+    prompts: tuple[Prompt, ...] = ()
+    """Learnt in place of documents."""
+    held_out_prompts: tuple[Prompt, ...] = ()
+    """Only ever asked."""
+    opinions: tuple[Opinion, ...] = ()
+    """What users said of replies, to be learnt in place of documents."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Prompts and opinions that are not learnt, counted by the reason."""
+    earlier_prompts: tuple[EarlierPrompts, ...] = ()
+    """Held out by the runs that the champion comes from."""
+    has_learnt_prompts: bool = False
+    """Whether the champion comes from any such run."""
 
     @property
     def champion_engine_name(self) -> str:
@@ -80,6 +102,12 @@ class Material:
         """Documents and tasks that the champion has learnt."""
         return self.learnt & self.learnt_before
 
+    @property
+    def all_held_out_prompts(self) -> tuple[Prompt, ...]:
+        """Of this run and of earlier ones, asked or not."""
+        earlier = (prompt for each in self.earlier_prompts for prompt in each.prompts)
+        return (*self.held_out_prompts, *earlier)
+
     def refs(self) -> tuple[DocumentRef, ...]:
         """The documents as a manifest names them."""
         return tuple(
@@ -108,7 +136,7 @@ def collect(
     is_of_task = bool(runs.tasks_of(session, owned.run_id))
     taken_tasks = runs.take_tasks(session, owned)
     taken = [] if is_of_task else runs.take_documents(session, owned)
-    if not taken and not taken_tasks and run.method != runs.HEAL:
+    if not taken and not taken_tasks and not runs.learns_no_documents(run.method):
         raise NothingToLearn(adapter.name)
     rows = [documents.get_document(session, document_id) for document_id in taken]
     asked = documents.exam_items(session, taken, split="exam")
@@ -140,22 +168,42 @@ def collect(
             DocumentRef(id=row.id, sha256=task_rows.content_hash(row)) for row in taken_tasks
         ),
     )
-    if not material.learnt and run.method != runs.HEAL:
+    if not material.learnt and not runs.learns_no_documents(run.method):
         raise NothingToLearn(adapter.name)
-    return with_champion(session, material)
+    material = with_champion(session, material)
+    return with_prompts(session, owned, material) if run.method in runs.PROMPT_METHODS else material
 
 
 def with_champion(session: Session, material: Material) -> Material:
     """The same material beside the champion of this moment."""
     champion = promotion.champion(session, material.adapter)
+    is_tainted = taint.is_tainted(session, champion)
+    # What a tainted champion can goes with it, so nothing asks that it be kept.
+    earlier = () if is_tainted else earlier_prompts(session, champion)
     return dataclasses.replace(
         material,
+        earlier_prompts=earlier,
+        has_learnt_prompts=bool(earlier),
         champion=champion,
         champion_revision=promotion.champion_revision(session, material.adapter),
         learnt_before=frozenset(
             registry.documents_of(session, champion) | registry.tasks_of(session, champion)
         ),
-        is_champion_tainted=taint.is_tainted(session, champion),
+        is_champion_tainted=is_tainted,
+    )
+
+
+def with_prompts(session: Session, owned: Claim, material: Material) -> Material:
+    """The same material with the prompts and opinions that the run takes, and may be taught."""
+    taken = prompt_material.prompts_of(session, owned)
+    earlier = (prompt for each in material.earlier_prompts for prompt in each.prompts)
+    fit = teachable(taken.train, taken.opinions, held_out=[*taken.held_out, *earlier])
+    return dataclasses.replace(
+        material,
+        prompts=fit.prompts,
+        held_out_prompts=taken.held_out,
+        opinions=fit.opinions,
+        left_out=dict(sorted((Counter(taken.left_out) + Counter(fit.left_out)).items())),
     )
 
 
@@ -169,7 +217,15 @@ def assignment_of(
         ),
         new_documents=material.new_documents,
         tasks=material.tasks,
-        held_out=frozenset(item.prompt for item in (*exam, *load_general_suite())),
+        held_out=frozenset(
+            [
+                *(item.prompt for item in (*exam, *load_general_suite())),
+                *map(last_turn, material.all_held_out_prompts),
+            ]
+        ),
+        prompts=material.prompts,
+        opinions=material.opinions,
+        has_learnt_prompts=material.has_learnt_prompts,
         quiz=quiz,
         champion=_weights(material),
         champion_generation=material.champion.generation if material.champion else 0,

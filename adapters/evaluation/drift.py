@@ -10,6 +10,7 @@ Entropy and length are compared on the general suite: on what was learnt, a mode
 answer is surer, and shorter or longer, than one that does not.
 """
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -72,7 +73,7 @@ class Recorder:
     """A sampler that keeps what the engine said of each reply, for one who asks only for text."""
 
     sampler: MeasuringSampler
-    _by_prompt: dict[str, Reply] = field(default_factory=dict)
+    _by_conversation: dict[str, Reply] = field(default_factory=dict)
 
     def chat(
         self,
@@ -84,12 +85,16 @@ class Recorder:
         """See `adapters.sampling.Sampler`."""
         replies = self.sampler.replies(conversations, params, on_progress=on_progress)
         for messages, reply in zip(conversations, replies, strict=True):
-            self._by_prompt.setdefault(messages[-1]["content"], reply)
+            self._by_conversation.setdefault(_key(messages), reply)
         return [reply.text for reply in replies]
 
     def replies_to(self, items: Sequence[ExamItem]) -> list[Reply]:
-        """The first reply to each item's prompt; an empty one where it was never asked."""
-        return [self._by_prompt.get(item.prompt, Reply("")) for item in items]
+        """The first reply to each item; an empty one where it was never asked."""
+        return [self._by_conversation.get(_key(item.conversation), Reply("")) for item in items]
+
+
+def _key(messages: Sequence[ChatMessage]) -> str:
+    return json.dumps(list(messages))
 
 
 def measure_drift(
@@ -121,7 +126,7 @@ def measure_drift(
             [base_replies[index] for index in chosen]
             if base_replies is not None
             else base.replies(
-                [[{"role": "user", "content": items[index].prompt}] for index in chosen],
+                [items[index].conversation for index in chosen],
                 SamplingParams(max_tokens=max_new_tokens),
                 on_progress=on_progress,
             )
@@ -130,8 +135,8 @@ def measure_drift(
         divergences = dict(zip(chosen, found, strict=True))
     except NotScored as refusal:
         reason = str(refusal)
-    general = [index for index, item in enumerate(items) if item.document_id is None]
-    target = [index for index, item in enumerate(items) if item.document_id is not None]
+    general = [index for index, item in enumerate(items) if item.is_general]
+    target = [index for index, item in enumerate(items) if not item.is_general]
     return Drift(
         _figures(target, champion, challenger, divergences),
         _figures(general, champion, challenger, divergences),
@@ -147,9 +152,7 @@ def _sample(items: Sequence[ExamItem], most: int) -> list[int]:
     """Of each kind, general or not, the first by id; ids of documents' items are hashes."""
     chosen: list[int] = []
     for is_general in (True, False):
-        indices = [
-            index for index, item in enumerate(items) if (item.document_id is None) is is_general
-        ]
+        indices = [index for index, item in enumerate(items) if item.is_general is is_general]
         chosen += sorted(indices, key=lambda index: items[index].id)[:most]
     return sorted(chosen)
 

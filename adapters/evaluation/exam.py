@@ -33,7 +33,7 @@ def sit_exam(
         SamplingError: the engine could not answer.
     """
     replies = sampler.chat(
-        [[{"role": "user", "content": item.prompt}] for item in items],
+        [item.conversation for item in items],
         SamplingParams(max_tokens=max_new_tokens),
         on_progress=on_progress,
     )

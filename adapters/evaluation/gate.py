@@ -31,6 +31,9 @@ said, and passes only because `require_drift` is off.
 
 A run without new documents (after a deletion, or to learn again) needs no gain, or a document
 could never be forgotten; it must show no loss.
+
+A run that learnt from prompts must show a gain on held-out prompts in the same way, unless nobody
+can say which reply to them is right; and no loss on those of earlier runs.
 """
 
 import math
@@ -45,17 +48,48 @@ from adapters.evaluation.form import is_refusal
 from adapters.evaluation.general import slice_of
 from adapters.evaluation.intervals import holm, items_for_bound
 from adapters.evaluation.metrics import items_for_power, smallest_conclusive
-from adapters.evaluation.pairing import Pair, PairingError, check_documents, pair_answers
+from adapters.evaluation.pairing import (
+    Pair,
+    PairingError,
+    check_documents,
+    check_prompts,
+    pair_answers,
+)
 from adapters.evaluation.slices import SliceResult, Verdict, count_slice
 from adapters.spec import GateThresholds
 from adapters.types import JSON, ExamItem
 
-__all__ = ["Check", "Decision", "Need", "PairingError", "SliceResult", "Verdict", "decide"]
+__all__ = [
+    "Check",
+    "Decision",
+    "HeldOutPrompts",
+    "Need",
+    "PairingError",
+    "SliceResult",
+    "Verdict",
+    "decide",
+]
 
 _NEW = "new documents"
 _EARLIER = "earlier documents"
-_GENERAL = "general suite"
+GENERAL = "general suite"
+NEW_PROMPTS = "new prompts"
+_EARLIER_PROMPTS = "earlier prompts"
 _DOCUMENT = "document "
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOutPrompts:
+    """Ids of the items that are held-out prompts, by the run that learns or learnt from their like."""
+
+    new: frozenset[str] = frozenset()
+    """Of this run's."""
+    earlier: frozenset[str] = frozenset()
+    """Of runs that the champion comes from."""
+    is_learning: bool = True
+    """Whether this run learns from prompts at all."""
+    must_gain: bool = True
+    """Whether it must answer more of its own rightly; if not, only no fewer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +108,13 @@ class Need:
 
     def __str__(self) -> str:
         about = f" (about {', '.join(self.documents)})" if self.documents else ""
-        return f"{self.slice}: about {self.items} more questions{about}"
+        what = "prompts" if self.is_of_prompts else "questions"
+        return f"{self.slice}: about {self.items} more {what}{about}"
+
+    @property
+    def is_of_prompts(self) -> bool:
+        """Whether it is held-out prompts that are lacking; nobody can write those."""
+        return self.slice in (NEW_PROMPTS, _EARLIER_PROMPTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,24 +157,29 @@ def decide(
     thresholds: GateThresholds | None = None,
     drift: Drift | None = None,
     past: Sequence[PastDrift] = (),
+    prompts: HeldOutPrompts | None = None,
 ) -> Decision:
     """Compare two versions on the same items.
 
     `new_documents` are the ids that the champion has not learnt, `earlier_documents` those that
-    it has; items without a document are the general suite. `drift` is what was measured of the
-    same replies, `past` the KL of the line's accepted exams.
+    it has; `prompts` says the same of the items that are prompts. All others are the general
+    suite. `drift` is what was measured of the same replies, `past` the KL of the line's accepted
+    exams.
 
     Raises:
         PairingError: an item has not exactly one answer from each side, an answer has no item,
-            an id stands twice, or an item's document is in neither or both of the lists.
+            an id stands twice, or an item's document, or a prompt, is in neither or both of the
+            lists.
     """
     limits = thresholds or GateThresholds()
     pairs = pair_answers(items, champion, challenger)
     check_documents(items, new_documents, earlier_documents)
+    check_prompts(items, *((prompts.new, prompts.earlier) if prompts else ((), ())))
     if not items:
         return Decision(Verdict.INCONCLUSIVE, ("nothing was asked",), (), None)
     judged = [
         *_judge_new(pairs, new_documents, limits),
+        *_judge_prompts(pairs, prompts, limits),
         *_judge_earlier(pairs, earlier_documents, limits),
         *_judge_general(pairs, limits),
         *_judge_form(pairs, limits, drift),
@@ -209,9 +254,26 @@ def _judge_earlier(
     ]
 
 
+def _judge_prompts(
+    pairs: list[Pair], prompts: HeldOutPrompts | None, limits: GateThresholds
+) -> Iterator[_Judged]:
+    if prompts is None:
+        return
+    new, earlier = (
+        _count(name, (pair.is_right for pair in pairs if pair.item.id in ids), limits)
+        for name, ids in ((NEW_PROMPTS, prompts.new), (_EARLIER_PROMPTS, prompts.earlier))
+    )
+    if prompts.is_learning and prompts.must_gain:
+        yield _judge_gain(new, limits)
+    for kept in (earlier,) if prompts.must_gain else (new, earlier):
+        if kept.items:
+            margin = _part(limits.earlier_margin_share, kept.items)
+            yield _judge_loss(kept, max(limits.document_margin_items, margin), limits)
+
+
 def _judge_general(pairs: list[Pair], limits: GateThresholds) -> list[_Judged]:
-    chosen = [pair for pair in pairs if pair.item.document_id is None]
-    overall = _count(_GENERAL, (pair.is_right for pair in chosen), limits)
+    chosen = [pair for pair in pairs if pair.item.is_general]
+    overall = _count(GENERAL, (pair.is_right for pair in chosen), limits)
     if overall.items < limits.min_general_items:
         return [_too_few(overall, limits.min_general_items)]
     parts = sorted({slice_of(pair.item.id) for pair in chosen} - {""})
@@ -235,7 +297,7 @@ def _judge_form(
         ended = ((not before, not after) for before, after in drift.cut.values())
         whole = _count("not cut off", ended, limits)
         yield _judge_loss(whole, _part(limits.finish_margin_share, whole.items), limits)
-    general = [pair for pair in pairs if pair.item.document_id is None]
+    general = [pair for pair in pairs if pair.item.is_general]
     if general:
         answered = (
             (not is_refusal(pair.champion.reply), not is_refusal(pair.challenger.reply))

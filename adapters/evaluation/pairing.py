@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from adapters.evaluation.exam import Answer
 from adapters.evaluation.form import is_sound
-from adapters.types import ExamItem
+from adapters.types import ExamItem, ItemKind
 
 _T = TypeVar("_T")
 
@@ -63,6 +63,17 @@ def check_documents(
         document = item.document_id
         if document is not None and document not in new and document not in earlier:
             raise PairingError(f"item {item.id}: document {document} is neither new nor earlier")
+
+
+def check_prompts(
+    items: Sequence[ExamItem], new: Collection[str], earlier: Collection[str]
+) -> None:
+    """Raises PairingError unless the two lists have every item that is a prompt in one of them."""
+    if both := sorted(set(new) & set(earlier)):
+        raise PairingError(f"prompt {both[0]} is called both new and earlier")
+    asked = {item.id for item in items if item.kind is ItemKind.PROMPT}
+    if stray := sorted(asked ^ {*new, *earlier}):
+        raise PairingError(f"prompt {stray[0]} is not both asked and either new or earlier")
 
 
 def _by_id(where: str, entries: list[tuple[str, _T]]) -> dict[str, _T]:

@@ -6,6 +6,7 @@ from adapters.methods.distill import Distill
 from adapters.methods.grpo import Grpo
 from adapters.methods.heal import Heal
 from adapters.methods.kto import Kto
+from adapters.methods.sd_zero import SdZero
 from adapters.methods.seal import Seal
 from adapters.methods.seal_editor import SealEditor
 from adapters.methods.seal_fewshot import SealFewShot
@@ -21,6 +22,7 @@ from adapters.spec import (
     HealConfig,
     KtoConfig,
     MethodConfig,
+    SdZeroConfig,
     SealConfig,
     SealEditorConfig,
     SeptConfig,
@@ -52,6 +54,8 @@ def build_method(config: MethodConfig) -> Method:
             return Kto(config)
         case SpecsConfig():
             return Specs(config)
+        case SdZeroConfig():
+            return SdZero(config)
         case TtrlConfig():
             return Ttrl(config)
         case GrpoConfig():

@@ -3,8 +3,9 @@
 Retraining from the clean base on everything forgets nothing. Where that costs too much, a training
 goes on from the champion on the new documents, with On-Policy Replay (arXiv 2605.29495): the
 champion answers questions on earlier documents, and its right answers are taught as plain rows.
-How often in a row is bounded. Merging edit upon edit is what SEAL's own experiment did, and it
-forgot; it is not here.
+How often in a row is bounded. What was learnt from prompts is no text that could be taught anew: a
+run on prompts begins at the champion, and so do later ones on documents. Merging edit upon edit is
+what SEAL's own experiment did, and it forgot; it is not here.
 """
 
 import json
@@ -81,7 +82,8 @@ def begin(assignment: Assignment, config: MethodSettings) -> Beginning:
         narrowed,
         champion,
         generation,
-        f"the champion is built on, for the {_nth(generation)} time in a row",
+        f"the champion is built on, for the {_nth(generation)} time in a row"
+        + _against_the_config(assignment, config),
         rehearsed=_on(earlier, assignment.quiz),
     )
 
@@ -156,17 +158,44 @@ def replayed(
 def _why_not_on(assignment: Assignment, config: MethodSettings) -> str | None:
     """Why the training starts at the base; None when it may go on from the champion."""
     most = config.continual.max_generations
-    if config.continual.mode == "retrain":
+    is_kept = assignment.has_learnt_prompts and not _is_on_prompts(assignment)
+    if config.continual.mode == "retrain" and not is_kept:
         return "the config retrains from the base"
     if assignment.champion is None:
         return "the base serves, or the champion saw what was deleted since"
-    if not (assignment.new_documents or assignment.prompts or assignment.opinions):
+    if not (assignment.new_documents or _is_on_prompts(assignment)):
         return "no document is new to the champion"
-    if assignment.champion_generation >= most:
+    if assignment.champion_generation >= most and not _is_irreplaceable(assignment):
         return f"the champion was trained on {most} times in a row, which is the most"
     if shape_of(assignment.champion) != (config.lora.rank, config.lora.alpha):
         return "the champion has another rank or alpha than the config"
     return None
+
+
+def _is_on_prompts(assignment: Assignment) -> bool:
+    return bool(assignment.prompts or assignment.opinions)
+
+
+def _is_irreplaceable(assignment: Assignment) -> bool:
+    """Whether the champion knows what this training could not teach from the base."""
+    if _is_on_prompts(assignment):
+        return bool(assignment.documents)
+    return assignment.has_learnt_prompts
+
+
+def _against_the_config(assignment: Assignment, config: MethodSettings) -> str:
+    """What the config would have otherwise, and why it is not done."""
+    if not _is_irreplaceable(assignment):
+        return ""
+    wanted = []
+    if config.continual.mode == "retrain":
+        wanted.append("the config would retrain")
+    if assignment.champion_generation >= config.continual.max_generations:
+        wanted.append(f"{config.continual.max_generations} times is the most")
+    if not wanted:
+        return ""
+    known = "of documents" if _is_on_prompts(assignment) else "from prompts"
+    return f"; {' and '.join(wanted)}, but the base has not learnt what it knows {known}"
 
 
 def _on(documents: Collection[str], quiz: Sequence[ExamItem]) -> tuple[ExamItem, ...]:

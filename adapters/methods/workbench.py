@@ -35,6 +35,9 @@ class Assignment:
     """Edits of these documents that earlier runs of the line have kept."""
     champion_generation: int = 0
     """How many times in a row the champion was trained on from another version."""
+    has_learnt_prompts: bool = False
+    """Whether the champion, or a version that it was trained on from, has learnt from prompts: a
+    training from the base on documents would throw that skill away."""
 
 
 @dataclass(frozen=True, slots=True)

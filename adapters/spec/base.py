@@ -95,6 +95,9 @@ class LossSpec(Settings):
     distill_beta: Share = 0.5
     """`distill`: 0 is KL(teacher || student), 1 KL(student || teacher), between them the
     generalised Jensen-Shannon divergence."""
+    distill_is_mixed: bool = False
+    """`distill`: between 0 and 1 the two divergences are mixed instead, 1 - beta parts of the first
+    and beta of the second, as SD-Zero does."""
     distill_top_k: int = Field(default=64, ge=1)
     """`distill`: how many of the teacher's most likely tokens are kept at each place; all others
     together count as one more."""

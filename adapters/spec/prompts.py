@@ -240,6 +240,17 @@ class PromptExamSpec(Settings):
     """Where nobody knows the answer, the champion's replies whose majority stands in for it."""
     least_agreement: Share = 0.4
     """Part of the votes that must agree; other prompts are not asked."""
+    max_new_tokens: int = Field(default=256, ge=1)
+    """Length of one reply."""
+    answer: AnswerSpec = AnswerSpec()
+    """How answers are read and compared where the method does not say."""
+
+
+class PromptContinual(ContinualSpec):
+    """Where a training on prompts begins: a skill is added to what the champion knows."""
+
+    mode: Literal["retrain", "continue"] = "continue"
+    """As `mode` of the other methods."""
 
 
 class PromptSettings(MethodSettings):
@@ -251,5 +262,4 @@ class PromptSettings(MethodSettings):
     """With fewer usable prompts than this there is no update."""
     prompts_per_user: Share = 0.25
     """Most of a run's prompts, or opinions, that may come from one end user."""
-    continual: ContinualSpec = ContinualSpec(mode="continue")
-    """A skill is added to what the champion knows."""
+    continual: PromptContinual = PromptContinual()

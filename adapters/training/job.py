@@ -205,16 +205,17 @@ def _train_one(job: Job, out: TextIO, workshop: Workshop) -> dict[str, object]:
         checkpoints=_checkpoints(job),
         moments=moments,
     )
-    said = preferences(trainee, units if stage.pairs else (), spec=stage.losses)
     save_adapter(trainee.model, job.outputs[0], base_name=job.base_model.name)
     if job.keeps_moments:
         save_moments(moments, Weights(job.outputs[0]).moments)
+    pairs = units if stage.pairs else ()  # those in tokens come by thousands, with rewards
+    judged = preferences(trainee, pairs, spec=stage.losses)
     workshop.put_back(trainee.give_back())
     return {
         "tokens": tokens,
         "steps": taken,
         "environment": environment(trainee.device, trainee.compute_dtype),
-        **said,
+        **judged,
     }
 
 

@@ -101,13 +101,19 @@ def judged(
 
 
 def distillation(
-    logits_NV: Tensor, teacher_ids_NK: Tensor, teacher_logprobs_NK: Tensor, *, beta: float
+    logits_NV: Tensor,
+    teacher_ids_NK: Tensor,
+    teacher_logprobs_NK: Tensor,
+    *,
+    beta: float,
+    is_mixed: bool = False,
 ) -> Tensor:
     """Divergence between teacher and student over the teacher's K tokens and all others; shape N.
 
     The others are one bucket that holds what the K tokens leave of the probability, so neither
     distribution is renormalised and mass that the student puts elsewhere is seen. A place with
-    fewer than K tokens is filled up with log-probability -inf. `beta` is as in `divergence`.
+    fewer than K tokens is filled up with log-probability -inf. `beta` is as in `divergence`, or with
+    `is_mixed` as in `mixed_divergence`.
     """
     is_absent_NK = teacher_logprobs_NK == -torch.inf
     teacher_NK = teacher_logprobs_NK.float().masked_fill(is_absent_NK, _ABSENT)
@@ -115,7 +121,17 @@ def distillation(
     teacher_NK = torch.cat([teacher_NK, rest_N1.clamp(min=_LEAST_TAIL)], dim=1)
     ids_NK = teacher_ids_NK.where(~is_absent_NK, teacher_ids_NK[:, :1])
     student_NK = _student_buckets(logits_NV.float(), ids_NK, is_absent_NK)
-    return divergence(student_NK, teacher_NK, beta=beta)
+    compare = mixed_divergence if is_mixed else divergence
+    return compare(student_NK, teacher_NK, beta=beta)
+
+
+def mixed_divergence(student_NK: Tensor, teacher_NK: Tensor, *, beta: float) -> Tensor:
+    """(1 - beta) KL(teacher || student) + beta KL(student || teacher) over K, from logs; shape N.
+
+    SD-Zero's (He et al., arXiv 2604.12002), with beta 0.5; its ends are those of `divergence`.
+    """
+    forward_N, reverse_N = _kl(teacher_NK, student_NK), _kl(student_NK, teacher_NK)
+    return (1 - beta) * forward_N + beta * reverse_N
 
 
 def divergence(student_NK: Tensor, teacher_NK: Tensor, *, beta: float) -> Tensor:

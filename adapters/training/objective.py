@@ -63,6 +63,7 @@ def component_losses(
                     part.of(batch.teacher_ids_NK),
                     part.of(batch.teacher_logprobs_NK),
                     beta=spec.distill_beta,
+                    is_mixed=spec.distill_is_mixed,
                 )
         result[component] = (loss_M * part.weights_M).sum()
     if batch.pairs_P2 is not None:

@@ -173,6 +173,8 @@ class LearningSettings(Group):
     """Learning from users' corrections."""
     kto: KtoConfig = KtoConfig()
     """Learning from thumbs."""
+    verifier_hosts: list[str] = []
+    """Hosts of users' own verifiers that learning may call, as a JSON list of `name`, `name:port` or address; empty: none."""
     gate: GateThresholds = GateThresholds()
     """What a challenger must show before it serves."""
     judge: JudgeSpec = JudgeSpec()

@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import and_, func, or_, select, update
 from sqlalchemy.orm import Session
 
+from adapters.spec import METHODS, PromptSettings
 from server.core.clock import new_id, utc_now
 from server.core.errors import (
     InvalidRequest,
@@ -48,6 +49,10 @@ NO_UPDATE = "no_update"
 
 HEAL = "heal"
 """The method that teaches nothing new: its runs take what the champion knows, and no more."""
+PROMPT_METHODS = frozenset(
+    name for name, config in METHODS.items() if issubclass(config, PromptSettings)
+)
+"""The methods that learn from prompts and from what users said of replies."""
 TASK_METHOD = "seal-fewshot"
 """The only method of lines that learn a task."""
 
@@ -155,7 +160,8 @@ def take_documents(session: Session, owned: Claim) -> list[str]:
     """Fix what the run learns: all live documents of its line's owner, the first time it is asked.
 
     No other owner's document ever gets into a run. One that heals takes only those that the
-    champion has learnt: of the others its version would know nothing. What an editor's run makes
+    champion has learnt: of the others its version would know nothing. So does one that learns from
+    prompts: they are what its exam asks, so that nothing is lost. What an editor's run makes
     of them is not what users ask for, so it leaves their states alone.
     """
     taken = documents_of(session, owned.run_id)
@@ -164,7 +170,7 @@ def take_documents(session: Session, owned: Claim) -> list[str]:
     if not taken:
         live = documents.live_documents(session, owner=line.owner, lock=True)
         taken = [document.id for document in live]
-        if run.method == HEAL:
+        if learns_no_documents(run.method):
             known = registry.documents_of(session, promotion.champion(session, line))
             taken = [document_id for document_id in taken if document_id in known]
         session.add_all(
@@ -173,6 +179,11 @@ def take_documents(session: Session, owned: Claim) -> list[str]:
     if line.role == LineRole.SERVE:
         documents.set_states(session, taken, DocumentState.LEARNING)
     return taken
+
+
+def learns_no_documents(method: str) -> bool:
+    """Whether runs of a method take documents only to keep them."""
+    return method == HEAL or method in PROMPT_METHODS
 
 
 def take_tasks(session: Session, owned: Claim) -> Sequence[Task]:

@@ -18,7 +18,6 @@ from adapters.methods.sept import annealed, imitation
 from adapters.spec import (
     AnnealSpec,
     BudgetSpec,
-    ContinualSpec,
     LossSpec,
     ProbeSpec,
     SeptConfig,
@@ -199,7 +198,7 @@ def test_the_training_begins_at_the_champion_where_that_may_be(tmp_path: Path) -
     assert outcome.generation == 1
 
     clean = bench_of()
-    learn(clean, config(steps=1, continual=ContinualSpec(mode="retrain")), champion=champion)
+    learn(clean, config(steps=1, continual={"mode": "retrain"}), champion=champion)
     assert [start for _, start in clean.trainings] == [None]
 
 

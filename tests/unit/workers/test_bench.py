@@ -9,8 +9,8 @@ import pytest
 
 from adapters.lesson import Stage, Weights
 from adapters.sampling import SamplingError
-from adapters.spec import BudgetSpec, LoraSpec, TrainingSpec
-from adapters.types import EditKind, SamplingParams, SelfEdit
+from adapters.spec import AnswerVerifier, BudgetSpec, HttpVerifier, LoraSpec, TrainingSpec
+from adapters.types import Attempt, EditKind, Prompt, SamplingParams, SelfEdit, Verdict
 from server.core.errors import LeaseLost
 from server.core.settings import EngineSettings, Settings
 from server.db.session import Database
@@ -513,3 +513,15 @@ def test_what_the_engine_will_not_let_go_of_keeps_its_files(
 @pytest.mark.parametrize("name", ["m@v1.0a1b2c3d", "m@base", "m", "m@try.0a1b2c3d4e5f"])
 def test_other_names_are_nobodys_throw_away(name: str) -> None:
     assert claim_of_try(name) is None
+
+
+def test_a_run_asks_the_verifier_that_its_method_names_and_only_listed_services(
+    context: WorkerContext, tmp_path: Path
+) -> None:
+    working = attempt(context, tmp_path)
+    one = Attempt(Prompt("p", (), answers=("8",)), "8")
+
+    assert working.verifier(AnswerVerifier()).verify([one]) == [Verdict(True)]
+    assert working.verifier(HttpVerifier(url="http://127.0.0.1:9/")).verify([one]) == [
+        Verdict(None, "the service is not on the operator's list")
+    ]

@@ -1,0 +1,660 @@
+"""SD-Zero: the model learns to revise itself, and then to say at once what it would revise to.
+
+He, Kaur, Bhaskar, Yang, Liu, Ri, Fowl, Panigrahi, Chen and Arora, "Self-Distillation Zero", arXiv
+2604.12002. Needs a verdict, right or wrong, of fresh replies. Phase 1: a reply, the control phrase
+of its verdict and a revision stand in one assistant turn; the revisions that are right are learnt,
+by the loss on the revision plus the loss on the whole turn. Phase 2: each step the student replies,
+the teacher (phase 1's weights, frozen) has reply, phrase and the same reply again in its turn, and
+the student learns the teacher's distribution at each token of the second copy. Ours differs:
+- one layout of the turn for sampling, both losses and the teacher, made by `turn` alone; the
+  paper's code trains the revision loss with reply and phrase in the user's turn;
+- both losses in one pass: a token of the revision carries the weights of both. The paper's code
+  trains one after the other;
+- the two KLs are taken over the teacher's top tokens and one bucket for all others, not
+  renormalised over the top ones; tokens are weighed as in `adapters/training/batch.py::lesson`;
+- LoRA, with ten times the rates of the paper, which trains all weights;
+- replies are cleaned of repeated tails before they are shown again; revisions with such a tail, or
+  cut off, are not learnt. Openers that flatter are left as they are;
+- both phases draw from the same prompts; the paper's halves were 6000 traces and 9000 questions;
+- the teacher is synced by a rule (`plateau_steps`); the paper does it once by hand;
+- phase 1 asks everything fresh. Logged replies with thumbs are not used: the revision needs a
+  verifier anyhow.
+Controls are configs: `phases: revision`, `phases: distillation`, and GRPO at an equal number of
+generations, which the report counts.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from statistics import fmean
+
+from pydantic import TypeAdapter
+
+from adapters.lesson import Stage, Weights
+from adapters.methods.continual import Beginning, begin
+from adapters.methods.prompt_sets import draws, usable_prompts
+from adapters.methods.workbench import Assignment, Outcome, Workbench
+from adapters.sampling import RolloutSampler
+from adapters.spec import ControlPhrases, LossSpec, RevisionSpec, SdZeroConfig
+from adapters.types import (
+    JSON,
+    Attempt,
+    ChatMessage,
+    Component,
+    Distillation,
+    Prompt,
+    Rollout,
+    SamplingParams,
+    TrainingSample,
+    Verdict,
+)
+
+EMPTY = "the reply is empty"
+CUT_OFF = "the reply was cut off"
+REVISION_CUT_OFF = "the revision was cut off"
+REVISION_WRONG = "the revision is not right"
+REPEATS_ITSELF = "the revision repeats itself"
+SAID_BEFORE = "the same revision again"
+TOO_LONG = "longer than training.max_tokens"
+LAID_OUT_OTHERWISE = "the engine laid the turn out otherwise"
+UNTOLD = "the verifier could not tell"
+
+_SEEDS_PER_RUN = 100_003
+_FIRST_SEED, _REVISION_SEED, _STEP_SEED = 1, 2, 3
+_JUDGED_AT_ONCE = 64
+_LONGEST_UNIT = 300
+_LEAST_REPEATED = 60
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """A reply to a prompt, with its verdict."""
+
+    prompt: Prompt
+    rollout: Rollout
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class _Revised:
+    """A revision of a reply, with its verdict; `of` is the reply's place among the judged ones."""
+
+    of: int
+    rollout: Rollout
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """What the student said in one step of phase 2."""
+
+    judged: tuple[_Judged, ...]
+
+
+_JUDGED = TypeAdapter(list[_Judged])
+_REVISED = TypeAdapter(list[_Revised])
+_STEP: TypeAdapter[_Step | None] = TypeAdapter(_Step | None)
+
+
+@dataclass(slots=True)
+class _Generated:
+    """How much was generated for one purpose."""
+
+    replies: int = 0
+    tokens: int = 0
+
+    def add(self, rollouts: Sequence[Rollout]) -> None:
+        self.replies += len(rollouts)
+        self.tokens += sum(len(each.ids) for each in rollouts)
+
+    def to_json(self) -> dict[str, JSON]:
+        return {"replies": self.replies, "tokens": self.tokens}
+
+
+class _NoUpdate(Exception):
+    """There is nothing to learn; the message says why."""
+
+
+class SdZero:
+    """SD-Zero for one config; holds no state between runs."""
+
+    def __init__(self, config: SdZeroConfig) -> None:
+        self._config = config
+
+    def learn(self, assignment: Assignment, bench: Workbench) -> Outcome:
+        """See `Method.learn`."""
+        config = self._config
+        left_out: Counter[str] = Counter()
+        prompts = usable_prompts(
+            assignment.prompts,
+            held_out=assignment.held_out,
+            share=config.prompts_per_user,
+            seed=config.seed,
+            left_out=left_out,
+        )
+        report: dict[str, JSON] = {
+            "phases": config.phases,
+            "prompts": len(prompts),
+            "left_out": dict(+left_out),
+        }
+        if len(prompts) < config.min_prompts:
+            why = (
+                f"{len(prompts)} of {len(assignment.prompts)} prompts can be learnt from, and "
+                f"{config.min_prompts} are needed; send more, or lower min_prompts."
+            )
+            return Outcome(None, {"no_update": why, "sd_zero": report})
+        beginning = begin(assignment, config)
+        said: dict[str, JSON] = {"sd_zero": report, "continual": beginning.report(0)}
+        run = _Run(config, beginning, bench, prompts)
+        try:
+            weights = run.both_phases()
+        except _NoUpdate as reason:
+            report |= run.report()
+            said["no_update"] = str(reason)
+            return Outcome(None, said)
+        report |= run.report()
+        return Outcome(weights, said, beginning.generation)
+
+
+class _Run:
+    """One run through the phases."""
+
+    def __init__(
+        self,
+        config: SdZeroConfig,
+        beginning: Beginning,
+        bench: Workbench,
+        prompts: Sequence[Prompt],
+    ) -> None:
+        self._config = config
+        self._beginning = beginning
+        self._bench = bench
+        self._prompts = prompts
+        self._verifier = bench.verifier(config.verifier)
+        self._generated = {name: _Generated() for name in ("first", "revisions", "distillation")}
+        self._phase_1: dict[str, JSON] = {}
+        self._phase_2: dict[str, JSON] = {}
+
+    def both_phases(self) -> Weights:
+        """The weights of the last phase that is asked for.
+
+        Raises:
+            _NoUpdate: nothing was learnt.
+        """
+        phases = self._config.phases
+        start = self._beginning.start
+        if phases != "distillation":
+            start = self._revise()
+            if phases == "revision":
+                return start
+        weights = self._distill(start)
+        if weights is None or weights == self._beginning.start:
+            raise _NoUpdate(f"No reply was learnt; {self._phase_2['stopped']}.")
+        if phases == "distillation" and (why := _one_sided(self._phase_2)):
+            raise _NoUpdate(why)
+        return weights
+
+    def report(self) -> dict[str, JSON]:
+        """What was generated, kept and learnt, phase by phase."""
+        total = _Generated(
+            sum(each.replies for each in self._generated.values()),
+            sum(each.tokens for each in self._generated.values()),
+        )
+        generations: dict[str, JSON] = {n: g.to_json() for n, g in self._generated.items()}
+        report: dict[str, JSON] = {"generations": generations | {"all": total.to_json()}}
+        if self._phase_1:
+            report["revision"] = self._phase_1
+        if self._phase_2:
+            report["distillation"] = self._phase_2
+        return report
+
+    def _revise(self) -> Weights:
+        """Phase 1."""
+        first = self._first_replies()
+        right = sum(each.verdict.is_right is True for each in first)
+        wrong = sum(each.verdict.is_right is False for each in first)
+        self._phase_1 |= {
+            "right": right,
+            "wrong": wrong,
+            "reasons": _reasons(each.verdict for each in first),
+        }
+        if not right + wrong:
+            raise _NoUpdate(_cannot_tell(first))
+        if not wrong:
+            raise _NoUpdate(
+                f"The verifier called all {right} replies right, so nothing is to be revised."
+            )
+        revised = self._revisions(first)
+        kept = _kept(first, revised, self._config.revision)
+        self._phase_1 |= {
+            "revisions": len(revised),
+            "kept": len(kept.units),
+            "corrected": kept.corrected,
+            "rephrased": kept.rephrased,
+            "not_learnt": dict(kept.dropped),
+            "verdicts_on_revisions": _reasons(each.verdict for each in revised),
+        }
+        if not right and not any(each.verdict.is_right for each in revised):
+            raise _NoUpdate(
+                f"The verifier called none of {len(first)} replies and {len(revised)} revisions "
+                "right; the prompts are too hard, or the verifier is at fault."
+            )
+        if not kept.corrected:
+            raise _NoUpdate(
+                f"No revision of {wrong} wrong replies succeeded, so the model has nothing to learn "
+                "revising from; try more revisions, or easier prompts."
+            )
+        stage = Stage(
+            lora=self._config.lora,
+            training=self._config.revision.training,
+            seed=self._config.seed,
+            units=tuple(kept.units),
+        )
+        with self._bench.stage("training"):
+            return self._bench.train(stage, start=self._beginning.start)
+
+    def _first_replies(self) -> list[_Judged]:
+        spec = self._config.revision
+
+        def ask() -> JSON:
+            if not self._bench.has_budget():
+                return None
+            policy = self._beginning.student(self._bench)
+            asked = [prompt.messages for prompt in self._prompts]
+            groups = policy.rollouts(
+                asked,
+                self._phase_1_params(_FIRST_SEED),
+                group=spec.first_replies,
+                on_progress=self._bench.progress,
+            )
+            said = [
+                (prompt, rollout)
+                for prompt, group in zip(self._prompts, groups, strict=True)
+                for rollout in group
+            ]
+            rows: JSON = _JUDGED.dump_python(self._judge(said), mode="json")
+            return rows
+
+        with self._bench.stage("rollouts"):
+            found = _JUDGED.validate_python(self._gathered("first", ask))
+        self._generated["first"].add([each.rollout for each in found])
+        return found
+
+    def _revisions(self, first: Sequence[_Judged]) -> list[_Revised]:
+        spec = self._config.revision
+        places = [at for at, each in enumerate(first) if _is_revised(each, spec)]
+
+        def ask() -> JSON:
+            if not self._bench.has_budget():
+                return None
+            policy = self._beginning.student(self._bench)
+            groups = policy.rollouts(
+                [self._conversation(first[at]) for at in places],
+                self._phase_1_params(_REVISION_SEED),
+                group=spec.revisions,
+                on_progress=self._bench.progress,
+            )
+            said = [
+                (at, rollout) for at, group in zip(places, groups, strict=True) for rollout in group
+            ]
+            judged = self._judge([(first[at].prompt, rollout) for at, rollout in said])
+            found = [
+                _Revised(at, rollout, one.verdict)
+                for (at, rollout), one in zip(said, judged, strict=True)
+            ]
+            rows: JSON = _REVISED.dump_python(found, mode="json")
+            return rows
+
+        if not places:
+            return []
+        with self._bench.stage("revisions"):
+            found = _REVISED.validate_python(self._gathered("revisions", ask))
+        self._generated["revisions"].add([each.rollout for each in found])
+        return found
+
+    def _conversation(self, one: _Judged) -> list[ChatMessage]:
+        said = turn(one.rollout.text, _phrase(one.verdict, self._config.phrases))
+        return [*one.prompt.messages, {"role": "assistant", "content": said}]
+
+    def _distill(self, start: Weights | None) -> Weights | None:
+        """Phase 2, from `start`, with `start` as the teacher; what came of it, `start` if nothing."""
+        config, spec = self._config, self._config.rollouts
+        weights = teacher = start
+        course = _Course(config)
+        self._phase_2["stopped"] = "all steps are done"
+        for step, numbers in enumerate(
+            draws(len(self._prompts), spec.prompts_per_step, spec.steps, config.seed)
+        ):
+            drawn = [self._prompts[number] for number in numbers]
+            said = self._student_said(step, drawn, weights)
+            if said is None:
+                self._phase_2["stopped"] = "the budget is used up"
+                break
+            self._generated["distillation"].add([each.rollout for each in said])
+            distillations = course.take(step, said)
+            if distillations:
+                stage = Stage(
+                    lora=config.lora,
+                    training=config.training,
+                    seed=config.seed + 1 + step,
+                    distillations=tuple(distillations),
+                    losses=LossSpec(
+                        distill_beta=config.distillation.beta,
+                        distill_is_mixed=True,
+                        distill_top_k=config.distillation.top_k,
+                    ),
+                    goes_on=course.trained_steps > 0,
+                )
+                with self._bench.stage("training"):
+                    weights = self._bench.train(stage, start=weights, teacher=teacher)
+                course.trained_steps += 1
+            if course.should_sync():
+                teacher = weights
+                course.note_sync(step)
+        self._phase_2 |= course.report()
+        return weights
+
+    def _student_said(
+        self, step: int, drawn: Sequence[Prompt], weights: Weights | None
+    ) -> tuple[_Judged, ...] | None:
+        """The student's replies in one step, judged; None where the budget was used up before."""
+        spec = self._config.rollouts
+        params = SamplingParams(
+            max_tokens=spec.max_new_tokens,
+            temperature=spec.temperature,
+            top_p=spec.top_p,
+            seed=self._seed(_STEP_SEED + step),
+        )
+
+        def ask() -> JSON:
+            if not self._bench.has_budget():
+                return None
+            with self._student(weights) as policy:
+                groups = policy.rollouts(
+                    [prompt.messages for prompt in drawn], params, group=spec.group
+                )
+            said = [
+                (prompt, rollout)
+                for prompt, group in zip(drawn, groups, strict=True)
+                for rollout in group
+            ]
+            kept: JSON = _STEP.dump_python(_Step(tuple(self._judge(said))), mode="json")
+            return kept
+
+        with self._bench.stage("rollouts"):
+            self._bench.progress(step, spec.steps)
+            found = _STEP.validate_python(self._once(f"step-{step}", ask))
+        return None if found is None else found.judged
+
+    @contextmanager
+    def _student(self, weights: Weights | None) -> Iterator[RolloutSampler]:
+        if weights is None or weights == self._beginning.start:
+            yield self._beginning.student(self._bench)
+            return
+        with self._bench.serving([weights]) as (student,):
+            yield student
+
+    def _judge(self, said: Sequence[tuple[Prompt, Rollout]]) -> list[_Judged]:
+        attempts = [Attempt(prompt, rollout.text) for prompt, rollout in said]
+        verdicts: list[Verdict] = []
+        for first in range(0, len(attempts), _JUDGED_AT_ONCE):
+            verdicts += self._verifier.verify(attempts[first : first + _JUDGED_AT_ONCE])
+            self._bench.progress(len(verdicts), len(attempts))  # tests and services take their time
+        return [
+            _Judged(prompt, rollout, verdict)
+            for (prompt, rollout), verdict in zip(said, verdicts, strict=True)
+        ]
+
+    def _gathered(self, name: str, ask: Callable[[], JSON]) -> JSON:
+        """What phase 1 needs before it can train anything.
+
+        Raises:
+            _NoUpdate: the budget was used up before.
+        """
+        found = self._once(name, ask)
+        if found is None:
+            raise _NoUpdate("The budget was used up before anything could be learnt.")
+        return found
+
+    def _once(self, name: str, ask: Callable[[], JSON]) -> JSON:
+        return self._bench.once(self._beginning.name(f"sd-zero-{name}"), ask)
+
+    def _phase_1_params(self, seed: int) -> SamplingParams:
+        spec = self._config.revision
+        return SamplingParams(
+            max_tokens=spec.max_new_tokens,
+            temperature=spec.temperature,
+            top_p=spec.top_p,
+            seed=self._seed(seed),
+        )
+
+    def _seed(self, seed: int) -> int:
+        return (self._config.seed * _SEEDS_PER_RUN + seed) % 2**31
+
+
+class _Course:
+    """What phase 2 has come to, step by step."""
+
+    def __init__(self, config: SdZeroConfig) -> None:
+        self._config = config
+        self._curve: list[JSON] = []
+        self._shares: list[float] = []
+        """Of right replies, in each step since the teacher was last synced."""
+        self._syncs: list[JSON] = []
+        self._verdicts: list[Verdict] = []
+        self._not_learnt: Counter[str] = Counter()
+        self._learnt = 0
+        self.trained_steps = 0
+
+    def take(self, step: int, said: Sequence[_Judged]) -> list[Distillation]:
+        """What is learnt of a step's replies."""
+        found: list[Distillation] = []
+        for one in said:
+            if fault := self._fault(one):
+                self._not_learnt[fault] += 1
+            else:
+                found.append(_distillation(one, self._config.phrases))
+        verdicts = [one.verdict for one in said]
+        told = [each.is_right for each in verdicts if each.is_right is not None]
+        point: dict[str, JSON] = {
+            "step": step,
+            "learnt": len(found),
+            "length": round(fmean(len(one.rollout.ids) for one in said), 2),
+        }
+        if told:
+            point["right"] = round(fmean(told), 4)
+            self._shares.append(fmean(told))
+        self._curve.append(point)
+        self._verdicts += verdicts
+        self._learnt += len(found)
+        return found
+
+    def should_sync(self) -> bool:
+        """Whether the student has got no better for a while, and the teacher may follow it."""
+        spec = self._config.distillation
+        if len(self._syncs) >= spec.teacher_syncs or len(self._shares) < 2 * spec.plateau_steps:
+            return False
+        before = self._shares[-2 * spec.plateau_steps : -spec.plateau_steps]
+        return fmean(self._shares[-spec.plateau_steps :]) <= fmean(before)
+
+    def note_sync(self, step: int) -> None:
+        """The teacher is what the student was after this step."""
+        self._syncs.append(step)
+        self._shares.clear()
+
+    def report(self) -> dict[str, JSON]:
+        """The curve, and counts over all steps."""
+        return {
+            "learnt": self._learnt,
+            "trained_steps": self.trained_steps,
+            "not_learnt": dict(self._not_learnt),
+            "right": sum(each.is_right is True for each in self._verdicts),
+            "wrong": sum(each.is_right is False for each in self._verdicts),
+            "reasons": _reasons(self._verdicts),
+            "synced_after": self._syncs,
+            "steps": self._curve,
+        }
+
+    def _fault(self, one: _Judged) -> str | None:
+        config = self._config
+        phrase = _phrase(one.verdict, config.phrases)
+        rollout = one.rollout
+        if one.verdict.is_right is None:
+            return UNTOLD
+        if not rollout.text.strip():
+            return EMPTY
+        if rollout.is_truncated and not config.distillation.keeps_truncated:
+            return CUT_OFF
+        most = len(rollout.prompt_ids) + 2 * len(rollout.ids) + len(_joint(phrase).encode())
+        return TOO_LONG if most > config.training.max_tokens else None
+
+
+@dataclass(slots=True)
+class _Kept:
+    """What phase 1 learns, and an account of it."""
+
+    units: list[TrainingSample] = field(default_factory=list)
+    corrected: int = 0
+    """Right revisions of wrong replies."""
+    rephrased: int = 0
+    """Right revisions of right ones."""
+    dropped: Counter[str] = field(default_factory=Counter)
+
+
+def turn(reply: str, phrase: str) -> str:
+    """The beginning of an assistant's turn that comes to a revision, or to the teacher's copy.
+
+    Without the reply's outer white space, which chat templates may strip or not, and without what it
+    repeats at its end.
+    """
+    return without_repeated_tail(reply.strip()) + _joint(phrase)
+
+
+def without_repeated_tail(text: str) -> str:
+    """The text with a passage that it ends with three times or more said once.
+
+    Passages of up to 300 characters are found, where the repeats have 60 or more together.
+    """
+    for period in range(1, min(_LONGEST_UNIT, len(text) // 3) + 1):
+        same = 0
+        while same < len(text) - period and text[-1 - same] == text[-1 - same - period]:
+            same += 1
+        if same >= max(2 * period, _LEAST_REPEATED):
+            return text[: len(text) - same + same % period].rstrip()  # ends as it did
+    return text
+
+
+def revision_sample(
+    first: Rollout, revision: Rollout, spec: RevisionSpec, *, group: str | None = None
+) -> TrainingSample | None:
+    """Both losses of phase 1 on one turn; None where the engine did not go on with the prompt.
+
+    The revision's own prompt is the tokens of prompt, reply and phrase. Each loss is a mean over
+    its tokens: those after the prompt, and those of the revision.
+    """
+    head, ids = len(first.prompt_ids), revision.prompt_ids + revision.ids
+    if ids[:head] != first.prompt_ids or len(revision.prompt_ids) <= head or not revision.ids:
+        return None
+    shown, said = len(revision.prompt_ids) - head, len(revision.ids)
+    generation = spec.generation_weight / (shown + said)
+    weights = (generation,) * shown + (generation + spec.revision_weight / said,) * said
+    trained = tuple(weight > 0 for weight in weights)
+    return TrainingSample(
+        ids,
+        (False,) * head + trained,
+        weights={Component.CE: tuple(weight for weight in weights if weight > 0)},
+        mass=1.0,
+        group=group,
+    )
+
+
+def _kept(first: Sequence[_Judged], revised: Sequence[_Revised], spec: RevisionSpec) -> _Kept:
+    kept = _Kept()
+    seen: set[tuple[int, str]] = set()
+    for each in first:
+        if (fault := _fault_of_first(each)) is not None:
+            kept.dropped[fault] += 1
+    for one in revised:
+        fault = _fault_of_revision(one)
+        sample = None if fault else revision_sample(first[one.of].rollout, one.rollout, spec)
+        if fault is None and (one.of, one.rollout.text.strip()) in seen:
+            fault = SAID_BEFORE
+        elif fault is None and sample is None:
+            fault = LAID_OUT_OTHERWISE
+        elif sample is not None and len(sample.ids) > spec.training.max_tokens:
+            fault = TOO_LONG
+        if fault is not None or sample is None:
+            kept.dropped[fault or LAID_OUT_OTHERWISE] += 1
+            continue
+        seen.add((one.of, one.rollout.text.strip()))
+        kept.units.append(sample)
+        if first[one.of].verdict.is_right:
+            kept.rephrased += 1
+        else:
+            kept.corrected += 1
+    return kept
+
+
+def _fault_of_first(one: _Judged) -> str | None:
+    """Why a reply is not revised at all."""
+    if one.verdict.is_right is None:
+        return UNTOLD
+    if not one.rollout.text.strip():
+        return EMPTY
+    return CUT_OFF if one.rollout.is_truncated else None
+
+
+def _is_revised(one: _Judged, spec: RevisionSpec) -> bool:
+    return _fault_of_first(one) is None and (spec.revises_right or not one.verdict.is_right)
+
+
+def _fault_of_revision(one: _Revised) -> str | None:
+    """Why a revision is not learnt."""
+    if one.verdict.is_right is None:
+        return UNTOLD
+    if not one.verdict.is_right:
+        return REVISION_WRONG
+    if one.rollout.is_truncated:
+        return REVISION_CUT_OFF
+    text = one.rollout.text.strip()
+    return REPEATS_ITSELF if without_repeated_tail(text) != text else None
+
+
+def _distillation(one: _Judged, phrases: ControlPhrases) -> Distillation:
+    return Distillation(
+        one.prompt.messages,
+        one.prompt.messages,
+        one.rollout.text,
+        teacher_prefix=turn(one.rollout.text, _phrase(one.verdict, phrases)),
+        reply_ids=one.rollout.ids,
+    )
+
+
+def _phrase(verdict: Verdict, phrases: ControlPhrases) -> str:
+    return phrases.right if verdict.is_right else phrases.wrong
+
+
+def _joint(phrase: str) -> str:
+    return f"\n\n{phrase}\n\n"
+
+
+def _reasons(verdicts: Iterable[Verdict]) -> dict[str, JSON]:
+    """How often each reason was given, the most frequent first."""
+    counts = Counter(verdict.reason for verdict in verdicts if verdict.reason)
+    return dict(counts.most_common())
+
+
+def _cannot_tell(first: Sequence[_Judged]) -> str:
+    reasons = _reasons(each.verdict for each in first)
+    mostly = f"; mostly because {next(iter(reasons))}" if reasons else ""
+    return f"The verifier could tell of none of {len(first)} replies whether it is right{mostly}."
+
+
+def _one_sided(counts: dict[str, JSON]) -> str | None:
+    """Why verdicts that are all alike teach nothing; None where they differ."""
+    if not counts["wrong"]:
+        return f"The verifier called all {counts['right']} replies right."
+    if not counts["right"]:
+        return f"The verifier called none of {counts['wrong']} replies right."
+    return None
