@@ -10,7 +10,10 @@ from pathlib import Path
 from uuid import uuid4
 
 from adapters.lesson import Stage, Weights, stages_to_json
+from adapters.rewards.build import build_verifier
+from adapters.rewards.verifiers import Verifier
 from adapters.sampling import RolloutSampler
+from adapters.spec import VerifierSpec
 from adapters.types import JSON
 from benchmarks.decoders import Decoder
 from benchmarks.results import ROOT
@@ -31,6 +34,8 @@ class LocalBench:
     seconds: dict[str, float] = field(default_factory=dict)
     tokens: int = 0
     """Trained so far."""
+    champion: RolloutSampler | None = None
+    """Who serves; None: the base."""
     _trainer: Trainer | None = None
 
     @property
@@ -39,7 +44,7 @@ class LocalBench:
 
     @property
     def writer(self) -> RolloutSampler:
-        return self.decoder.base
+        return self.champion or self.decoder.base
 
     @property
     def editor(self) -> RolloutSampler:
@@ -70,6 +75,9 @@ class LocalBench:
     def has_budget(self) -> bool:
         """A benchmark measures what whole runs come to."""
         return True
+
+    def verifier(self, spec: VerifierSpec) -> Verifier:
+        return build_verifier(spec, None)
 
     def train(
         self, stage: Stage, *, start: Weights | None = None, teacher: Weights | None = None

@@ -26,7 +26,7 @@ from adapters.methods import Assignment, build_method
 from adapters.rewards.contracts import fault_of
 from adapters.rewards.equivalence import are_equal, cluster
 from adapters.rewards.extraction import extract
-from adapters.sampling import Sampler
+from adapters.sampling import RolloutSampler, Sampler
 from adapters.spec import METHOD_CONFIG, MethodConfig
 from adapters.types import JSON, Prompt, SamplingParams
 from benchmarks.apprentice import folder_of, make_apprentice
@@ -61,6 +61,8 @@ class Ground:
     model: Path
     champion: Weights | None
     """Where all arms start; None: the base."""
+    champion_sampler: RolloutSampler
+    """Who speaks as it."""
     cells: Cells
     state: Path
     threads: int
@@ -69,8 +71,9 @@ class Ground:
     def bench(self, name: str) -> LocalBench:
         """A workbench whose memory is this cell's."""
         folder = self.state / "work" / name
+        speaker = self.champion_sampler
         return LocalBench(
-            self.decoder, self.model, folder, self.threads, self.say, champion=self.champion
+            self.decoder, self.model, folder, self.threads, self.say, champion=speaker
         )
 
 
@@ -86,22 +89,16 @@ def main(arguments: list[str] | None = None) -> int:
     model = TINY_MODEL if options.model == "tiny" else prepare_model(WHEEL, state).path
     with open_decoder(options.decoder, model, state / "home", rank=RANK) as decoder:
         champion = _apprentice(decoder, model, state, options.threads)
-        ground = Ground(
-            decoder,
-            model,
-            champion if options.model == "tiny" else None,
-            Cells(state / "cells.jsonl"),
-            state,
-            options.threads,
-            _say,
-        )
-        for seed in range(options.first_seed, options.first_seed + options.seeds):
-            for study in studies:
-                for arm in (START, *study.arms):
-                    if arm in options.arms or not options.arms:
-                        _measure(ground, study, arm, seed)
+        cells = Cells(state / "cells.jsonl")
         seeds = range(options.first_seed, options.first_seed + options.seeds)
-        report(results, ground.cells, digest_of, studies, seeds, options.images, options.model)
+        with _sampler(decoder, champion) as speaker:
+            ground = Ground(decoder, model, champion, speaker, cells, state, options.threads, _say)
+            for seed in seeds:
+                for study in studies:
+                    for arm in (START, *study.arms):
+                        if arm in options.arms or not options.arms:
+                            _measure(ground, study, arm, seed)
+        report(results, cells, digest_of, studies, seeds, options.images, options.model)
     return 0
 
 
@@ -159,7 +156,7 @@ def _measure(ground: Ground, study: Study, arm: str, seed: int) -> None:
     if config is not None:
         outcome = build_method(config).learn(_assignment(tasks, ground.champion), bench)
         lesson, weights = outcome.report, outcome.weights or ground.champion
-    with _sampler(ground, weights) as sampler:
+    with _sampler(ground.decoder, weights) as sampler:
         values = measure(tasks, sampler, is_start=arm == START)
         general = [answer.is_correct for answer in sit_exam(load_general_suite(), sampler)]
     bench.tidy()
@@ -184,11 +181,11 @@ def _assignment(tasks: Tasks, champion: Weights | None) -> Assignment:
 
 
 @contextmanager
-def _sampler(ground: Ground, weights: Weights | None) -> Iterator[Sampler]:
+def _sampler(decoder: Decoder, weights: Weights | None) -> Iterator[RolloutSampler]:
     if weights is None:
-        yield ground.decoder.base
+        yield decoder.base
         return
-    with ground.decoder.serving([weights]) as (sampler,):
+    with decoder.serving([weights]) as (sampler,):
         yield sampler
 
 
@@ -244,6 +241,7 @@ def _apprentice(decoder: Decoder, model: Path, state: Path, threads: int) -> Wei
         general = [item.prompt for item in load_general_suite()]
         made = make_apprentice(bench, decoder.base, general)
         made.folder.rename(folder)
+        bench.tidy()
     return Weights(folder)
 
 
