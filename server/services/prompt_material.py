@@ -217,7 +217,8 @@ def _candidates(rows: Iterable[Experience], left_out: Counter[str]) -> list[Cand
             left_out[prompt] += 1
         else:
             is_gate = row.split != prompts.TRAIN
-            found.append(Candidate(prompt, is_gate, opinion=_opinion(row, prompt)))
+            opinion = _opinion(row, prompt)
+            found.append(Candidate(prompt, is_gate, opinion=opinion, reply=row.reply))
     return found
 
 
