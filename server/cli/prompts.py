@@ -1,6 +1,7 @@
 """`everlearn prompts`: prompts to learn from; send them, see them, forget one."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -17,6 +18,8 @@ app = typer.Typer(help="Prompts to learn from.", no_args_is_help=True)
 
 _PATH = "/api/v1/prompts"
 _BATCH = 500
+_BATCH_CHARS = 200_000
+"""A character may be several bytes, and the route takes 1 MiB."""
 _SHOWN_CHARS = 60
 
 PromptId = Annotated[str, typer.Argument(metavar="ID", help="The prompt's id.")]
@@ -40,8 +43,8 @@ def add(
             row.setdefault("tag", tag)
     created = held_out = 0
     with connect() as api:
-        for start in range(0, len(rows), _BATCH):
-            sent = api.post(_PATH, {"prompts": rows[start : start + _BATCH]})
+        for batch in _batches(rows):
+            sent = api.post(_PATH, {"prompts": batch})
             created += sent["created"]
             held_out += sum(each["split"] == "gate" for each in sent["data"])
     out.print(f"{len(rows)} prompts: {created} new, {held_out} held out for exams.")
@@ -93,6 +96,19 @@ def forget(
 ) -> None:
     """Forget a prompt's words. With --rebuild what serves is made again without it."""
     deletions.forget(deletions.Kind.PROMPT, prompt_id, rebuild=rebuild, wait=wait)
+
+
+def _batches(rows: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    batch: list[dict[str, Any]] = []
+    size = 0
+    for row in rows:
+        chars = len(json.dumps(row, ensure_ascii=False))
+        if batch and (len(batch) == _BATCH or size + chars > _BATCH_CHARS):
+            yield batch
+            batch, size = [], 0
+        batch.append(row)
+        size += chars
+    yield batch
 
 
 def _read(file: Path) -> list[dict[str, Any]]:
