@@ -196,6 +196,13 @@ class PromptExamSpec(Settings):
     """Part of the votes that must agree; other prompts are not asked."""
 
 
+class PromptContinual(ContinualSpec):
+    """A skill is added to what the champion knows."""
+
+    mode: Literal["retrain", "continue"] = "continue"
+    """As `ContinualSpec.mode`."""
+
+
 class PromptSettings(MethodSettings):
     """What the config of every method that learns from prompts has."""
 
@@ -205,5 +212,4 @@ class PromptSettings(MethodSettings):
     """With fewer usable prompts than this there is no update."""
     prompts_per_user: Share = 0.25
     """Most of a run's prompts, or opinions, that may come from one end user."""
-    continual: ContinualSpec = ContinualSpec(mode="continue")
-    """A skill is added to what the champion knows."""
+    continual: PromptContinual = PromptContinual()

@@ -173,7 +173,7 @@ def dry_run_view(found: DryRun) -> DryRunView:
         why=plan.reason["why"],
         rejected=plan.reason["rejected"],
         config=plan.config.model_dump(mode="json") if plan.config is not None else None,
-        documents=found.new if is_run and taken is None else 0,
+        documents=found.documents if is_run and taken is None else 0,
         train=len(taken.train) if taken is not None else 0,
         held_out=len(taken.held_out) if taken is not None else 0,
         opinions=len(taken.opinions) if taken is not None else 0,

@@ -131,6 +131,8 @@ class DryRun:
     """Why it is due, or why not."""
     new: int
     """Pieces of material since its last run."""
+    documents: int
+    """Documents among them."""
     plan: Plan
 
 
@@ -159,7 +161,7 @@ def dry_run(
         new_documents=news.documents,
         max_rank=max_rank,
     )
-    return DryRun(due.is_due, due.why, news.count, plan)
+    return DryRun(due.is_due, due.why, news.count, news.documents, plan)
 
 
 def _start(

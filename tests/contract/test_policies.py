@@ -10,6 +10,7 @@ from server.core.settings import Settings
 from server.db import AdaptationRun
 from server.db.session import Database
 from tests.support.api import Api, running_api
+from tests.support.factories import make_document
 
 PATH = "/api/v1/policies"
 
@@ -125,3 +126,22 @@ def test_a_dry_run_says_what_would_be_learnt_and_changes_nothing(api: Api) -> No
         assert session.query(AdaptationRun).count() == 0
     kept = api.client.get(f"{PATH}/{made['id']}").json()
     assert (kept["decision"], kept["last_run"]) == (None, None)
+
+
+def test_a_dry_run_of_the_lines_own_policy_counts_documents(api: Api) -> None:
+    (own,) = api.client.get(PATH).json()["data"]
+    with api.database.unit_of_work() as session:
+        make_document(session)
+
+    found = api.client.post(f"{PATH}/{own['id']}/dry-run").json()
+
+    assert (found["method"], found["new"], found["documents"]) == ("seal", 1, 1)
+    assert (found["train"], found["generations"]) == (0, None)
+
+
+def test_another_kind_of_verifier_is_named_as_a_whole(api: Api) -> None:
+    verifier = {"type": "unit-tests", "timeout_s": 3}
+
+    made = make(api, method="grpo", config={"verifier": verifier})
+
+    assert made["config"] == {"verifier": verifier}
