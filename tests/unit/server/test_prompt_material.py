@@ -10,15 +10,25 @@ from sqlalchemy.orm import Session
 from adapters.spec import METHODS
 from server.core.clock import utc_now
 from server.core.errors import NoPrompts
-from server.db import Adapter, FeedbackKind, Interaction, Prompt
+from server.db import Adapter, EvaluationResult, FeedbackKind, Interaction, Prompt, RunStatus
 from server.db.session import Database
-from server.services import deletions, feedback, interactions, prompt_material, prompts, runs, taint
+from server.services import (
+    deletions,
+    evaluations,
+    feedback,
+    interactions,
+    prompt_material,
+    prompts,
+    registry,
+    runs,
+    taint,
+)
 from server.services.feedback import Judgement
 from server.services.prompt_material import TakenPrompts, prompts_of
 from server.services.prompts import PromptUpload
 from server.services.runs import Claim
 from tests.conftest import RecordingQueue
-from tests.support.factories import captured, principal
+from tests.support.factories import captured, make_version, principal
 
 NO_SHARE = {"prompt_exam": {"share": 0.0}, "prompts_per_user": 1.0}
 
@@ -209,3 +219,65 @@ def test_a_tenants_prompts_go_with_its_data(session: Session, adapter: Adapter) 
 
     assert prompts.get_prompt(session, theirs).deleted_at is not None
     assert prompts.get_prompt(session, ours).deleted_at is None
+
+
+def test_a_version_knows_what_it_and_those_before_it_were_trained_on(
+    session: Session, adapter: Adapter
+) -> None:
+    line = session.merge(adapter)
+    first_heard = hear(session, "First?")
+    (sent,) = send(session, "Sent?")
+    owned = begin(session, line)
+    prompts_of(session, owned)
+    first = make_version(session, line, claim=owned)
+    runs.finish(session, owned, status=RunStatus.SUCCEEDED, verdict="promote")
+    second_heard = hear(session, "Second?")
+    again = begin(session, line, sources="traffic")
+    prompts_of(session, again)
+    second = make_version(session, line, claim=again, parent=first)
+
+    assert registry.interactions_of(session, first) == {first_heard}
+    assert registry.interactions_of(session, second) == {first_heard, second_heard}
+    assert registry.prompts_of(session, second) == {sent}
+    assert [version.id for version in prompts.versions_that_saw(session, sent)] == [first.id]
+
+
+def test_a_reply_of_tool_calls_is_no_opinion(session: Session, adapter: Adapter) -> None:
+    called = hear(session, "Call?", reply='{"tool_calls": []}', finish_reason="tool_calls")
+    feedback.give(session, principal(), called, [Judgement(FeedbackKind.THUMB, {"thumb": "up"})])
+
+    with pytest.raises(NoPrompts):
+        prompts_of(session, begin(session, adapter, "kto", kind="feedback"))
+
+
+def test_an_exam_forgets_a_prompt_of_traffic(session: Session, adapter: Adapter) -> None:
+    """Its words stand in the results under the interaction's own id."""
+    line = session.merge(adapter)
+    heard = hear(session, "Held?", split="gate")
+    version = make_version(session, line)
+    evaluations.record(
+        session,
+        run_id=str(version.run_id),
+        version=version,
+        champion=None,
+        verdict="reject",
+        decision={},
+        results=[
+            {
+                "item_id": "i1",
+                "document_id": heard,
+                "kind": "prompt",
+                "prompt": "Held?",
+                "expected": ["yes"],
+                "champion_reply": "",
+                "champion_is_correct": False,
+                "challenger_reply": "",
+                "challenger_is_correct": False,
+            }
+        ],
+    )
+    assert session.query(EvaluationResult).count() == 1
+
+    deletions.forget_interaction(session, principal(), heard)
+
+    assert session.query(EvaluationResult).count() == 0
