@@ -110,7 +110,7 @@ def queue_due_runs(
     ).all()
     started = []
     for policy, adapter in enabled:
-        if runs.open_run_of(session, adapter) is not None:
+        if runs.is_learning(session, adapter):
             continue
         try:
             run = _start(session, settings, policy, adapter, queue, moment, max_rank)

@@ -428,6 +428,16 @@ def open_run_of(session: Session, adapter: Adapter) -> AdaptationRun | None:
     )
 
 
+def is_learning(session: Session, adapter: Adapter) -> bool:
+    """Whether a run that makes a new version of the line is queued or at work; rebuilds are none."""
+    statement = select(AdaptationRun.id).where(
+        AdaptationRun.adapter_id == adapter.id,
+        AdaptationRun.kind == RunKind.LEARN,
+        AdaptationRun.status.in_(OPEN),
+    )
+    return session.scalar(statement.limit(1)) is not None
+
+
 def documents_of(session: Session, run_id: str) -> list[str]:
     return list(
         session.scalars(
