@@ -5,9 +5,9 @@ AppError
 │   ├── UnknownField
 │   ├── ContextLengthExceeded
 │   ├── DocumentEmpty · DocumentNotText
-│   ├── TaskInvalid
+│   ├── TaskInvalid · PromptInvalid
 │   ├── ImportRefused
-│   ├── NothingToLearn
+│   ├── NothingToLearn · NoPrompts
 │   └── NoAcceptedEdits
 ├── Unauthenticated 401
 ├── Forbidden 403
@@ -115,6 +115,10 @@ class TaskInvalid(InvalidRequest):
     code = "task_invalid"
 
 
+class PromptInvalid(InvalidRequest):
+    code = "prompt_invalid"
+
+
 class ImportRefused(InvalidRequest):
     """An adapter that no engine should see. Facts: why, and what can be done."""
 
@@ -133,6 +137,20 @@ class NothingToLearn(InvalidRequest):
         super().__init__(
             f"{adapter} has no document to learn from; "
             "send one first: POST /api/v1/documents, or `everlearn ingest FILE`."
+        )
+
+
+class NoPrompts(InvalidRequest):
+    """A line has no prompt, and no opinion on a reply, that a run may learn from."""
+
+    code = "no_prompts"
+
+    def __init__(self, adapter: str) -> None:
+        super().__init__(
+            f"{adapter} has no prompt of this material to learn from. Send some: "
+            "POST /api/v1/prompts, or `everlearn prompts add FILE`; or ask the model, name the tag "
+            "that its traffic has, or give feedback.",
+            "material",
         )
 
 

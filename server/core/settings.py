@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from adapters.spec import (
+    AutoSpec,
     CorrectionsConfig,
     DistillConfig,
     FewShotConfig,
@@ -175,6 +176,8 @@ class LearningSettings(Group):
     """Learning from thumbs."""
     verifier_hosts: list[str] = []
     """Hosts of users' own verifiers that learning may call, as a JSON list of `name`, `name:port` or address; empty: none."""
+    auto: AutoSpec = AutoSpec()
+    """From what on a policy whose method is `auto` chooses a method."""
     gate: GateThresholds = GateThresholds()
     """What a challenger must show before it serves."""
     judge: JudgeSpec = JudgeSpec()

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 
 from server.core.settings import Settings
 
@@ -20,27 +19,36 @@ HEAD = """\
 def render_env_example() -> str:
     """The whole file: one commented assignment per setting, under its description."""
     lines = [HEAD]
-    for name, description, default in _entries("EVERLEARN_", Settings):
+    for name, description, default in _entries("EVERLEARN_", Settings, None):
         lines += [f"# {description}", f"#{name}={default}", ""]
     return "\n".join(lines)
 
 
-def _entries(prefix: str, model: type[BaseModel]) -> Iterator[tuple[str, str, str]]:
-    """Variable, description and default of each setting; groups are walked into."""
+def _entries(
+    prefix: str, model: type[BaseModel], group: BaseModel | None
+) -> Iterator[tuple[str, str, str]]:
+    """Variable, description and default of each setting; groups are walked into.
+
+    `group` is the default that the outer group has for this one, which may differ from the class's.
+    """
     for name, field in model.model_fields.items():
         variable = prefix + name.upper()
-        group = field.annotation
-        if isinstance(group, type) and issubclass(group, BaseModel):
-            yield from _entries(f"{variable}__", group)
+        kind = field.annotation
+        default = (
+            getattr(group, name)
+            if group is not None
+            else field.get_default(call_default_factory=True)
+        )
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from _entries(f"{variable}__", kind, default)
         elif not (
-            get_origin(group) is Literal and len(get_args(group)) == 1
+            get_origin(kind) is Literal and len(get_args(kind)) == 1
         ):  # no choice, no setting
-            yield variable, " ".join((field.description or "").split()), _written(field)
+            yield variable, " ".join((field.description or "").split()), _written(default)
 
 
-def _written(field: FieldInfo) -> str:
+def _written(default: Any) -> str:
     """A default as one would write it in the file; nothing for "not set"."""
-    default: Any = field.get_default(call_default_factory=True)
     if default is None:
         return ""
     if isinstance(default, str | Path):

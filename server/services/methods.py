@@ -98,6 +98,7 @@ def _merged(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str
     for name, value in overrides.items():
         kept = merged.get(name)
         is_group = isinstance(kept, Mapping) and isinstance(value, Mapping)
+        is_group = is_group and "type" not in value  # one of several kinds is named as a whole
         merged[name] = _merged(kept, value) if is_group else value  # type: ignore[arg-type]
     return merged
 
