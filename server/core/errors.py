@@ -114,6 +114,10 @@ class TaskInvalid(InvalidRequest):
     code = "task_invalid"
 
 
+class PromptInvalid(InvalidRequest):
+    code = "prompt_invalid"
+
+
 class ImportRefused(InvalidRequest):
     """An adapter that no engine should see. Facts: why, and what can be done."""
 
@@ -132,6 +136,20 @@ class NothingToLearn(InvalidRequest):
         super().__init__(
             f"{adapter} has no document to learn from; "
             "send one first: POST /api/v1/documents, or `everlearn ingest FILE`."
+        )
+
+
+class NoPrompts(InvalidRequest):
+    """A line has no prompt, and no opinion on a reply, that a run may learn from."""
+
+    code = "no_prompts"
+
+    def __init__(self, adapter: str) -> None:
+        super().__init__(
+            f"{adapter} has no prompt of this material to learn from. Send some: "
+            "POST /api/v1/prompts, or `everlearn prompts add FILE`; or ask the model, name the tag "
+            "that its traffic has, or give feedback.",
+            "material",
         )
 
 

@@ -42,6 +42,7 @@ from server.db.interactions import (
     Message,
     Outcome,
 )
+from server.db.prompts import Prompt
 from server.db.runs import (
     AdaptationPolicy,
     AdaptationRun,
@@ -49,8 +50,10 @@ from server.db.runs import (
     RunEvent,
     RunInteraction,
     RunKind,
+    RunPrompt,
     RunStatus,
     RunTask,
+    Use,
 )
 
 __all__ = [
@@ -85,11 +88,13 @@ __all__ = [
     "LineRole",
     "Message",
     "Outcome",
+    "Prompt",
     "Replica",
     "RunDocument",
     "RunEvent",
     "RunInteraction",
     "RunKind",
+    "RunPrompt",
     "RunStatus",
     "RunTask",
     "SketchHash",
@@ -98,6 +103,7 @@ __all__ = [
     "Trial",
     "TrialMode",
     "TrialState",
+    "Use",
     "VersionOrigin",
     "VersionStatus",
 ]

@@ -15,8 +15,9 @@ class DeletionKind(StrEnum):
     DOCUMENT = "document"
     INTERACTION = "interaction"
     TASK = "task"
+    PROMPT = "prompt"
     TENANT = "tenant"
-    """Everything a tenant has sent: documents, tasks, interactions, feedback."""
+    """Everything a tenant has sent: documents, tasks, prompts, interactions, feedback."""
 
 
 class DeletionState(StrEnum):
@@ -39,7 +40,7 @@ class Deletion(Row):
 
     kind: Mapped[str] = mapped_column(String(20))
     target: Mapped[str] = mapped_column(String(100))
-    """Id of the document, interaction or task, name of the tenant."""
+    """Id of the document, interaction, task or prompt, name of the tenant."""
     owner: Mapped[str | None] = mapped_column(String(100))
     state: Mapped[str] = mapped_column(String(20), default=DeletionState.OPEN, index=True)
     version_ids: Mapped[list[str]]

@@ -4,7 +4,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, String, Text, UniqueConstraint
+from sqlalchemy import JSON, ForeignKey, Index, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from server.db.base import Base, Row
@@ -39,8 +39,21 @@ class AdaptationPolicy(Row):
     adapter_id: Mapped[str] = mapped_column(ForeignKey("adapters.id"))
     name: Mapped[str] = mapped_column(String(100))
     trigger: Mapped[str] = mapped_column(String(50))
+    """``new_documents``: the line's own policy, which the settings made; else ``conditions``."""
+    method: Mapped[str | None] = mapped_column(String(50))
+    """A name of ``adapters.spec.METHODS``, or ``auto``; null: the settings' choice."""
+    material: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
+    conditions: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
+    budget: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
     config: Mapped[dict[str, Any]]
+    """What is to differ from the settings' config of the method."""
     is_enabled: Mapped[bool] = mapped_column(default=True)
+    cooldown_hours: Mapped[float] = mapped_column(default=0.0, server_default="0")
+    """After a run of it, so long none is begun."""
+    checked_at: Mapped[datetime | None]
+    """When its schedule was last looked at."""
+    changed_by: Mapped[str | None] = mapped_column(String(200))
+    """Who changed it last; null: nobody, and the settings say whether it is enabled."""
 
 
 class AdaptationRun(Row):
@@ -70,6 +83,10 @@ class AdaptationRun(Row):
     kind: Mapped[str] = mapped_column(String(20), default=RunKind.LEARN)
     rebuilds: Mapped[str | None] = mapped_column(String(48))
     """Id of the version that a rebuild makes again. Not a foreign key: versions point at runs."""
+    material: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
+    """What it was to learn from; empty: documents, or a task."""
+    reason: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    """Why this method: what ``auto`` found, and why it took none of the others."""
 
 
 class RunDocument(Base):
@@ -98,6 +115,32 @@ class RunTask(Base):
     )
 
 
+class RunPrompt(Base):
+    """Which prompts, sent for learning, a run saw; the prompt's own split says for what."""
+
+    __tablename__ = "run_prompts"
+
+    run_id: Mapped[str] = mapped_column(
+        ForeignKey("adaptation_runs.id", ondelete="CASCADE"), primary_key=True
+    )
+    prompt_id: Mapped[str] = mapped_column(
+        ForeignKey("prompts.id", ondelete="CASCADE"), primary_key=True, index=True
+    )
+
+
+class Use(StrEnum):
+    """What a run takes an interaction for."""
+
+    TRAIN = "train"
+    """Its prompt is learnt from."""
+    GATE = "gate"
+    """Its prompt is asked in the exam."""
+    OPINION = "opinion"
+    """What was said of its reply is learnt from."""
+    BOTH = "both"
+    """Its prompt is learnt from, and what was said of its reply."""
+
+
 class RunInteraction(Base):
     """Which interactions a run saw. Not a foreign key: the row outlives what retention deletes."""
 
@@ -109,6 +152,8 @@ class RunInteraction(Base):
     interaction_id: Mapped[str] = mapped_column(String(48), primary_key=True, index=True)
     owner: Mapped[str | None] = mapped_column(String(100), index=True)
     """The interaction's tenant, kept here because the interaction may be gone."""
+    use: Mapped[str | None] = mapped_column(String(10))
+    """For what: a value of :class:`Use`; null in rows of before."""
 
 
 class RunEvent(Row):

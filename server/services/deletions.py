@@ -29,6 +29,7 @@ from server.db import (
     Document,
     Feedback,
     Interaction,
+    Prompt,
     Task,
 )
 from server.services import (
@@ -36,6 +37,7 @@ from server.services import (
     documents,
     interactions,
     messages,
+    prompts,
     registry,
     runs,
     taint,
@@ -126,6 +128,32 @@ def forget_task(
     return task, deletion
 
 
+def forget_prompt(
+    session: Session,
+    principal: Principal,
+    prompt_id: str,
+    *,
+    rebuild: bool = False,
+    request_id: str | None = None,
+) -> tuple[Prompt, Deletion]:
+    """Take a prompt from all that is learnt from now on; twice is one deletion.
+
+    Raises:
+        RowNotFound: no such prompt, or another tenant's.
+    """
+    prompt = prompts.get_prompt(session, prompt_id, tenant=principal.owner)
+    session.refresh(prompt, with_for_update=True)
+    was_deleted = prompt.deleted_at is not None
+    prompts.delete_prompt(session, prompt_id, tenant=principal.owner)
+    session.flush()
+    known = _latest(session, DeletionKind.PROMPT, prompt_id) if was_deleted else None
+    deletion = known or _open(
+        session, principal, DeletionKind.PROMPT, prompt_id, prompt.owner, rebuild=rebuild
+    )
+    _tell(session, principal, deletion, request_id, is_new=known is None, rebuild=rebuild)
+    return prompt, deletion
+
+
 def forget_interaction(
     session: Session,
     principal: Principal,
@@ -201,6 +229,16 @@ def erase_batch(session: Session, deletion: Deletion) -> int:
         tasks.delete_task(session, task_id, tenant=None)
     if task_ids:
         return len(task_ids)
+    prompt_ids = session.scalars(
+        select(Prompt.id)
+        .where(Prompt.owner == owner, Prompt.deleted_at.is_(None), Prompt.created_at <= until)
+        .order_by(Prompt.id)
+        .limit(DOCUMENTS_AT_ONCE)
+    ).all()
+    for prompt_id in prompt_ids:
+        prompts.delete_prompt(session, prompt_id, tenant=None)
+    if prompt_ids:
+        return len(prompt_ids)
     messages.lock_for_deleting(session)
     kept = (
         select(Interaction)
@@ -400,7 +438,7 @@ def _latest(session: Session, kind: DeletionKind, target: str) -> Deletion | Non
 def _is_known(session: Session, owner: str) -> bool:
     return any(
         session.scalar(select(table.id).where(table.owner == owner).limit(1)) is not None
-        for table in (ApiKey, Document, Task, Adapter, Interaction)
+        for table in (ApiKey, Document, Task, Prompt, Adapter, Interaction)
     )
 
 

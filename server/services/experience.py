@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, and_, or_, select
+from sqlalchemy import ColumnElement, Select, and_, exists, func, or_, select
 from sqlalchemy.orm import Session
 
 from adapters.redaction import Redactor, redact, redact_json
@@ -37,6 +37,7 @@ class Opinion:
     kind: str
     choice: int
     value: JsonObject
+    created_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +94,7 @@ def learnable(
         split: ``train``, or ``gate`` for exams; a conversation is in one of them for good.
         since: only what came at this moment or later.
     """
-    owned = (
-        Interaction.owner.is_(None) if adapter.owner is None else Interaction.owner == adapter.owner
-    )
-    statement = _taught(select(Interaction)).where(
-        owned, Interaction.adapter == adapter.name, Interaction.split == split
-    )
+    statement = _taught(select(Interaction)).where(_is_of_line(adapter), Interaction.split == split)
     if since is not None:
         statement = statement.where(Interaction.created_at >= since)
     last: Place | None = None
@@ -108,6 +104,97 @@ def learnable(
             yield _experience(found, redactor)
         if last is None:
             return
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Which part of what a line may learn from."""
+
+    tag: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    is_judged: bool = False
+    """Only replies that a thumb, a score or a correction was given on."""
+
+
+JUDGEMENTS = (FeedbackKind.THUMB, FeedbackKind.SCORE, FeedbackKind.CORRECTION)
+
+
+def newest(
+    session: Session,
+    adapter: Adapter,
+    window: Window,
+    *,
+    limit: int,
+    redactor: Redactor = redact,
+) -> list[Experience]:
+    """The newest of what a line may learn from, of either split, newest first."""
+    statement = _taught(select(Interaction)).where(_is_of_line(adapter), *_within(window))
+    ordered = statement.order_by(Interaction.created_at.desc(), Interaction.id.desc())
+    rows = session.scalars(ordered.limit(limit)).all()
+    return [_experience(found, redactor) for found in _captured(session, rows)]
+
+
+def again(
+    session: Session,
+    adapter: Adapter,
+    interaction_ids: Sequence[str],
+    *,
+    redactor: Redactor = redact,
+) -> list[Experience]:
+    """Those of these interactions that are still there and may still be learnt from, by id."""
+    rows: list[Interaction] = []
+    for start in range(0, len(interaction_ids), PAGE):
+        part = interaction_ids[start : start + PAGE]
+        statement = _taught(select(Interaction)).where(
+            _is_of_line(adapter), Interaction.id.in_(part)
+        )
+        rows.extend(session.scalars(statement))
+    rows.sort(key=lambda row: row.id)
+    return [_experience(found, redactor) for found in _captured(session, rows)]
+
+
+def count_within(session: Session, adapter: Adapter, window: Window) -> tuple[int, datetime | None]:
+    """How many interactions a line may learn from there, and when the oldest of them came."""
+    inside = _taught(select(Interaction.id)).where(_is_of_line(adapter), *_within(window))
+    found = select(func.count(), func.min(Interaction.created_at)).where(Interaction.id.in_(inside))
+    count, oldest = session.execute(found).one()
+    return count, oldest
+
+
+def last_asked(session: Session, adapter: Adapter) -> datetime | None:
+    """When the line was asked last, by whomever and with whatever end."""
+    return session.scalar(
+        select(func.max(Interaction.created_at)).where(Interaction.adapter == adapter.name)
+    )
+
+
+def is_judged_between(since: datetime | None, until: datetime | None) -> ColumnElement[bool]:
+    """The condition on an interaction that somebody judged it in this time."""
+    judged = exists().where(
+        Feedback.interaction_id == Interaction.id, Feedback.kind.in_(JUDGEMENTS)
+    )
+    if since is not None:
+        judged = judged.where(Feedback.created_at >= since)
+    return judged if until is None else judged.where(Feedback.created_at <= until)
+
+
+def _is_of_line(adapter: Adapter) -> ColumnElement[bool]:
+    owned = Interaction.owner.is_not_distinct_from(adapter.owner)
+    return and_(owned, Interaction.adapter == adapter.name)
+
+
+def _within(window: Window) -> list[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = []
+    if window.tag is not None:
+        conditions.append(Interaction.task_tag == window.tag)
+    if window.is_judged:  # what counts is when somebody judged, however old the reply
+        conditions.append(is_judged_between(window.since, window.until))
+    elif window.since is not None:
+        conditions.append(Interaction.created_at >= window.since)
+    if window.until is not None:
+        conditions.append(Interaction.created_at <= window.until)
+    return conditions
 
 
 def export_page(
@@ -134,7 +221,7 @@ def training_lines(page: Sequence[Captured], redactor: Redactor = redact) -> str
     return "".join(line for line in lines if line is not None)
 
 
-def _taught(statement: Select[Interaction]) -> Select[Interaction]:
+def _taught(statement: Select[Any]) -> Select[Any]:
     return statement.where(
         Interaction.may_learn,
         Interaction.shadow_of.is_(None),
@@ -188,7 +275,7 @@ def _experience(found: Captured, redactor: Redactor) -> Experience:
         choices=clean[3],
         finish_reason=row.finish_reason,
         feedback=tuple(
-            Opinion(given.kind, given.choice, redact_json(given.value, redactor))
+            Opinion(given.kind, given.choice, redact_json(given.value, redactor), given.created_at)
             for given in found.feedback
         ),
         tokens=row.tokens if clean == raw else None,

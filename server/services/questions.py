@@ -169,7 +169,16 @@ def heard_so_far(session: Session, document_ids: Collection[str]) -> HeardSoFar:
 
 
 def forget_heard(session: Session, interaction_ids: Collection[str]) -> None:
-    """Take out the questions that came from these interactions, and what exams quoted of them."""
+    """Take out the questions that came from these interactions, and what exams quoted of them.
+
+    An exam of prompts quotes an interaction under the interaction's own id.
+    """
+    session.execute(
+        delete(EvaluationResult).where(
+            EvaluationResult.document_id.in_(interaction_ids),
+            EvaluationResult.kind == ItemKind.PROMPT,
+        )
+    )
     rows = session.scalars(
         select(ExamQuestion)
         .where(ExamQuestion.interaction_id.in_(interaction_ids))

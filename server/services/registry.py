@@ -17,6 +17,8 @@ from server.db import (
     AliasEvent,
     LineRole,
     RunDocument,
+    RunInteraction,
+    RunPrompt,
     RunTask,
     Trial,
     TrialMode,
@@ -259,19 +261,37 @@ def events_of(session: Session, adapter: Adapter, *, limit: int = 50) -> Sequenc
 
 
 def documents_of(session: Session, version: AdapterVersion | None) -> set[str]:
-    """The documents a version was trained on; none for the base model."""
-    if version is None or version.run_id is None:  # an imported one saw what nobody here knows
-        return set()
-    return set(
-        session.scalars(select(RunDocument.document_id).where(RunDocument.run_id == version.run_id))
+    """The documents a version was trained on, or any that it was trained on from; none for the base."""
+    taken = select(RunDocument.document_id).where(
+        RunDocument.run_id.in_(_runs_of(session, version))
     )
+    return set(session.scalars(taken))
 
 
 def tasks_of(session: Session, version: AdapterVersion | None) -> set[str]:
-    """The tasks a version was trained on; none for the base model."""
-    if version is None or version.run_id is None:
-        return set()
-    return set(session.scalars(select(RunTask.task_id).where(RunTask.run_id == version.run_id)))
+    """The tasks a version was trained on, likewise."""
+    taken = select(RunTask.task_id).where(RunTask.run_id.in_(_runs_of(session, version)))
+    return set(session.scalars(taken))
+
+
+def prompts_of(session: Session, version: AdapterVersion | None) -> set[str]:
+    """The prompts, sent for learning, that its runs took, those of the exam included; likewise."""
+    taken = select(RunPrompt.prompt_id).where(RunPrompt.run_id.in_(_runs_of(session, version)))
+    return set(session.scalars(taken))
+
+
+def interactions_of(session: Session, version: AdapterVersion | None) -> set[str]:
+    """The interactions that its runs took, those of the exam included; likewise."""
+    taken = select(RunInteraction.interaction_id).where(
+        RunInteraction.run_id.in_(_runs_of(session, version))
+    )
+    return set(session.scalars(taken))
+
+
+def _runs_of(session: Session, version: AdapterVersion | None) -> list[str]:
+    """The runs that a version comes from; an imported one saw what nobody here knows."""
+    line = ancestry(session, version) if version is not None else []
+    return [each.run_id for each in line if each is not None and each.run_id is not None]
 
 
 def snapshot_revision(session: Session) -> int:

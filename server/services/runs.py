@@ -4,7 +4,7 @@ Every change is a compare-and-set on status and attempt, so two workers with the
 worker that was thought dead, cannot both own a run (design 2.5).
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -27,11 +27,14 @@ from server.db import (
     Adapter,
     Document,
     DocumentState,
+    Interaction,
     LineRole,
+    Prompt,
     RunDocument,
     RunEvent,
     RunInteraction,
     RunKind,
+    RunPrompt,
     RunStatus,
     RunTask,
     Task,
@@ -82,11 +85,16 @@ def queue_run(
     queue: Queue,
     policy_id: str | None = None,
     task_id: str | None = None,
+    material: dict[str, Any] | None = None,
+    reason: dict[str, Any] | None = None,
 ) -> tuple[AdaptationRun, bool]:
     """Ask for a run over all live documents of the line's owner; its open run is returned instead.
 
     Args:
         task_id: what it learns instead of documents.
+        material: what it learns from, as a ``MaterialSpec``; prompts or feedback are looked for by
+            whoever asks.
+        reason: why this method.
 
     Raises:
         NothingToLearn: there is no document.
@@ -109,7 +117,7 @@ def queue_run(
     ):
         return open_run, False
     if task_id is None:
-        _assert_learns_documents(session, adapter, method)
+        _assert_learns(session, adapter, method, needs_documents=is_of_documents(material))
     run = AdaptationRun(
         id=new_id("run"),
         adapter_id=adapter.id,
@@ -118,6 +126,8 @@ def queue_run(
         config=config,
         requested_by=requested_by,
         status=RunStatus.QUEUED,
+        material=material or {},
+        reason=reason,
     )
     session.add(run)
     session.flush()
@@ -198,8 +208,27 @@ def take_tasks(session: Session, owned: Claim) -> Sequence[Task]:
     return taken
 
 
+def is_of_documents(material: Mapping[str, Any] | None) -> bool:
+    """Whether a run with this material learns documents, or a task: no prompts and no feedback."""
+    kind: str = (material or {}).get("kind", "documents")
+    return kind == "documents"
+
+
+def lock_prompts(session: Session, prompt_ids: Collection[str]) -> set[str]:
+    """Those that are still there; none of them can be deleted before this transaction ends."""
+    chosen = select(Prompt.id).where(Prompt.id.in_(prompt_ids), Prompt.deleted_at.is_(None))
+    return set(session.scalars(chosen.order_by(Prompt.id).with_for_update()))
+
+
+def lock_interactions(session: Session, interaction_ids: Collection[str]) -> set[str]:
+    """Those that are still there; none of them can be deleted before this transaction ends."""
+    chosen = select(Interaction.id).where(Interaction.id.in_(interaction_ids))
+    ordered = chosen.order_by(Interaction.id)
+    return set(session.scalars(ordered.with_for_update(read=True, key_share=True)))
+
+
 def lock_material(session: Session, run_id: str) -> None:
-    """None of the run's documents and tasks can be deleted before this transaction ends."""
+    """Nothing that the run has taken can be deleted before this transaction ends."""
     taken = select(RunDocument.document_id).where(RunDocument.run_id == run_id)
     lock = select(Document.id).where(Document.id.in_(taken)).order_by(Document.id)
     session.execute(lock.with_for_update())
@@ -207,6 +236,9 @@ def lock_material(session: Session, run_id: str) -> None:
     session.execute(
         select(Task.id).where(Task.id.in_(tasks_taken)).order_by(Task.id).with_for_update()
     )
+    sent = select(RunPrompt.prompt_id).where(RunPrompt.run_id == run_id)
+    lock_prompts(session, session.scalars(sent).all())
+    lock_interactions(session, interactions_of(session, run_id))
 
 
 def heartbeat(
@@ -309,7 +341,7 @@ def request_cancel(
     if ended is not None:
         if run.kind == RunKind.LEARN:
             # What it would have learnt counts as seen, or the policy would start the same run again.
-            if not tasks_of(session, run_id):
+            if is_of_documents(run.material) and not tasks_of(session, run_id):
                 take_documents(session, Claim(run_id, ended[0]))
             _close_material(session, run_id, is_learnt=False)
         add_event(session, run_id, ended[0], RunStatus.CANCELLED)
@@ -437,12 +469,23 @@ def has_material(session: Session, adapter: Adapter) -> bool:
 
 
 def interactions_of(session: Session, run_id: str) -> list[str]:
-    """Ids of the interactions that a run saw."""
+    """Ids of the interactions that a run saw, for learning or for its exam."""
     return list(
         session.scalars(
             select(RunInteraction.interaction_id)
             .where(RunInteraction.run_id == run_id)
             .order_by(RunInteraction.interaction_id)
+        )
+    )
+
+
+def prompts_of(session: Session, run_id: str) -> list[str]:
+    """Ids of the prompts, sent for learning, that a run saw; texts are `prompt_material`'s matter."""
+    return list(
+        session.scalars(
+            select(RunPrompt.prompt_id)
+            .where(RunPrompt.run_id == run_id)
+            .order_by(RunPrompt.prompt_id)
         )
     )
 
@@ -478,7 +521,9 @@ def _owned_update(owned: Claim) -> Any:
     )
 
 
-def _assert_learns_documents(session: Session, adapter: Adapter, method: str) -> None:
+def _assert_learns(
+    session: Session, adapter: Adapter, method: str, *, needs_documents: bool
+) -> None:
     if method == TASK_METHOD:
         raise InvalidRequest(
             f"{method} learns a task given by examples: POST /api/v1/tasks, then "
@@ -487,11 +532,11 @@ def _assert_learns_documents(session: Session, adapter: Adapter, method: str) ->
         )
     if adapter.role == LineRole.TASK:
         raise InvalidRequest(
-            f"{adapter.name} is the line of a task and learns no documents; learn the task again: "
+            f"{adapter.name} is the line of a task and learns nothing else; learn the task again: "
             "POST /api/v1/tasks/ID/learn, or name another line.",
             "adapter",
         )
-    if not documents.has_documents(session, owner=adapter.owner):
+    if needs_documents and not documents.has_documents(session, owner=adapter.owner):
         raise NothingToLearn(adapter.name)
 
 

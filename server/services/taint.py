@@ -1,7 +1,7 @@
 """What runs and versions have seen of what was deleted since: read only, asked by everybody.
 
-A run has seen a document, a task or an interaction when it took it (``run_documents``, ``run_tasks``,
-``run_interactions``) and was begun before the deletion. One that is begun later took what was sent
+A run has seen a document, a task, a prompt or an interaction when it took it (``run_documents``,
+``run_tasks``, ``run_prompts``, ``run_interactions``) and was begun before the deletion. One that is begun later took what was sent
 anew under the same id, which is another document.
 
 A version has seen what its run has seen, and what any version has seen that it was trained on from
@@ -19,8 +19,10 @@ from server.db import (
     Deletion,
     DeletionKind,
     Document,
+    Prompt,
     RunDocument,
     RunInteraction,
+    RunPrompt,
     RunTask,
     Task,
 )
@@ -144,6 +146,15 @@ def _has_seen() -> ColumnElement[bool]:
         Task.owner == Deletion.target,
         or_(is_earlier, Task.deleted_at >= _BEGUN),
     )
+    took_prompt = exists().where(
+        RunPrompt.run_id == AdaptationRun.id, RunPrompt.prompt_id == Deletion.target
+    )
+    took_prompt_of_tenant = exists().where(
+        RunPrompt.run_id == AdaptationRun.id,
+        Prompt.id == RunPrompt.prompt_id,
+        Prompt.owner == Deletion.target,
+        or_(is_earlier, Prompt.deleted_at >= _BEGUN),
+    )
     took_of_tenant = exists().where(
         RunDocument.run_id == AdaptationRun.id,
         Document.id == RunDocument.document_id,
@@ -157,8 +168,14 @@ def _has_seen() -> ColumnElement[bool]:
         and_(Deletion.kind == DeletionKind.DOCUMENT, is_earlier, took_document),
         and_(Deletion.kind == DeletionKind.INTERACTION, is_earlier, took_interaction),
         and_(Deletion.kind == DeletionKind.TASK, is_earlier, took_task),
+        and_(Deletion.kind == DeletionKind.PROMPT, is_earlier, took_prompt),
         and_(
             Deletion.kind == DeletionKind.TENANT,
-            or_(took_of_tenant, took_task_of_tenant, and_(is_earlier, heard_tenant)),
+            or_(
+                took_of_tenant,
+                took_task_of_tenant,
+                took_prompt_of_tenant,
+                and_(is_earlier, heard_tenant),
+            ),
         ),
     )
