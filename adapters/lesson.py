@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from adapters.spec import LoraSpec, LossSpec, TrainingSpec
-from adapters.types import Distillation, SelfEdit, Unit
+from adapters.types import Distillation, SelfEdit, TextPair, Unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,7 @@ class Stage:
     seed: int
     edits: tuple[SelfEdit, ...] = ()
     distillations: tuple[Distillation, ...] = ()
+    pairs: tuple[TextPair, ...] = ()
     units: tuple[Unit, ...] = ()
     """Samples and pairs in tokens, made by the method itself."""
     anchors_per_epoch: int = 0
@@ -39,7 +40,7 @@ class Stage:
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to learn in it."""
-        return not (self.edits or self.distillations or self.units)
+        return not (self.edits or self.distillations or self.pairs or self.units)
 
     def digest(self) -> str:
         """sha256 of everything that decides the weights, the start apart."""

@@ -190,6 +190,26 @@ class Distillation:
 
 
 @dataclass(frozen=True, slots=True)
+class TextPair:
+    """Two replies to one conversation, in text; the chosen one is to be preferred (DPO).
+
+    Raises:
+        ValueError: there is nothing to learn in it.
+    """
+
+    prompt: tuple[ChatMessage, ...]
+    chosen: str
+    rejected: str | None = None
+    """None: nothing is compared, the chosen one is only to be said."""
+    sft_weight: float = 1.0
+    """Weight of saying the chosen one, per token, beside preferring it."""
+
+    def __post_init__(self) -> None:
+        if self.sft_weight < 0 or (self.rejected is None and not self.sft_weight):
+            raise ValueError("a pair needs a rejected reply, or a weight above 0 for the chosen")
+
+
+@dataclass(frozen=True, slots=True)
 class Prompt:
     """A conversation that the served model is asked to answer, to learn from its own replies."""
 

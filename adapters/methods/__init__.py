@@ -6,6 +6,7 @@ from adapters.methods.heal import Heal
 from adapters.methods.seal import Seal
 from adapters.methods.seal_editor import SealEditor
 from adapters.methods.seal_fewshot import SealFewShot
+from adapters.methods.specs import Specs
 from adapters.methods.workbench import AcceptedSelfEdit, Assignment, Outcome, Workbench
 from adapters.spec import (
     DistillConfig,
@@ -14,6 +15,7 @@ from adapters.spec import (
     MethodConfig,
     SealConfig,
     SealEditorConfig,
+    SpecsConfig,
 )
 
 __all__ = ["AcceptedSelfEdit", "Assignment", "Method", "Outcome", "Workbench", "build_method"]
@@ -32,4 +34,6 @@ def build_method(config: MethodConfig) -> Method:
             return SealEditor(config)
         case FewShotConfig():
             return SealFewShot(config)
+        case SpecsConfig():
+            return Specs(config)
     raise NotImplementedError(config.type)

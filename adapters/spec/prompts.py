@@ -3,9 +3,10 @@
 from enum import StrEnum
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field, TypeAdapter
+from pydantic import AfterValidator, Field, TypeAdapter
 
 from adapters.spec.base import ContinualSpec, MethodSettings, Settings, Share, TrainingSpec
+from adapters.spec.schemas import check_pattern, check_schema
 
 
 class AnswerKind(StrEnum):
@@ -38,12 +39,35 @@ class AnswerSpec(Settings):
     """`regex`: where the answer stands."""
 
 
+def _checked_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    check_schema(schema)
+    return schema
+
+
+def _checked_pattern(pattern: str) -> str:
+    check_pattern(pattern)
+    return pattern
+
+
+def _checked_tags(tags: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(tags)) < len(tags):
+        raise ValueError("a tag stands twice")
+    return tags
+
+
+JsonSchema: TypeAlias = Annotated[dict[str, Any], AfterValidator(_checked_schema)]
+"""A JSON schema that stands by itself: no references to elsewhere, no `unevaluated…`."""
+
+
 class JsonSchemaContract(Settings):
     """The reply is JSON and nothing else, and valid by a schema."""
 
     type: Literal["json-schema"] = "json-schema"
-    json_schema: dict[str, Any] = Field(default_factory=dict)
-    """JSON Schema, 2020-12 where it names no other; `{}` takes any JSON."""
+    json_schema: JsonSchema = Field(default_factory=dict)
+    """JSON Schema, 2020-12 where it names no other; `{}` takes any JSON. `format` is not checked."""
+    answer_name: str = "answer"
+    """Of an object the name under which the final answer stands; where it has no such name and one
+    value only, that is the answer, else all of it."""
     may_be_fenced: bool = False
     """Whether one Markdown fence around the JSON is valid, too."""
 
@@ -52,7 +76,10 @@ class TagsContract(Settings):
     """The reply is these tagged parts, once each and in this order, with nothing between."""
 
     type: Literal["tags"] = "tags"
-    tags: tuple[str, ...] = Field(default=("think", "answer"), min_length=1)
+    tags: Annotated[
+        tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,39}$")], ...],
+        AfterValidator(_checked_tags),
+    ] = Field(default=("think", "answer"), min_length=1, max_length=16)
     """Names of the tags; the answer is what the last one holds."""
 
 
@@ -60,15 +87,18 @@ class RegexContract(Settings):
     """The whole reply matches a pattern."""
 
     type: Literal["regex"] = "regex"
-    pattern: str = Field(default=r"(?s).+", max_length=500)
-    """As Python's `re.fullmatch` takes it."""
+    pattern: Annotated[str, AfterValidator(_checked_pattern)] = Field(
+        default=r"(?s).+", max_length=500
+    )
+    """As Python's `re.fullmatch` takes it; the answer is its group `answer`, else its first group,
+    else the whole reply."""
 
 
 class ToolCallContract(Settings):
     """The reply is one call of a known tool, its arguments valid by that tool's schema."""
 
     type: Literal["tool-call"] = "tool-call"
-    tools: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    tools: dict[str, JsonSchema] = Field(min_length=1, max_length=64)
     """JSON Schema of the arguments, by the tool's name."""
 
 

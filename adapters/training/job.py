@@ -25,6 +25,7 @@ from adapters.training.checkpoints import Checkpoints
 from adapters.training.distillation import Teacher, distill
 from adapters.training.many import Course, load_bank, train_many
 from adapters.training.model import load_trainee, save_adapter
+from adapters.training.preferences import encode_pairs, preferences
 from adapters.training.speedups import apply_speedups, find_speedups
 from adapters.training.trainer import StepReport, TrainingDiverged, reference_logits, train
 from adapters.types import EditKind, TrainingSample, Unit
@@ -144,7 +145,12 @@ def _train_one(job: Job, out: TextIO) -> dict[str, object]:
         checkpoints=_checkpoints(job),
     )
     save_adapter(trainee.model, job.outputs[0], base_name=job.base_model.name)
-    return {"tokens": tokens, "environment": environment(trainee.device, trainee.compute_dtype)}
+    pairs = units if stage.pairs else ()  # those in tokens come by thousands, with rewards
+    return {
+        "tokens": tokens,
+        "environment": environment(trainee.device, trainee.compute_dtype),
+        **preferences(trainee, pairs, spec=stage.losses),
+    }
 
 
 def _train_together(job: Job, out: TextIO) -> dict[str, object]:
@@ -198,7 +204,8 @@ def _samples(
         top_k=stage.losses.distill_top_k,
         microbatch_tokens=stage.training.microbatch_tokens,
     )
-    return [*units, *taught, *stage.units], anchors
+    pairs = encode_pairs(stage.pairs, tokenizer, max_tokens=most)
+    return [*units, *taught, *pairs, *stage.units], anchors
 
 
 def environment(device: torch.device, dtype: torch.dtype) -> dict[str, str | int | None]:
