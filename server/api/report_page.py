@@ -188,8 +188,7 @@ def _find_curves(
         if isinstance(value, dict):
             yield from _find_curves(value, (*where, name))
         elif name in _CURVES and isinstance(value, list) and value:
-            if all(isinstance(point, dict) for point in value):
-                yield where, value
+            yield where, [point for point in value if isinstance(point, dict)]
 
 
 def _curve(where: tuple[str, ...], points: list[dict[str, Any]]) -> str:
