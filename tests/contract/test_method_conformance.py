@@ -18,7 +18,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from adapters.lesson import Stage, Weights
+from adapters.lesson import Stage, Weights, stages_to_json
 from adapters.methods import Assignment, Outcome, build_method
 from adapters.spec import METHODS, LoraSpec, PromptSettings, TrainingSpec
 from adapters.training.trainer import TrainingDiverged
@@ -281,12 +281,9 @@ def _broken(folder: Path) -> Path:
 
 
 def _texts(stages: list[Stage]) -> Iterator[str]:
-    """All that is trained on, in words."""
+    """All that is trained on, in words: what stands in texts, and what stands in tokens."""
     for stage in stages:
-        for edit in stage.edits:
-            yield f"{edit.prompt or ''}\n{edit.text}"
-        for distillation in stage.distillations:
-            yield "\n".join(message["content"] for message in distillation.prompt)
+        yield json.dumps(stages_to_json([stage]))
         for unit in stage.units:
             yield from map(_text_of, _samples(unit))
 

@@ -138,7 +138,7 @@ class TrainingBench:
         output = self.folder / f"trained-{len(self.trained)}"
         note = output.with_suffix(".order")
         if not (note.exists() and note.read_text() == order):
-            self._run([stage], [output], start=start, teacher=teacher)
+            self._run([stage], [output], start=start, teacher=teacher, is_lesson=True)
             note.write_text(order)
         self.trained.append(Weights(output))
         return self.trained[-1]
@@ -174,6 +174,7 @@ class TrainingBench:
         *,
         start: Weights | None = None,
         teacher: Weights | None = None,
+        is_lesson: bool = False,
     ) -> None:
         for output in outputs:
             shutil.rmtree(output, ignore_errors=True)
@@ -184,6 +185,7 @@ class TrainingBench:
             "outputs": [str(output) for output in outputs],
             "start": str(start.folder) if start else None,
             "teacher": str(teacher.folder) if teacher else None,
+            "keeps_moments": is_lesson,
             "threads": 1,
         }
         job.write_text(json.dumps(fields))
