@@ -19,12 +19,11 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from adapters.lesson import Stage, Weights, stages_to_json
-from adapters.methods import Assignment, Outcome, build_method
-from adapters.spec import METHODS, LoraSpec, PromptSettings, TrainingSpec
-from adapters.training.trainer import TrainingDiverged
+from adapters.methods import Assignment, Outcome
+from adapters.spec import METHODS, LoraSpec, TrainingSpec
 from adapters.types import EditKind, PreferencePair, SelfEdit, TrainingSample, Unit
 from tests.support.method_cases import CASES, Case
-from tests.support.training_bench import Cancelled, TrainingBench, digest_of
+from tests.support.training_bench import Cancelled, TrainingBench, TrainingFailed, digest_of
 from tests.unit.adapters.conftest import save_random_model
 
 PROBE = torch.tensor([[1, 40, 90, 17, 200, 3]])
@@ -50,7 +49,7 @@ class Ground:
         given = self.case.assignment if assignment is None else assignment
         if self.case.takes_champion:
             given = replace(given, champion=self.champion)
-        return build_method(self.case.config(self.name)).learn(given, bench)
+        return self.case.method(self.name).learn(given, bench)
 
 
 @dataclass
@@ -79,7 +78,7 @@ class School:
         self._learnt: dict[str, Learnt] = {}
 
     def ground(self, name: str) -> Ground:
-        return Ground(name, CASES[name], self.model, self._champion, self._folder / name)
+        return Ground(name, CASES[name], self.model, self._champion, self._folder / Path(name).stem)
 
     def learnt(self, name: str) -> Learnt:
         if name not in self._learnt:
@@ -94,7 +93,7 @@ def school(tmp_path_factory: pytest.TempPathFactory) -> School:
     return School(tmp_path_factory.mktemp("school"))
 
 
-@pytest.fixture(params=sorted(METHODS))
+@pytest.fixture(params=sorted(CASES))
 def ground(request: pytest.FixtureRequest, school: School) -> Ground:
     if not is_built(request.param):
         pytest.skip(f"{request.param} is not built yet")
@@ -108,14 +107,14 @@ def learnt(ground: Ground, school: School) -> Learnt:
 
 def is_built(name: str) -> bool:
     try:
-        build_method(METHODS[name]())
+        CASES[name].method(name)
     except NotImplementedError:
         return False
     return True
 
 
 def test_every_method_has_its_row() -> None:
-    assert set(CASES) == set(METHODS)
+    assert set(CASES) == {*METHODS, "examples/write_your_own_method.py"}
 
 
 def test_it_learns(learnt: Learnt) -> None:
@@ -203,7 +202,7 @@ def test_too_little_to_learn_is_no_update_with_its_reason(ground: Ground) -> Non
         if ground.case.takes_champion:  # nothing to learn is nothing to learn it on
             assignment = replace(assignment, champion=None)
         bench = ground.bench(f"little-{number}")
-        outcome = build_method(ground.case.config(ground.name)).learn(assignment, bench)
+        outcome = ground.case.method(ground.name).learn(assignment, bench)
 
         assert outcome.weights is None
         assert bench.trained == []
@@ -220,8 +219,8 @@ def test_nonsense_from_the_trainer_ends_it(ground: Ground, tmp_path: Path) -> No
     if ground.case.takes_champion:
         given = replace(given, champion=ground.champion)
     outcome: Outcome | None = None
-    with suppress(TrainingDiverged):
-        outcome = build_method(ground.case.config(ground.name)).learn(given, bench)
+    with suppress(TrainingFailed):
+        outcome = ground.case.method(ground.name).learn(given, bench)
 
     assert outcome is None or outcome.weights is None
     assert bench.trained == []
@@ -235,12 +234,12 @@ def test_what_the_exam_asks_is_in_no_lesson(ground: Ground, learnt: Learnt) -> N
     ground.learn(bench, given)
 
     assert not any(held_out in text for text in _texts(bench.stages))
-    if isinstance(ground.case.config(ground.name), PromptSettings):
+    if ground.case.assignment.prompts or ground.case.assignment.opinions:
         assert any(held_out in text for text in _texts(learnt.bench.stages)), "it proves nothing"
 
 
 def test_what_they_made_loads_in_a_fresh_process(school: School) -> None:
-    names = [name for name in sorted(METHODS) if is_built(name)]
+    names = [name for name in sorted(CASES) if is_built(name)]
     folders = [str(school.learnt(name).weights.folder) for name in names]
     command = [sys.executable, "-c", LOAD, str(school.model), *folders]
 

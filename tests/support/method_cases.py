@@ -2,13 +2,13 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from adapters.methods import AcceptedSelfEdit, Assignment
+from adapters.methods import AcceptedSelfEdit, Assignment, Method, build_method
 from adapters.methods.edit_prompts import edit_prompt
-from adapters.spec import METHODS, EditPrompt, MethodConfig
+from adapters.spec import METHODS, EditPrompt
 from adapters.types import (
     ChatMessage,
     Example,
@@ -19,6 +19,7 @@ from adapters.types import (
     Task,
     build_item,
 )
+from examples.write_your_own_method import BestOf, BestOfConfig
 from tests.support.training_bench import Answering
 
 TEXTS = {
@@ -57,12 +58,21 @@ class Case:
     """Whether it learns nothing where the base serves."""
     has_steps: bool = False
     """Whether it trains again and again until its budget ends."""
+    build: Callable[[dict[str, Any]], Method] | None = None
+    """Makes the method of its config's fields, where the server does not know it."""
     least: Assignment | None = field(default_factory=Assignment)
     """Material too small to learn from; None where any will do, and nothing never reaches it."""
 
-    def config(self, name: str, **changes: Any) -> MethodConfig:
-        fields = self.fields | changes
-        return METHODS[name].model_validate(fields)
+    def method(self, name: str) -> Method:
+        """With the case's config.
+
+        Raises:
+            NotImplementedError: nobody has built it yet.
+        """
+        if self.build is not None:
+            return self.build(self.fields)
+        build_method(METHODS[name]())  # before its config is read, which may not be there either
+        return build_method(METHODS[name].model_validate(self.fields))
 
 
 def sum_prompt(one: int, other: int, **fields: Any) -> Prompt:
@@ -99,13 +109,13 @@ def forming(conversation: Sequence[ChatMessage], draw: int) -> str:
 
 
 def revising(conversation: Sequence[ChatMessage], draw: int) -> str:
-    """Wrong every other time at first; right as soon as it is asked to look again."""
+    """Wrong on every other sum at first; right as soon as it is asked to look again."""
     asked = [match for each in conversation for match in _SUM.findall(each["content"])]
     if not asked:
         return "Yes."
     right = sum(map(int, asked[0]))
     is_first = len(conversation) == 1 and conversation[0]["content"].startswith("What is ")
-    return str(right + 1) if is_first and draw % 2 else str(right)
+    return str(right + 1) if is_first and (right + draw) % 2 else str(right)
 
 
 _CORRECTIONS = tuple(
@@ -237,6 +247,14 @@ CASES: dict[str, Case] = {
         has_steps=True,
         least=Assignment(opinions=_CORRECTIONS[:1]),
     ),
+    "examples/write_your_own_method.py": Case(
+        _PROMPTS,
+        _SUMS,
+        adding,
+        _FIRST_SUM,
+        least=_ONE_SUM,
+        build=lambda fields: BestOf(BestOfConfig.model_validate(fields)),
+    ),
     "kto": Case(
         _PROMPTS | {"kto": {"least_of_each": 2, "passes": 1}},
         Assignment(opinions=_THUMBS),
@@ -246,4 +264,4 @@ CASES: dict[str, Case] = {
         least=Assignment(opinions=_THUMBS[:1]),
     ),
 }
-"""Every method of `adapters.spec.METHODS`; a new one adds its row."""
+"""Every method of `adapters.spec.METHODS`, and that of the example; a new one adds its row."""

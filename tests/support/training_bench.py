@@ -18,6 +18,7 @@ from adapters.lesson import Stage, Weights, stages_to_json
 from adapters.sampling import NotScored, Reply
 from adapters.spec import VerifierSpec
 from adapters.training.job import read_job, run_job
+from adapters.training.trainer import TrainingDiverged
 from adapters.types import JSON, ChatMessage, ProgressCallback, Rollout, SamplingParams, TopK
 from tests.support.workbench import ScriptedSampler, ScriptedVerifier, names_an_answer
 
@@ -27,6 +28,10 @@ Answering = Callable[[Sequence[ChatMessage], int], str]
 
 class Cancelled(RuntimeError):
     """As the heart of a run ends it."""
+
+
+class TrainingFailed(RuntimeError):
+    """The trainer left no adapter."""
 
 
 @dataclass
@@ -189,7 +194,10 @@ class TrainingBench:
             "threads": 1,
         }
         job.write_text(json.dumps(fields))
-        run_job(read_job(job), _Events(self._stepped))  # type: ignore[arg-type]
+        try:
+            run_job(read_job(job), _Events(self._stepped))  # type: ignore[arg-type]
+        except (TrainingDiverged, ValueError) as error:  # as its process would tell it
+            raise TrainingFailed(str(error)) from error
 
 
 @dataclass
