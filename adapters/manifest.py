@@ -48,7 +48,9 @@ class ManifestFields(_Record):
     tasks: tuple[DocumentRef, ...] = ()
     """The tasks the version learnt, by the hash of what they say."""
     interactions: tuple[str, ...] = ()
-    """Ids of the interactions it learnt from."""
+    """Ids of the interactions that its run took, for its lesson or its exam."""
+    prompts: tuple[str, ...] = ()
+    """Ids of the prompts, sent for learning, that its run took, likewise."""
     lesson_sha256: Sha256 | None = None
     """Of the file of self-edits that it was trained on, which is kept with the run."""
     seed: int | None

@@ -42,7 +42,12 @@ def start_what_is_due(context: WorkerContext) -> None:
             max_attempts=learning.max_attempts,
             queue=context.queue,
         )
-        policies.queue_due_runs(session, learning, queue=context.queue)
+        policies.queue_due_runs(
+            session,
+            learning,
+            queue=context.queue,
+            max_rank=context.settings.engine.max_lora_rank,
+        )
         editing.queue_due_editors(session, learning, queue=context.queue)
 
 

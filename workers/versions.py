@@ -70,6 +70,7 @@ def register(
     with context.database.unit_of_work() as session:
         number = registry.next_number(session, adapter)
         interactions = tuple(runs.interactions_of(session, owned.run_id))
+        prompts = tuple(runs.prompts_of(session, owned.run_id))
     parent = material.champion if trained.generation else None
     fields = ManifestFields(
         adapter=adapter.name,
@@ -82,6 +83,7 @@ def register(
         documents=material.refs(),
         tasks=material.task_refs,
         interactions=interactions,
+        prompts=prompts,
         lesson_sha256=trained.lesson_sha256,
         seed=config.seed,
         created_at=utc_now(),

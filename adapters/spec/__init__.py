@@ -8,6 +8,7 @@ from typing import Annotated, TypeAlias, get_args
 
 from pydantic import Field, TypeAdapter
 
+from adapters.spec.auto import AutoSpec
 from adapters.spec.base import (
     LINEAR_MODULES,
     BudgetSpec,
@@ -79,6 +80,7 @@ __all__ = [
     "AnswerKind",
     "AnswerSpec",
     "AnswerVerifier",
+    "AutoSpec",
     "BudgetSpec",
     "ContinualSpec",
     "ContractSpec",

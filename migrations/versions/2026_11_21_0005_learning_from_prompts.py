@@ -72,12 +72,14 @@ def upgrade() -> None:
             sa.Column("cooldown_hours", sa.Double(), nullable=False, server_default="0")
         )
         batch_op.add_column(sa.Column("checked_at", sa.DateTime(timezone=True), nullable=True))
+        batch_op.add_column(sa.Column("decision", sa.JSON(), nullable=True))
         batch_op.add_column(sa.Column("changed_by", sa.String(length=200), nullable=True))
 
 
 def downgrade() -> None:
     with op.batch_alter_table("adaptation_policies", schema=None) as batch_op:
         batch_op.drop_column("changed_by")
+        batch_op.drop_column("decision")
         batch_op.drop_column("checked_at")
         batch_op.drop_column("cooldown_hours")
         batch_op.drop_column("budget")

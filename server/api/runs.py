@@ -15,7 +15,8 @@ from server.api.report_page import render_report
 from server.api.schemas import Listing, ReportView, RunBody, RunView, Text
 from server.api.views import report_view, run_view
 from server.runtime import Runtime
-from server.services import audit, editing, methods, registry, runs
+from server.services import audit, editing, orders, registry, runs
+from server.services.plans import Wish
 
 router = APIRouter(prefix="/runs", tags=["runs"])
 
@@ -28,34 +29,26 @@ async def start_run(
 ) -> RunView:
     """Learn all documents of the line's owner now; a run that is open already is returned with 200.
 
-    ``method`` and ``config`` choose how; ``heal`` learns nothing new.
+    ``method`` and ``config`` choose how, ``material`` from what; ``heal`` learns nothing new, and
+    ``auto`` chooses a method by what there is.
     """
     settings = runtime.settings
 
     def start(session: Session) -> tuple[RunView, bool]:
         name = body.adapter or settings.model.name
         adapter = registry.own_adapter(session, name, tenant=actor.owner)
-        config = methods.config_of(
-            settings.learning,
-            body.method,
-            body.config,
-            max_rank=settings.engine.max_lora_rank,
-        )
-        if isinstance(config, SealEditorConfig):
+        wish = Wish(body.method, body.material, body.config)
+        plan = orders.planned(session, settings, adapter, wish)
+        if isinstance(plan.config, SealEditorConfig):
             run, is_new = editing.queue_editor_run(
-                session, adapter, config, requested_by=actor.label, queue=runtime.queue
+                session, adapter, plan.config, requested_by=actor.label, queue=runtime.queue
             )
         else:
-            run, is_new = runs.queue_run(
-                session,
-                adapter,
-                method=config.type,
-                config=config.model_dump(mode="json"),
-                requested_by=actor.label,
-                queue=runtime.queue,
+            run, is_new = orders.queue(
+                session, adapter, plan, requested_by=actor.label, queue=runtime.queue
             )
         if is_new:
-            detail = {"adapter": adapter.name, "method": config.type}
+            detail = {"adapter": adapter.name, "method": run.method}
             audit.record(
                 session, actor, "run.start", run.id, detail, request_id, owner=adapter.owner
             )

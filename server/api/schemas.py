@@ -17,7 +17,9 @@ from pydantic import (
     model_validator,
 )
 
+from adapters.spec import BudgetSpec
 from adapters.types import Grader
+from server.services.policy_rules import MaterialSpec, WhenSpec
 
 
 def _storable(text: str) -> str:
@@ -327,7 +329,137 @@ class RunBody(Body):
     method: Text | None = None
     """How it learns; the settings' method when left out."""
     config: dict[str, Any] = {}
-    """What is to differ from the settings' config of the method."""
+    """What is to differ from the settings' config of the method; with `auto`, by the method's name."""
+    material: MaterialSpec | None = None
+    """From what; all that the method learns from when left out."""
+
+
+class PromptBody(Body):
+    prompt: Annotated[str, _STORABLE] | None = None
+    """One user's turn."""
+    messages: list[dict[str, Any]] | None = None
+    """In its place: a conversation that ends with a user's turn."""
+    answers: list[Text] = []
+    """Any of them is right; none where nobody knows."""
+    tests: Text | None = None
+    """Python code that exercises the code of a reply."""
+    tag: Annotated[Name, Field(max_length=100)] | None = None
+    """The kind of task; material is chosen by it."""
+
+
+class PromptsBody(Body):
+    prompts: list[PromptBody]
+
+
+class PromptView(View):
+    id: str
+    owner: str | None
+    messages: list[dict[str, str]]
+    answers: list[str]
+    tests: str | None
+    tag: str | None
+    split: str
+    """train, or gate: never learnt from, only asked in exams."""
+    versions: list[str]
+    """Versions whose run took it."""
+    created_at: datetime
+    deleted_at: datetime | None
+    """When its words were forgotten; the row stays for its versions."""
+
+
+class SentPrompt(View):
+    """What became of one prompt of a batch."""
+
+    id: str
+    is_new: bool
+    split: str
+
+
+class SentPrompts(View):
+    data: list[SentPrompt]
+    """In the order of the batch."""
+    created: int
+
+
+class PolicyBody(Body):
+    name: LineName
+    """Unique on its line."""
+    adapter: Text | None = None
+    """The line that learns; the served model's own when left out."""
+    method: Text | None = None
+    """A method's name, or `auto`; when left out, the settings' for documents, else `auto`."""
+    material: MaterialSpec | None = None
+    """What it learns from; all that the method learns from when left out."""
+    when: WhenSpec = WhenSpec()
+    """When it is due; whenever something is new when left out."""
+    budget: BudgetSpec = BudgetSpec()
+    """Ceilings of each of its runs."""
+    config: dict[str, Any] = {}
+    """What is to differ from the settings' config of the method; with `auto`, by the method's name."""
+    is_enabled: StrictBool = True
+    cooldown_hours: float = Field(default=0.0, ge=0.0, le=24 * 365, allow_inf_nan=False)
+    """After a run of it, so long none is begun."""
+
+
+class PolicyPatch(Body):
+    """What is left out stays; what is given is replaced as a whole."""
+
+    method: Text | None = None
+    material: MaterialSpec = MaterialSpec()
+    when: WhenSpec = WhenSpec()
+    budget: BudgetSpec = BudgetSpec()
+    config: dict[str, Any] = {}
+    is_enabled: StrictBool = True
+    cooldown_hours: float = Field(default=0.0, ge=0.0, le=24 * 365, allow_inf_nan=False)
+
+
+class PolicyView(View):
+    id: str
+    name: str
+    adapter: str
+    method: str
+    """As a run would get it now: where none was named, the settings' or `auto`."""
+    material: dict[str, Any]
+    when: dict[str, Any]
+    budget: dict[str, Any]
+    config: dict[str, Any]
+    is_enabled: bool
+    cooldown_hours: float
+    decision: dict[str, Any] | None
+    """What it decided when it was due last: `method` (null: no run), `why`, and `rejected`, by method."""
+    last_run: str | None
+    """Id of its latest run."""
+    changed_by: str | None
+    """Who changed it last; null: the settings made it."""
+    created_at: datetime
+
+
+class DryRunView(View):
+    """What a policy would learn now."""
+
+    is_due: bool
+    when: str
+    """Why it is due, or why not."""
+    new: int
+    """Pieces of material since its last run."""
+    method: str | None
+    """Null: there would be no run."""
+    why: str
+    rejected: dict[str, str]
+    """Why none of the other methods, where `auto` chooses."""
+    config: dict[str, Any] | None
+    documents: int
+    train: int
+    """Prompts that would be learnt from."""
+    held_out: int
+    """Prompts that would only be asked in the exam."""
+    opinions: int
+    left_out: dict[str, int]
+    """How many prompts and opinions are not taken, by the reason."""
+    examples: list[str]
+    """Ids of some that are taken: of prompts, or of interactions."""
+    generations: int | None
+    """Replies that the run would ask for at most; null where that is not known before."""
 
 
 class MethodView(View):
@@ -362,6 +494,14 @@ class RunView(View):
     documents: list[str]
     tasks: list[str]
     """What it learnt instead of documents."""
+    prompts: list[str]
+    """Prompts sent for learning that it took, for its lesson or its exam."""
+    interactions: int
+    """How many of traffic it took, likewise; the manifest of its version names them."""
+    material: dict[str, Any]
+    """What it was to learn from; empty: documents, or a task."""
+    reason: dict[str, Any] | None
+    """Why this method, and why none of the others; null where nobody chose."""
     report: dict[str, Any]
     error: str | None
     requested_by: str
@@ -381,6 +521,10 @@ class VersionView(View):
     engine_name: str
     run_id: str | None
     documents: list[str]
+    prompts: int
+    """How many prompts sent for learning its runs took."""
+    interactions: int
+    """How many interactions they took; the manifest names those of its own run."""
     exam: dict[str, Any] | None
     """The gate's decision with its figures."""
     origin: str
@@ -403,6 +547,8 @@ class LineageView(View):
     run_id: str | None
     verdict: str | None
     documents: int | None
+    prompts: int | None
+    """Sent for learning and of traffic, together."""
     created_at: datetime | None
 
 
@@ -827,6 +973,10 @@ class DeletedDocumentView(DocumentView):
 
 
 class DeletedTaskView(TaskView):
+    deletion: DeletionView
+
+
+class DeletedPromptView(PromptView):
     deletion: DeletionView
 
 

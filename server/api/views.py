@@ -11,12 +11,15 @@ from server.api.schemas import (
     DeletionDetail,
     DeletionView,
     DocumentView,
+    DryRunView,
     FeedbackView,
     FindingView,
     InteractionDetail,
     InteractionView,
     KeyView,
     LineageView,
+    PolicyView,
+    PromptView,
     ReportView,
     RunView,
     SignalView,
@@ -25,7 +28,9 @@ from server.api.schemas import (
     VersionDetail,
     VersionView,
 )
+from server.core.settings import LearningSettings
 from server.db import (
+    AdaptationPolicy,
     AdaptationRun,
     Adapter,
     AdapterVersion,
@@ -36,6 +41,7 @@ from server.db import (
     Document,
     Feedback,
     Interaction,
+    Prompt,
     Task,
     Trial,
 )
@@ -47,7 +53,10 @@ from server.services import (
     evaluations,
     feedback,
     messages,
+    policies,
+    policy_rows,
     promotion,
+    prompts,
     registry,
     reports,
     runs,
@@ -55,7 +64,12 @@ from server.services import (
     tasks,
     trials,
 )
+from server.services.policies import DryRun
+from server.services.policy_rules import MaterialSpec
 from server.services.tenants import sees
+
+_EXAMPLES = 10
+"""Ids that a dry run names."""
 
 
 def document_view(session: Session, document: Document) -> DocumentView:
@@ -103,6 +117,69 @@ def task_view(session: Session, task: Task) -> TaskView:
         ],
         created_at=task.created_at,
         deleted_at=task.deleted_at,
+    )
+
+
+def prompt_view(session: Session, prompt: Prompt) -> PromptView:
+    return PromptView(
+        id=prompt.id,
+        owner=prompt.owner,
+        messages=prompt.messages,
+        answers=prompt.answers,
+        tests=prompt.tests,
+        tag=prompt.tag,
+        split=prompt.split,
+        versions=[
+            registry.version_name(_adapter_name(session, version), version.number)
+            for version in prompts.versions_that_saw(session, prompt.id)
+        ],
+        created_at=prompt.created_at,
+        deleted_at=prompt.deleted_at,
+    )
+
+
+def policy_view(
+    session: Session, policy: AdaptationPolicy, learning: LearningSettings
+) -> PolicyView:
+    draft = policy_rows.draft_of(policy)
+    latest = policy_rows.latest_run(session, policy)
+    return PolicyView(
+        id=policy.id,
+        name=policy.name,
+        adapter=policy_rows.line_of(session, policy).name,
+        method=policies.wish_of(policy, learning).method or "",
+        material=MaterialSpec.model_validate(policy.material).model_dump(mode="json"),
+        when=draft.when.model_dump(mode="json"),
+        budget=draft.budget.model_dump(mode="json"),
+        config=policy.config,
+        is_enabled=policy.is_enabled,
+        cooldown_hours=policy.cooldown_hours,
+        decision=policy.decision,
+        last_run=latest and latest.id,
+        changed_by=policy.changed_by,
+        created_at=policy.created_at,
+    )
+
+
+def dry_run_view(found: DryRun) -> DryRunView:
+    plan, taken = found.plan, found.plan.selection
+    chosen = [*taken.train, *taken.opinions] if taken is not None else []
+    is_run = plan.config is not None
+    return DryRunView(
+        is_due=found.is_due,
+        when=found.when,
+        new=found.new,
+        method=plan.config.type if plan.config is not None else None,
+        why=plan.reason["why"],
+        rejected=plan.reason["rejected"],
+        config=plan.config.model_dump(mode="json") if plan.config is not None else None,
+        documents=found.new if is_run and taken is None else 0,
+        train=len(taken.train) if taken is not None else 0,
+        held_out=len(taken.held_out) if taken is not None else 0,
+        opinions=len(taken.opinions) if taken is not None else 0,
+        left_out=taken.left_out if taken is not None else {},
+        examples=[each.prompt.id for each in chosen[:_EXAMPLES]],
+        generations=plan.generations,
     )
 
 
@@ -209,6 +286,10 @@ def run_view(session: Session, run: AdaptationRun) -> RunView:
         version=version and registry.version_name(adapter.name, version.number),
         documents=runs.documents_of(session, run.id),
         tasks=runs.tasks_of(session, run.id),
+        prompts=runs.prompts_of(session, run.id),
+        interactions=len(runs.interactions_of(session, run.id)),
+        material=run.material,
+        reason=run.reason,
         report=run.report,
         error=run.error,
         requested_by=run.requested_by,
@@ -298,6 +379,8 @@ def version_view(session: Session, adapter: Adapter, version: AdapterVersion) ->
         engine_name=registry.engine_name(adapter.name, version),
         run_id=version.run_id,
         documents=sorted(registry.documents_of(session, version)),
+        prompts=len(registry.prompts_of(session, version)),
+        interactions=len(registry.interactions_of(session, version)),
         exam=evaluation and evaluation.decision,
         origin=version.origin,
         created_at=version.created_at,
@@ -334,6 +417,7 @@ def _step(session: Session, adapter: Adapter, version: AdapterVersion | None) ->
             run_id=None,
             verdict=None,
             documents=None,
+            prompts=None,
             created_at=None,
         )
     evaluation = evaluations.of_version(session, version)
@@ -344,12 +428,16 @@ def _step(session: Session, adapter: Adapter, version: AdapterVersion | None) ->
         run_id=version.run_id,
         verdict=evaluation and evaluation.verdict,
         documents=len(registry.documents_of(session, version)),
+        prompts=len(registry.prompts_of(session, version))
+        + len(registry.interactions_of(session, version)),
         created_at=version.created_at,
     )
 
 
 def _step_without_material(step: LineageView) -> LineageView:
-    return step.model_copy(update={"run_id": None, "verdict": None, "documents": None})
+    return step.model_copy(
+        update={"run_id": None, "verdict": None, "documents": None, "prompts": None}
+    )
 
 
 def event_view(session: Session, adapter: Adapter, event: AliasEvent) -> AliasEventView:
@@ -372,7 +460,14 @@ def key_view(key: ApiKey) -> KeyView:
 
 def _without_material(view: VersionView) -> VersionView:
     """What every tenant may know of a version: its names and whether it serves."""
-    hidden: dict[str, Any] = {"documents": [], "exam": None, "run_id": None, "retire_reason": None}
+    hidden: dict[str, Any] = {
+        "documents": [],
+        "prompts": 0,
+        "interactions": 0,
+        "exam": None,
+        "run_id": None,
+        "retire_reason": None,
+    }
     return view.model_copy(update=hidden)
 
 

@@ -22,6 +22,7 @@ class Kind(StrEnum):
     DOCUMENT = "document"
     INTERACTION = "interaction"
     TASK = "task"
+    PROMPT = "prompt"
     TENANT = "tenant"
 
 
@@ -29,6 +30,7 @@ _DELETE = {
     Kind.DOCUMENT: "/api/v1/documents/{}",
     Kind.INTERACTION: "/api/v1/interactions/{}",
     Kind.TASK: "/api/v1/tasks/{}",
+    Kind.PROMPT: "/api/v1/prompts/{}",
     Kind.TENANT: "/api/v1/tenants/{}/data",
 }
 
@@ -38,12 +40,12 @@ Rebuild = Annotated[
 
 
 def forget(
-    kind: Annotated[Kind, typer.Argument(help="document, interaction, task or tenant.")],
+    kind: Annotated[Kind, typer.Argument(help="document, interaction, task, prompt or tenant.")],
     name: Annotated[str, typer.Argument(metavar="ID", help="Its id, or the tenant's name.")],
     rebuild: Rebuild = False,
     wait: Annotated[bool, typer.Option("--wait", help="Until it is done, or stuck.")] = False,
 ) -> None:
-    """Forget a document, an interaction, a task, or all that a tenant has sent."""
+    """Forget a document, an interaction, a task, a prompt, or all that a tenant has sent."""
     path = _DELETE[kind].format(quote(name, safe=""))
     with connect() as api:
         answer = api.delete(f"{path}?rebuild=true" if rebuild else path)

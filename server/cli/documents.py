@@ -78,15 +78,23 @@ def learn(
     adapter: Annotated[str | None, typer.Argument(help="The line; else the model's own.")] = None,
     method: Annotated[
         str | None,
-        typer.Option(help="How: seal, distill, heal or seal-editor; else the settings' method."),
+        typer.Option(
+            help="How: a method's name, or auto; else the settings' method, on documents."
+        ),
+    ] = None,
+    tag: Annotated[
+        str | None, typer.Option(help="Only prompts of this tag, where it learns from prompts.")
     ] = None,
     wait: Wait = False,
 ) -> None:
-    """Start a run over all documents now."""
-    asked = {"adapter": adapter, "method": method}
+    """Start a run now: over all documents, or over prompts or feedback by a method of those."""
+    material = {"tag": tag} if tag else None
+    asked = {"adapter": adapter, "method": method, "material": material}
     with connect() as api:
         run = api.post("/api/v1/runs", {name: value for name, value in asked.items() if value})
         out.print(f"{run['id']}  {run['method']}  {run['status']}")
+        if reason := run.get("reason"):
+            out.print(f"  {reason['why']}", markup=False)
         if wait:
             finish(follow(api, run["id"], out))
 

@@ -11,6 +11,8 @@ from server.cli import (
     documents,
     fleet,
     keys,
+    policies,
+    prompts,
     questions,
     runs,
     tasks,
@@ -46,6 +48,8 @@ app.command()(audit.audit)
 app.add_typer(versions.app, name="adapters")
 app.add_typer(fleet.app, name="fleet")
 app.add_typer(tasks.app, name="tasks")
+app.add_typer(prompts.app, name="prompts")
+app.add_typer(policies.app, name="policies")
 app.add_typer(trials.app, name="trial")
 app.add_typer(keys.app, name="key")
 app.add_typer(questions.app, name="questions")

@@ -60,7 +60,13 @@ def _print_run(run: dict[str, Any]) -> None:
     out.print(f"[bold]{run['id']}[/]  {run['status']}  {_stage(run)}")
     out.print(f"  adapter {run['adapter']}, method {run['method']}, attempt {run['attempt']}")
     what = "a task" if run.get("tasks") else f"{len(run['documents'])} documents"
+    if run.get("material"):
+        what = f"{len(run['prompts'])} prompts sent, {run['interactions']} of traffic"
     out.print(f"  asked for by {escape(run['requested_by'])}, {what}")
+    if reason := run.get("reason"):
+        out.print(f"  {run['method']}: {reason['why']}", markup=False)
+        for name, why in reason["rejected"].items():
+            out.print(f"    not {name}: {why}", markup=False)
     for name, seconds in run["report"].get("seconds", {}).items():
         out.print(f"  {STAGES.get(name, name):<11} {seconds:7.1f} s")
     if run["finished_at"]:

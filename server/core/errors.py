@@ -5,9 +5,9 @@ AppError
 │   ├── UnknownField
 │   ├── ContextLengthExceeded
 │   ├── DocumentEmpty · DocumentNotText
-│   ├── TaskInvalid
+│   ├── TaskInvalid · PromptInvalid
 │   ├── ImportRefused
-│   ├── NothingToLearn
+│   ├── NothingToLearn · NoPrompts
 │   └── NoAcceptedEdits
 ├── Unauthenticated 401
 ├── Forbidden 403

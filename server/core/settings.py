@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from adapters.spec import (
+    AutoSpec,
     CorrectionsConfig,
     DistillConfig,
     FewShotConfig,
@@ -167,6 +168,8 @@ class LearningSettings(Group):
     """Learning from users' corrections."""
     kto: KtoConfig = KtoConfig()
     """Learning from thumbs."""
+    auto: AutoSpec = AutoSpec()
+    """From what on a policy whose method is `auto` chooses a method."""
     gate: GateThresholds = GateThresholds()
     """What a challenger must show before it serves."""
     judge: JudgeSpec = JudgeSpec()

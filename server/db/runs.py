@@ -52,6 +52,9 @@ class AdaptationPolicy(Row):
     """After a run of it, so long none is begun."""
     checked_at: Mapped[datetime | None]
     """When its schedule was last looked at."""
+    decision: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    """What it decided last when it was due: ``at``, ``new``, ``method`` (null: no run), ``why``,
+    ``rejected``."""
     changed_by: Mapped[str | None] = mapped_column(String(200))
     """Who changed it last; null: nobody, and the settings say whether it is enabled."""
 

@@ -23,7 +23,7 @@ from server.db import (
     Document,
     LineRole,
 )
-from server.services import bootstrap, policies, promotion, registry, runs, taint
+from server.services import bootstrap, policies, policy_timing, promotion, registry, runs, taint
 from server.services.runs import Claim
 
 
@@ -134,10 +134,10 @@ def queue_due_editors(
     enabled = session.execute(
         select(AdaptationPolicy, Adapter)
         .join(Adapter, Adapter.id == AdaptationPolicy.adapter_id)
-        .where(AdaptationPolicy.is_enabled, AdaptationPolicy.trigger == policies.NEW_DOCUMENTS)
+        .where(AdaptationPolicy.is_enabled, AdaptationPolicy.trigger == policy_timing.NEW_DOCUMENTS)
     ).all()
     for policy, line in enabled:
-        inner = policies.resolved_config(policy, settings.chosen)
+        inner = policies.resolved_config(policy, settings)
         if not isinstance(inner, SealConfig) or not inner.outer.is_enabled:
             continue
         if _unseen(session, line) < inner.outer.editor_after:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, exists, func, or_, select
+from sqlalchemy import ColumnElement, Select, and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from adapters.redaction import Redactor, redact, redact_json
@@ -117,6 +117,8 @@ class Window:
     """Only replies that a thumb, a score or a correction was given on."""
 
 
+MOST_COUNTED = 10_000
+
 JUDGEMENTS = (FeedbackKind.THUMB, FeedbackKind.SCORE, FeedbackKind.CORRECTION)
 
 
@@ -155,9 +157,18 @@ def again(
 
 
 def count_within(session: Session, adapter: Adapter, window: Window) -> tuple[int, datetime | None]:
-    """How many interactions a line may learn from there, and when the oldest of them came."""
-    inside = _taught(select(Interaction.id)).where(_is_of_line(adapter), *_within(window))
-    found = select(func.count(), func.min(Interaction.created_at)).where(Interaction.id.in_(inside))
+    """How many interactions to train on lie there, and when the oldest of them came.
+
+    It counts no further than ``MOST_COUNTED``, so that a tick costs the same whatever is stored.
+    """
+    inside = (
+        _taught(select(Interaction.created_at))
+        .where(_is_of_line(adapter), Interaction.split == "train", *_within(window))
+        .order_by(Interaction.created_at, Interaction.id)
+        .limit(MOST_COUNTED)
+        .subquery()
+    )
+    found = select(func.count(), func.min(inside.c.created_at))
     count, oldest = session.execute(found).one()
     return count, oldest
 
@@ -169,14 +180,16 @@ def last_asked(session: Session, adapter: Adapter) -> datetime | None:
     )
 
 
-def is_judged_between(since: datetime | None, until: datetime | None) -> ColumnElement[bool]:
+def _is_judged_between(since: datetime | None, until: datetime | None) -> ColumnElement[bool]:
     """The condition on an interaction that somebody judged it in this time."""
-    judged = exists().where(
-        Feedback.interaction_id == Interaction.id, Feedback.kind.in_(JUDGEMENTS)
+    judged = select(Feedback.interaction_id).where(
+        Feedback.interaction_id.is_not(None), Feedback.kind.in_(JUDGEMENTS)
     )
     if since is not None:
         judged = judged.where(Feedback.created_at >= since)
-    return judged if until is None else judged.where(Feedback.created_at <= until)
+    if until is not None:
+        judged = judged.where(Feedback.created_at <= until)
+    return Interaction.id.in_(judged)
 
 
 def _is_of_line(adapter: Adapter) -> ColumnElement[bool]:
@@ -189,7 +202,7 @@ def _within(window: Window) -> list[ColumnElement[bool]]:
     if window.tag is not None:
         conditions.append(Interaction.task_tag == window.tag)
     if window.is_judged:  # what counts is when somebody judged, however old the reply
-        conditions.append(is_judged_between(window.since, window.until))
+        conditions.append(_is_judged_between(window.since, window.until))
     elif window.since is not None:
         conditions.append(Interaction.created_at >= window.since)
     if window.until is not None:

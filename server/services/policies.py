@@ -1,13 +1,16 @@
-"""Policies: when a method runs by itself."""
+"""Policies: which method runs by itself, on what, and when."""
 
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
-from sqlalchemy import exists, func, select
+from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 
-from adapters.spec import METHOD_CONFIG, MethodConfig
+from adapters.spec import BudgetSpec, MethodConfig
 from adapters.types import ItemKind
 from server.core.clock import new_id, utc_now
+from server.core.errors import InvalidRequest
 from server.core.queue import INGEST_DOCUMENT, Queue
 from server.core.settings import LearningSettings
 from server.db import (
@@ -16,82 +19,225 @@ from server.db import (
     Adapter,
     Document,
     DocumentState,
-    RunDocument,
-    RunEvent,
 )
 from server.db.session import after_commit
-from server.services import documents, evaluations, promotion, runs, taint
+from server.services import documents, evaluations, methods, plans, promotion, runs, taint
+from server.services import policy_timing as timing
+from server.services.plans import Plan, Wish
+from server.services.policy_rules import MaterialSpec
+from server.services.policy_timing import News
 
-NEW_DOCUMENTS = "new_documents"
+DEFAULT = "documents"
+"""The name of the policy that every line has."""
+
 HEALING = "healing"
 """Who asked for a run that heals, beside the policies of a line."""
 
 _INGEST_GRACE = timedelta(seconds=5)
+_DECIDE_AGAIN = timedelta(minutes=1)
+"""Looking at prompts costs a second or so; a policy that found nothing to do waits this long."""
 
 
 def ensure_default_policy(session: Session, adapter: Adapter, *, is_enabled: bool) -> None:
-    """The row that makes a new line learn its documents without being asked."""
+    """The row that makes a new line learn its documents without being asked.
+
+    Once somebody has changed it, the settings no longer say whether it is enabled.
+    """
     policy = session.scalar(
         select(AdaptationPolicy).where(
-            AdaptationPolicy.adapter_id == adapter.id, AdaptationPolicy.name == "documents"
+            AdaptationPolicy.adapter_id == adapter.id, AdaptationPolicy.name == DEFAULT
         )
     )
     if policy is None:
         policy = AdaptationPolicy(
             id=new_id("pol"),
             adapter_id=adapter.id,
-            name="documents",
-            trigger=NEW_DOCUMENTS,
+            name=DEFAULT,
+            trigger=timing.NEW_DOCUMENTS,
             config={},
         )
         session.add(policy)
-    policy.is_enabled = is_enabled
+    if policy.changed_by is None:
+        policy.is_enabled = is_enabled
 
 
-def resolved_config(policy: AdaptationPolicy | None, default: MethodConfig) -> MethodConfig:
-    """The policy's own config where it has one, the settings' otherwise; recorded by the run.
+def resolved_config(policy: AdaptationPolicy | None, settings: LearningSettings) -> MethodConfig:
+    """The config by which a policy learns documents: the settings', as far as it says nothing else.
 
-    A policy's config that names no ``type`` is of the settings' method.
+    Raises:
+        InvalidRequest: it says what no method takes any more.
     """
-    if policy is None or not policy.config:
-        return default
-    return METHOD_CONFIG.validate_python({"type": default.type, **policy.config})
+    if policy is None:
+        return settings.chosen
+    overrides = dict(policy.config)
+    name = overrides.pop("type", None) or policy.method
+    if name == plans.AUTO:  # which takes the settings' method for documents
+        name, overrides = None, dict(overrides.get(settings.chosen.type, {}))
+    if policy.budget:
+        overrides["budget"] = policy.budget | dict(overrides.get("budget", {}))
+    return methods.config_of(settings, name, overrides)
+
+
+def wish_of(policy: AdaptationPolicy, settings: LearningSettings) -> Wish:
+    """What a policy wants learnt."""
+    material = MaterialSpec.model_validate(policy.material)
+    overrides = dict(policy.config)
+    named = overrides.pop("type", None)  # as rows of old name their method
+    is_of_documents = material.kind == "documents"
+    method = policy.method or named or (settings.chosen.type if is_of_documents else plans.AUTO)
+    return Wish(method, material, overrides, BudgetSpec.model_validate(policy.budget))
 
 
 def queue_due_runs(
-    session: Session, settings: LearningSettings, *, queue: Queue, now: datetime | None = None
+    session: Session,
+    settings: LearningSettings,
+    *,
+    queue: Queue,
+    now: datetime | None = None,
+    max_rank: int | None = None,
 ) -> list[AdaptationRun]:
-    """Start what is due: a line's owner has sent new documents, and none for a while; or, where
-    nothing is new, its champion needs healing."""
-    settled = (now or utc_now()) - timedelta(seconds=settings.quiet_s)
+    """Start what is due, one run for a line at a time: of each line the oldest policy that is due.
+
+    A line's own policy is due when its owner has sent new documents, and none for a while; or,
+    where nothing is new, when its champion needs healing.
+    """
+    moment = now or utc_now()
     enabled = session.execute(
         select(AdaptationPolicy, Adapter)
         .join(Adapter, Adapter.id == AdaptationPolicy.adapter_id)
-        .where(AdaptationPolicy.is_enabled, AdaptationPolicy.trigger == NEW_DOCUMENTS)
+        .where(AdaptationPolicy.is_enabled)
+        .order_by(AdaptationPolicy.created_at, AdaptationPolicy.id)
     ).all()
     started = []
     for policy, adapter in enabled:
-        newest = _newest_unseen(session, adapter)
-        if newest is None and needs_healing(session, adapter, settings):
-            config: MethodConfig = settings.heal
-            asking = HEALING
-        elif newest is None or newest > settled:
+        if runs.open_run_of(session, adapter) is not None:
             continue
-        else:
-            config = resolved_config(policy, settings.chosen)
-            asking = policy.name
-        run, is_new = runs.queue_run(
-            session,
-            adapter,
-            method=config.type,
-            config=config.model_dump(mode="json"),
-            requested_by=f"policy:{asking}",
-            policy_id=policy.id,
-            queue=queue,
-        )
-        if is_new:
+        try:
+            run = _start(session, settings, policy, adapter, queue, moment, max_rank)
+        except InvalidRequest as refused:  # written under other settings, or nothing is left
+            _decide(policy, moment, None, None, {"why": refused.message, "rejected": {}})
+            continue
+        if run is not None:
             started.append(run)
     return started
+
+
+@dataclass(frozen=True, slots=True)
+class DryRun:
+    """What a policy would do now."""
+
+    is_due: bool
+    when: str
+    """Why it is due, or why not."""
+    new: int
+    """Pieces of material since its last run."""
+    plan: Plan
+
+
+def dry_run(
+    session: Session,
+    settings: LearningSettings,
+    policy: AdaptationPolicy,
+    *,
+    now: datetime | None = None,
+    max_rank: int | None = None,
+) -> DryRun:
+    """What a policy would learn now, due or not; changes nothing.
+
+    Raises:
+        InvalidRequest: its config was written under other settings, and is not taken any more.
+    """
+    adapter = session.get_one(Adapter, policy.adapter_id)
+    moment = now or utc_now()
+    news = timing.news_of(session, policy, adapter, moment)
+    due = timing.is_due(session, settings, policy, adapter, news, moment)
+    plan = plans.make(
+        session,
+        settings,
+        adapter,
+        wish_of(policy, settings),
+        new_documents=news.documents,
+        max_rank=max_rank,
+    )
+    return DryRun(due.is_due, due.why, news.count, plan)
+
+
+def _start(
+    session: Session,
+    settings: LearningSettings,
+    policy: AdaptationPolicy,
+    adapter: Adapter,
+    queue: Queue,
+    now: datetime,
+    max_rank: int | None,
+) -> AdaptationRun | None:
+    """The run that a policy begins now; None where it is not due, or finds nothing to do."""
+    news = timing.news_of(session, policy, adapter, now)
+    is_own = policy.trigger == timing.NEW_DOCUMENTS
+    if is_own and not news.count and needs_healing(session, adapter, settings):
+        return _queue(
+            session, adapter, policy, Plan(settings.heal, MaterialSpec(), {}), HEALING, queue
+        )
+    due = timing.is_due(session, settings, policy, adapter, news, now)
+    if due.has_fired:
+        policy.checked_at = now
+    if not due.is_due or _has_decided(policy, news, now):
+        return None
+    wish = wish_of(policy, settings)
+    plan = plans.make(
+        session, settings, adapter, wish, new_documents=news.documents, max_rank=max_rank
+    )
+    _decide(policy, now, news, plan.config, plan.reason)
+    if plan.config is None:
+        return None
+    return _queue(session, adapter, policy, plan, policy.name, queue)
+
+
+def _queue(
+    session: Session,
+    adapter: Adapter,
+    policy: AdaptationPolicy,
+    plan: Plan,
+    asking: str,
+    queue: Queue,
+) -> AdaptationRun | None:
+    assert plan.config is not None
+    is_of_documents = plan.material.kind == "documents"
+    run, is_new = runs.queue_run(
+        session,
+        adapter,
+        method=plan.config.type,
+        config=plan.config.model_dump(mode="json"),
+        requested_by=f"policy:{asking}",
+        policy_id=policy.id,
+        material={} if is_of_documents else plan.material.model_dump(mode="json"),
+        reason=plan.reason or None,
+        queue=queue,
+    )
+    return run if is_new else None
+
+
+def _has_decided(policy: AdaptationPolicy, news: News, now: datetime) -> bool:
+    """Whether it found nothing to do in the very same material, or only just now."""
+    last = policy.decision
+    if last is None or last["method"] is not None:
+        return False
+    return last["new"] == news.count or now < datetime.fromisoformat(last["at"]) + _DECIDE_AGAIN
+
+
+def _decide(
+    policy: AdaptationPolicy,
+    now: datetime,
+    news: News | None,
+    config: MethodConfig | None,
+    reason: dict[str, Any],
+) -> None:
+    policy.decision = {
+        "at": now.isoformat(),
+        "new": news.count if news is not None else 0,
+        "method": config.type if config is not None else None,
+        **reason,
+    }
 
 
 def needs_healing(session: Session, adapter: Adapter, settings: LearningSettings) -> bool:
@@ -116,23 +262,6 @@ def needs_healing(session: Session, adapter: Adapter, settings: LearningSettings
     )
     return not session.scalar(select(is_tried)) and documents.has_documents(
         session, owner=adapter.owner
-    )
-
-
-def _newest_unseen(session: Session, adapter: Adapter) -> datetime | None:
-    """When the newest document came that the line may learn and no run of it has taken."""
-    was_broken_off = exists().where(
-        RunEvent.run_id == AdaptationRun.id, RunEvent.kind == runs.MATERIAL_DELETED
-    )
-    taken = (
-        select(RunDocument.document_id)
-        .join(AdaptationRun, AdaptationRun.id == RunDocument.run_id)
-        .where(AdaptationRun.adapter_id == adapter.id, ~was_broken_off)
-    )
-    return session.scalar(
-        select(func.max(Document.created_at)).where(
-            documents.is_learnable(adapter.owner), Document.id.not_in(taken)
-        )
     )
 
 

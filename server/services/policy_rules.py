@@ -8,7 +8,13 @@ from pydantic import AfterValidator, Field
 
 from adapters.spec import Settings
 
-Kind = Literal["documents", "prompts", "feedback"]
+Kind = Literal["documents", "prompts", "feedback", "all"]
+
+
+def _storable(text: str) -> str:
+    if "\x00" in text or any("\ud800" <= char <= "\udfff" for char in text):
+        raise ValueError("NUL and halves of characters cannot be stored")
+    return text
 
 
 class MaterialSpec(Settings):
@@ -16,10 +22,13 @@ class MaterialSpec(Settings):
 
     kind: Kind = "documents"
     """documents: all of the line's owner. prompts: of traffic, and those sent for learning. feedback:
-    thumbs and corrections on replies."""
+    thumbs and corrections on replies. all: whichever `auto` chooses. What the method learns from
+    when left out."""
     sources: Literal["all", "uploaded", "traffic"] = "all"
     """`prompts`: only those sent for learning, or only those of traffic."""
-    tag: Annotated[str, Field(min_length=1, max_length=100)] | None = None
+    tag: Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_storable)] | None = (
+        None
+    )
     """Only prompts of this tag: `tag` where they were sent for learning, `metadata.task` in traffic."""
     min_age_hours: float = Field(default=0.0, ge=0.0, le=24 * 3650)
     """Only what came at least so long ago, so that there is time to delete it."""

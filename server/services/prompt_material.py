@@ -244,7 +244,8 @@ def _candidates(rows: Iterable[Experience], left_out: Counter[str]) -> list[Cand
             left_out[prompt] += 1
         else:
             is_gate = row.split != prompts.TRAIN
-            found.append(Candidate(prompt, is_gate, opinion=_opinion(row, prompt)))
+            opinion = _opinion(row, prompt)
+            found.append(Candidate(prompt, is_gate, opinion=opinion, reply=row.reply))
     return found
 
 
@@ -274,7 +275,8 @@ def _opinion(row: Experience, prompt: Prompt, until: datetime | None = None) -> 
             is_liked = score > 0
         elif given.kind == FeedbackKind.CORRECTION:
             correction = given.value.get("text") or correction
-    if not row.reply or (is_liked is None and correction is None):
+    is_call = row.finish_reason == "tool_calls"  # its text is the calls as JSON
+    if not row.reply or is_call or (is_liked is None and correction is None):
         return None
     return Opinion(prompt, row.reply, row.version, is_liked, correction)
 

@@ -34,6 +34,8 @@ class Candidate:
     """Whether it was drawn for exams when it came."""
     is_uploaded: bool = False
     opinion: Opinion | None = None
+    reply: str = ""
+    """What was said to it, where it came in traffic."""
 
     @property
     def key(self) -> str:

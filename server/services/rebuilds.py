@@ -21,6 +21,7 @@ from server.db import (
     AdapterVersion,
     Document,
     Interaction,
+    Prompt,
     RunKind,
     RunStatus,
     Task,
@@ -140,8 +141,8 @@ def _manifest_of(version: AdapterVersion, name: str) -> Manifest:
 
 
 def _missing(session: Session, adapter: Adapter, version: AdapterVersion) -> list[str]:
-    """Ids of documents, tasks and interactions that are not what they were when the version, or one that
-    it was trained on from, learnt them."""
+    """Ids of documents, tasks, prompts and interactions that are not what they were when the version, or
+    one that it was trained on from, learnt them."""
     missing: dict[str, None] = {}
     for ancestor in registry.ancestry(session, version):
         if ancestor is None:
@@ -160,6 +161,10 @@ def _missing(session: Session, adapter: Adapter, version: AdapterVersion) -> lis
                 or tasks.content_hash(task) != ref.sha256
             ):
                 missing[ref.id] = None
+        for prompt_id in manifest.prompts:
+            prompt = session.get(Prompt, prompt_id)
+            if prompt is None or prompt.deleted_at is not None:
+                missing[prompt_id] = None
         for interaction_id in manifest.interactions:
             interaction = session.get(Interaction, interaction_id)
             if interaction is None or interaction.redacted_at is not None:

@@ -32,6 +32,7 @@ from server.engine.routing import CHAMPION
 from server.services import (
     audit,
     policies,
+    policy_timing,
     promotion,
     registry,
     retirement,
@@ -163,11 +164,15 @@ class LineWithout:
     def _queue(self) -> None:
         policy = self._session.scalar(
             select(AdaptationPolicy)
-            .where(AdaptationPolicy.adapter_id == self._adapter.id, AdaptationPolicy.is_enabled)
+            .where(
+                AdaptationPolicy.adapter_id == self._adapter.id,
+                AdaptationPolicy.is_enabled,
+                AdaptationPolicy.trigger == policy_timing.NEW_DOCUMENTS,
+            )
             .order_by(AdaptationPolicy.id)
             .limit(1)
         )
-        config = policies.resolved_config(policy, self._orders.learning.chosen)
+        config = policies.resolved_config(policy, self._orders.learning)
         run, is_new = runs.queue_run(
             self._session,
             self._adapter,

@@ -80,6 +80,11 @@ def is_tainted(session: Session, version: AdapterVersion | None) -> bool:
     return deletion_seen_by(session, version.run_id) is not None
 
 
+def has_seen_what_was_deleted() -> ColumnElement[bool]:
+    """The condition on a run that something it has taken was deleted since."""
+    return exists(select(Deletion.id).where(_has_seen()).correlate(AdaptationRun))
+
+
 def _takers(deletion: Deletion) -> Select[str]:
     """Ids of the runs that have taken what was deleted."""
     return (

@@ -1,0 +1,204 @@
+"""Which method fits what there is to learn from: a pure choice, with its reasons.
+
+The order is that of who knows best what is right: the form by code first, because it is cheap and
+what follows builds on it; then whoever can check an answer; then users; then the model's own
+majority; and the model alone last. Whether it is worth it (pass rates, agreement) only rollouts can
+tell: a run that finds it is not ends without an update.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from adapters.spec import AutoSpec
+
+NOTHING = "Nothing fits."
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What there is to learn from, as the database knows it."""
+
+    documents: int = 0
+    """New ones."""
+    document_method: str = "seal"
+    """How the settings learn documents."""
+    prompts: int = 0
+    """That may be trained on."""
+    answered: int = 0
+    """Prompts whose right answer is known."""
+    answers_are: str = "number"
+    """What kind of answer those are."""
+    tested: int = 0
+    """Prompts that come with tests."""
+    verifier: str | None = None
+    """One that was configured and needs no known answer: contract or http."""
+    thumbs_up: int = 0
+    thumbs_down: int = 0
+    corrections: int = 0
+    replies: int = 0
+    """Logged replies that were looked at."""
+    answer_kinds: Mapping[str, float] = field(default_factory=dict)
+    """Share of the replies that give a short answer of a kind: `number`, `choice`, `math`, `json`."""
+    has_contract: bool = False
+    """Whether a form was configured that replies should have."""
+    well_formed: float | None = None
+    """Share of the replies that keep it; None where no cheap look can tell."""
+    is_tuned: bool = True
+    """Whether the base model was tuned to follow instructions, by its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A method, or None, and why."""
+
+    method: str | None
+    why: str
+    rejected: dict[str, str]
+    """Why none of the others, by method."""
+    config: dict[str, Any] = field(default_factory=dict)
+    """What the method must know of what was found."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The reason as a run keeps it."""
+        return {"why": self.why, "rejected": self.rejected}
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """Whether a method fits."""
+
+    is_fit: bool
+    why: str
+    config: dict[str, Any] = field(default_factory=dict)
+
+
+def choose(facts: Facts, spec: AutoSpec | None = None) -> Choice:
+    """The first method that fits, in the order of the module's first lines."""
+    limits = spec or AutoSpec()
+    verdicts = {facts.document_method: _documents(facts)}
+    verdicts |= {name: judge(facts, limits) for name, judge in _JUDGES.items()}
+    chosen = next((name for name, verdict in verdicts.items() if verdict.is_fit), None)
+    rejected = {
+        name: f"It would fit, too ({verdict.why}); {chosen} comes first."
+        if verdict.is_fit
+        else verdict.why
+        for name, verdict in verdicts.items()
+        if name != chosen
+    }
+    if chosen is None:
+        return Choice(None, NOTHING, rejected)
+    return Choice(chosen, verdicts[chosen].why, rejected, verdicts[chosen].config)
+
+
+def _documents(facts: Facts) -> _Verdict:
+    if not facts.documents:
+        return _Verdict(False, "No new document.")
+    return _Verdict(True, f"{facts.documents} new documents")
+
+
+def _specs(facts: Facts, spec: AutoSpec) -> _Verdict:
+    if not facts.has_contract:
+        return _Verdict(False, "No contract is configured that says what form replies should have.")
+    if (few := _too_few(facts, spec.prompts)) is not None:
+        return few
+    if facts.replies < spec.replies:
+        return _Verdict(
+            False, f"Only {facts.replies} logged replies, too few to judge the form by."
+        )
+    if facts.well_formed is None:
+        return _Verdict(
+            False, "No cheap look tells whether replies keep this contract; name specs."
+        )
+    failing = 1 - facts.well_formed
+    if failing < spec.failing:
+        return _Verdict(False, f"Only {failing:.0%} of the replies break the contract.")
+    return _Verdict(True, f"{failing:.0%} of {facts.replies} logged replies break the contract")
+
+
+def _sd_zero(facts: Facts, spec: AutoSpec) -> _Verdict:
+    if (few := _too_few(facts, spec.prompts)) is not None:
+        return few
+    if facts.verifier is not None:
+        return _Verdict(True, f"{facts.prompts} prompts and a verifier ({facts.verifier})")
+    by_answer = {"type": "answer", "answer": {"kind": facts.answers_are}}
+    for count, what, verifier in (
+        (facts.answered, "a known answer", by_answer),
+        (facts.tested, "tests", {"type": "unit-tests"}),
+    ):
+        if count and count >= spec.known * facts.prompts:
+            why = f"{count} of {facts.prompts} prompts have {what}"
+            return _Verdict(True, why, {"verifier": verifier})
+    known = max(facts.answered, facts.tested)
+    return _Verdict(
+        False, f"{known} of {facts.prompts} prompts have known answers or tests; no verifier."
+    )
+
+
+def _grpo(facts: Facts, spec: AutoSpec) -> _Verdict:
+    return _Verdict(
+        False, "SD-Zero learns from the same verifier with fewer rollouts; name grpo to have it."
+    )
+
+
+def _kto(facts: Facts, spec: AutoSpec) -> _Verdict:
+    total = facts.thumbs_up + facts.thumbs_down
+    if total < spec.thumbs:
+        return _Verdict(False, f"{total} thumbs, and {spec.thumbs} are asked for.")
+    rarer = min(facts.thumbs_up, facts.thumbs_down)
+    if rarer < spec.minority * total:
+        return _Verdict(False, f"Only {rarer} of {total} thumbs are of the rarer kind.")
+    return _Verdict(True, f"{facts.thumbs_up} thumbs up and {facts.thumbs_down} down")
+
+
+def _corrections(facts: Facts, spec: AutoSpec) -> _Verdict:
+    if facts.corrections < spec.corrections:
+        return _Verdict(
+            False, f"{facts.corrections} corrections, and {spec.corrections} are asked for."
+        )
+    return _Verdict(True, f"{facts.corrections} corrections")
+
+
+def _ttrl(facts: Facts, spec: AutoSpec) -> _Verdict:
+    if (few := _too_few(facts, spec.prompts)) is not None:
+        return few
+    if facts.replies < spec.replies:
+        return _Verdict(
+            False,
+            f"Only {facts.replies} logged replies, too few to tell whether answers are short.",
+        )
+    kind, share = max(facts.answer_kinds.items(), key=lambda each: each[1], default=("none", 0.0))
+    if share < spec.extractable:
+        return _Verdict(
+            False, f"Only {share:.0%} of the replies give a short answer that can be compared."
+        )
+    why = f"{share:.0%} of {facts.replies} logged replies give a short answer ({kind})"
+    return _Verdict(True, why, {"answer": {"kind": kind}})
+
+
+def _sept(facts: Facts, spec: AutoSpec) -> _Verdict:
+    if facts.is_tuned:
+        return _Verdict(
+            False, "The base model is tuned to instructions, by its name; SePT gains nothing there."
+        )
+    if (few := _too_few(facts, spec.many_prompts)) is not None:
+        return few
+    return _Verdict(True, f"{facts.prompts} prompts, and nobody who knows what is right")
+
+
+def _too_few(facts: Facts, needed: int) -> _Verdict | None:
+    if facts.prompts >= needed:
+        return None
+    return _Verdict(False, f"{facts.prompts} prompts to learn from, and {needed} are asked for.")
+
+
+_JUDGES: dict[str, Callable[[Facts, AutoSpec], _Verdict]] = {
+    "specs": _specs,
+    "sd-zero": _sd_zero,
+    "grpo": _grpo,
+    "kto": _kto,
+    "corrections": _corrections,
+    "ttrl": _ttrl,
+    "sept": _sept,
+}
+"""In order."""
