@@ -19,6 +19,7 @@ from pydantic import TypeAdapter
 from adapters.evaluation.gate import Verdict
 from adapters.evaluation.prompt_exam import HeldPrompt
 from adapters.methods import build_method
+from adapters.redaction import build_redactor
 from adapters.sampling import SamplingError
 from adapters.spec import METHOD_CONFIG, PromptSettings, SealEditorConfig
 from adapters.types import ExamItem
@@ -111,6 +112,7 @@ class Adaptation:
         self._folder = context.settings.runs_path / owned.run_id
         self._scratch = scratch_of(self._folder, owned.attempt)
         self._scratch.mkdir(parents=True, exist_ok=True)
+        self._redactor = build_redactor(context.settings.capture.redactor)
 
     def go_through(self) -> None:
         """All stages; raises whatever ends the run early."""
@@ -139,7 +141,7 @@ class Adaptation:
                     raise
                 log.warning("exam_repeated", run_id=self._owned.run_id, reason=str(disturbance))
                 with self._database.unit_of_work() as session:
-                    material = with_champion(session, material)
+                    material = with_champion(session, material, self._redactor)
 
     def close(self, status: RunStatus, error: str | None = None) -> None:
         """End a run that did not go through, unless somebody else owns it by now."""
@@ -171,6 +173,7 @@ class Adaptation:
                     self._owned,
                     served=settings.model.name,
                     lesson_chunks=settings.documents.lesson_chunks,
+                    redactor=self._redactor,
                 )
             if material.contained:
                 self._report["contained"] = material.contained

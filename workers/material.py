@@ -12,7 +12,7 @@ from adapters.evaluation.general import load_general_suite
 from adapters.lesson import Weights
 from adapters.manifest import DocumentRef
 from adapters.methods import AcceptedSelfEdit, Assignment
-from adapters.redaction import redact_secrets
+from adapters.redaction import Redactor, redact, redact_secrets
 from adapters.types import ExamItem, Example, Opinion, Prompt, SourceDocument, Task
 from server.core.errors import NothingToLearn
 from server.db import Adapter, AdapterVersion, LineRole
@@ -117,7 +117,12 @@ class Material:
 
 
 def collect(
-    session: Session, owned: Claim, *, served: str, lesson_chunks: int | None = None
+    session: Session,
+    owned: Claim,
+    *,
+    served: str,
+    lesson_chunks: int | None = None,
+    redactor: Redactor = redact,
 ) -> Material:
     """The union of all live documents of the line's owner, or the run's task; and who champions it.
 
@@ -126,8 +131,10 @@ def collect(
     Args:
         served: the settings' model name, under which the engine knows its base model.
         lesson_chunks: how many chunks of one document a lesson takes; None: all.
+        redactor: takes out of traffic what nobody may learn.
 
     Raises:
+        NoPrompts: the run learns from prompts, and there are none that it may learn from.
         NothingToLearn: no document has been chunked, nothing of them may be taught,
             or the task was deleted.
     """
@@ -170,16 +177,18 @@ def collect(
     )
     if not material.learnt and not runs.learns_no_documents(run.method):
         raise NothingToLearn(adapter.name)
-    material = with_champion(session, material)
-    return with_prompts(session, owned, material) if run.method in runs.PROMPT_METHODS else material
+    material = with_champion(session, material, redactor)
+    if run.method not in runs.PROMPT_METHODS:
+        return material
+    return with_prompts(session, owned, material, redactor)
 
 
-def with_champion(session: Session, material: Material) -> Material:
+def with_champion(session: Session, material: Material, redactor: Redactor = redact) -> Material:
     """The same material beside the champion of this moment."""
     champion = promotion.champion(session, material.adapter)
     is_tainted = taint.is_tainted(session, champion)
     # What a tainted champion can goes with it, so nothing asks that it be kept.
-    earlier = () if is_tainted else earlier_prompts(session, champion)
+    earlier = () if is_tainted else earlier_prompts(session, champion, redactor)
     return dataclasses.replace(
         material,
         earlier_prompts=earlier,
@@ -193,15 +202,23 @@ def with_champion(session: Session, material: Material) -> Material:
     )
 
 
-def with_prompts(session: Session, owned: Claim, material: Material) -> Material:
-    """The same material with the prompts and opinions that the run takes, and may be taught."""
-    taken = prompt_material.prompts_of(session, owned)
+def with_prompts(
+    session: Session, owned: Claim, material: Material, redactor: Redactor = redact
+) -> Material:
+    """The same material with the prompts and opinions that the run takes, and may be taught.
+
+    Raises:
+        NoPrompts: there is nothing that the run may learn from.
+    """
+    general = [item.prompt for item in load_general_suite()]
+    taken = prompt_material.prompts_of(session, owned, asked=general, redactor=redactor)
+    held_out = prompt_material.held_out_of(session, owned.run_id, redactor=redactor)
     earlier = (prompt for each in material.earlier_prompts for prompt in each.prompts)
-    fit = teachable(taken.train, taken.opinions, held_out=[*taken.held_out, *earlier])
+    fit = teachable(taken.train, taken.opinions, held_out=[*held_out, *earlier])
     return dataclasses.replace(
         material,
         prompts=fit.prompts,
-        held_out_prompts=taken.held_out,
+        held_out_prompts=held_out,
         opinions=fit.opinions,
         left_out=dict(sorted((Counter(taken.left_out) + Counter(fit.left_out)).items())),
     )

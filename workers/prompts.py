@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from adapters.corpus.instructions import find_suspects
 from adapters.evaluation.general import load_general_suite
+from adapters.redaction import Redactor, redact
 from adapters.spec import METHOD_CONFIG, PromptSettings
 from adapters.types import Opinion, Prompt
 from server.db import AdaptationRun, AdapterVersion
@@ -61,16 +62,21 @@ def teachable(
     )
 
 
-def earlier_prompts(session: Session, version: AdapterVersion | None) -> tuple[EarlierPrompts, ...]:
+def earlier_prompts(
+    session: Session, version: AdapterVersion | None, redactor: Redactor = redact
+) -> tuple[EarlierPrompts, ...]:
     """What the runs held out that a version comes from, as far as it is not deleted; newest first.
 
     One entry for each run that learnt from prompts, back to the last that began at the base.
     """
-    return tuple(
-        EarlierPrompts(run.id, config, prompt_material.held_out_of(session, run.id))
-        for run in _runs_behind(session, version)
-        if isinstance(config := METHOD_CONFIG.validate_python(run.config), PromptSettings)
-    )
+    found = []
+    for run in _runs_behind(session, version):
+        if run.method in runs.PROMPT_METHODS:
+            config = METHOD_CONFIG.validate_python(run.config)
+            assert isinstance(config, PromptSettings)
+            held_out = prompt_material.held_out_of(session, run.id, redactor=redactor)
+            found.append(EarlierPrompts(run.id, config, held_out))
+    return tuple(found)
 
 
 def last_turn(prompt: Prompt) -> str:

@@ -58,7 +58,7 @@ class Specs:
         """See `Method.learn`."""
         config = self._config
         beginning = begin(assignment, config)
-        prompts = _drawn(assignment.prompts, config)
+        prompts = _drawn(assignment.prompts, assignment.held_out, config)
         lesson = _Lesson(config, beginning, bench, prompts)
         if len(prompts) < config.min_prompts:
             why = f"There are {len(prompts)} usable prompts, under {config.min_prompts}."
@@ -345,17 +345,27 @@ def _to_judge(reply: str, config: SpecsConfig) -> str:
     return found or answer_in(reply, config.contract) or reply
 
 
-def _drawn(prompts: Sequence[Prompt], config: SpecsConfig) -> list[Prompt]:
-    """At most `max_prompts` of those that ask something, each once, drawn by the seed."""
+def _drawn(
+    prompts: Sequence[Prompt], held_out: frozenset[str], config: SpecsConfig
+) -> list[Prompt]:
+    """At most `max_prompts` of those that ask something, each once, drawn by the seed; none that
+    the exam asks."""
+    exam = frozenset(map(_plain, held_out))
     usable = {
         tuple((message["role"], message["content"]) for message in prompt.messages): prompt
         for prompt in prompts
-        if prompt.messages and prompt.messages[-1]["content"].strip()
+        if prompt.messages
+        and prompt.messages[-1]["content"].strip()
+        and _plain(prompt.messages[-1]["content"]) not in exam
     }
     drawn = list(usable.values())
     if len(drawn) > config.max_prompts:
         drawn = random.Random(config.seed).sample(drawn, config.max_prompts)
     return drawn
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split()).casefold()
 
 
 def _pass_share(groups: Groups) -> float:

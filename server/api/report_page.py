@@ -1,6 +1,6 @@
 """A run's report as one HTML page: no script, nothing fetched, every word of a model escaped."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from html import escape
 from typing import Any
 
@@ -22,6 +22,17 @@ svg .range { stroke: currentColor; stroke-width: 3; } svg .seen { fill: currentC
 """
 
 
+_CURVES = ("curve", "steps")
+"""What methods call their figures by step."""
+_TOLD = {
+    "majority": "most of the champion's own replies",
+    "correction": "a user's correction",
+    "verifier": "by the verifier",
+    "contract": "in the form of the contract",
+}
+"""By grader, what stands behind a right answer where it is not simply the expected one."""
+
+
 def render_report(report: ReportView) -> str:
     """The whole page."""
     run, exam = report.run, report.exam
@@ -31,9 +42,12 @@ def render_report(report: ReportView) -> str:
         _facts(run),
         _sentences("Reasons", exam.get("reasons", [])),
         _needs(exam.get("needs", [])),
+        _generalization(exam.get("generalization")),
         _slices(exam.get("slices", [])),
         _checks(exam.get("checks", [])),
+        _material(run.report),
         _lesson(run.report),
+        _curves(run.report),
         _lineage(report),
         _questions(report.questions),
     ]
@@ -68,6 +82,12 @@ def _needs(needs: Iterable[Mapping[str, Any]]) -> str:
         for need in needs
     ]
     return _sentences("Questions that would decide it", sentences)
+
+
+def _generalization(factor: float | None) -> str:
+    if factor is None:
+        return ""
+    return f"<p>Generalization Factor (gains here and in general, beta 2): {factor:.3g}</p>"
 
 
 def _slices(slices: Iterable[Mapping[str, Any]]) -> str:
@@ -134,6 +154,57 @@ def _checks(checks: Iterable[Mapping[str, Any]]) -> str:
     return _table("Drift and form", "beside right and wrong", heads, rows)
 
 
+def _material(report: Mapping[str, Any]) -> str:
+    """What a run took of prompts and opinions, and what it left out and why."""
+    taken = report.get("taken")
+    if not isinstance(taken, dict):
+        return ""
+    asked = (report.get("quiz") or {}).get("prompts") or {}
+    counted = [
+        ("taken", {name: taken.get(name) for name in ("prompts", "opinions", "held_out")}),
+        ("not learnt", taken.get("left_out")),
+        ("asked in the exam", asked.get("asked")),
+        *((f"not asked: {name}", why) for name, why in (asked.get("not_asked") or {}).items()),
+    ]
+    rows = [
+        (escape(what), escape(str(name).replace("_", " ")), str(number))
+        for what, counts in counted
+        if isinstance(counts, dict)
+        for name, number in counts.items()
+        if number
+    ]
+    return _table("Prompts and opinions", "what became of them", ("", "what", "n:count"), rows)
+
+
+def _curves(report: Mapping[str, Any]) -> str:
+    """The figures of each loop of the method, step by step."""
+    return "\n".join(_curve(where, points) for where, points in _find_curves(report, ()))
+
+
+def _find_curves(
+    said: Mapping[str, Any], where: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, ...], list[dict[str, Any]]]]:
+    for name, value in said.items():
+        if isinstance(value, dict):
+            yield from _find_curves(value, (*where, name))
+        elif name in _CURVES and isinstance(value, list) and value:
+            yield where, [point for point in value if isinstance(point, dict)]
+
+
+def _curve(where: tuple[str, ...], points: list[dict[str, Any]]) -> str:
+    names = list(dict.fromkeys(name for point in points for name in point if name != "step"))
+    rows = [
+        (str(number), *(_number(_figure(point.get(name))) for name in names))
+        for number, point in enumerate(points)
+    ]
+    heads = ("n:step", *(f"n:{name.replace('_', ' ')}" for name in names))
+    return _table("Curve", ", ".join(where), heads, rows)
+
+
+def _figure(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
+
+
 def _lesson(report: Mapping[str, Any]) -> str:
     counts = report.get("self_edits")
     if not isinstance(counts, dict):
@@ -169,7 +240,7 @@ def _questions(questions: Iterable[Mapping[str, Any]]) -> str:
         (
             _change(row),
             escape(row["prompt"]),
-            escape(" / ".join(row["expected"])),
+            _expected(row),
             escape(row["champion_reply"]),
             escape(row["challenger_reply"]),
             escape(row["document_id"] or row["kind"]),
@@ -178,6 +249,13 @@ def _questions(questions: Iterable[Mapping[str, Any]]) -> str:
     ]
     heads = ("", "question", "expected", "champion", "challenger", "about")
     return _table("Questions", "lost and gained ones first", heads, rows)
+
+
+def _expected(row: Mapping[str, Any]) -> str:
+    answers = escape(" / ".join(row["expected"]))
+    if row.get("grader") in _TOLD:
+        return f'{answers} <span class="what">{_TOLD[row["grader"]]}</span>'
+    return answers
 
 
 def _change(row: Mapping[str, Any]) -> str:

@@ -5,15 +5,15 @@ finds every version that has seen it.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, and_, select
 from sqlalchemy.orm import Session
 
 from adapters.redaction import Redactor, redact
-from adapters.spec import METHOD_CONFIG, MethodConfig, PromptSettings
+from adapters.spec import METHOD_CONFIG, CorrectionsConfig, MethodConfig, PromptSettings
 from adapters.types import Opinion, Prompt
 from server.core.clock import utc_now
 from server.core.errors import NoPrompts
@@ -75,6 +75,33 @@ def prompts_of(
     """
     take_prompts(session, owned, asked=asked, redactor=redactor)
     return _taken(session, owned, redactor)
+
+
+def held_out_of(
+    session: Session, run_id: str, *, redactor: Redactor = redact
+) -> tuple[Prompt, ...]:
+    """What a run holds out for exams, its own and those of later versions, and is not deleted since.
+
+    Where it learns from corrections, what a user corrected a reply to is the prompt's answer.
+    """
+    run = runs.get_run(session, run_id)
+    config: MethodConfig = METHOD_CONFIG.validate_python(run.config)
+    rules = rules_of(spec_of(run.material), config)
+    sent = [
+        each.prompt
+        for each in (_uploaded(row, redactor) for row in _rows_of(session, run_id))
+        if each.is_held_out(rules)
+    ]
+    gate = [key for key, use in _uses(session, run_id).items() if use == Use.GATE]
+    heard = []
+    for row in experience.again(session, runs.line_of(session, run), gate, redactor=redactor):
+        prompt = _prompt(row)
+        if isinstance(prompt, Prompt):
+            said = _opinion(row, prompt)
+            if isinstance(config, CorrectionsConfig) and said and said.correction:
+                prompt = replace(prompt, answers=(said.correction,))
+            heard.append(prompt)
+    return (*sent, *heard)
 
 
 def take_prompts(
@@ -322,6 +349,16 @@ def _taken(session: Session, owned: Claim, redactor: Redactor) -> TakenPrompts:
             opinions.append(said)
     counts = {reason: count for reason, count in left_out.items() if count}
     return TakenPrompts(tuple(train), tuple(held_out), tuple(opinions), counts)
+
+
+def _rows_of(session: Session, run_id: str) -> Sequence[PromptRow]:
+    """The prompts sent for learning that a run took, and are not deleted since."""
+    return session.scalars(
+        select(PromptRow)
+        .join(RunPrompt, RunPrompt.prompt_id == PromptRow.id)
+        .where(RunPrompt.run_id == run_id, PromptRow.deleted_at.is_(None))
+        .order_by(PromptRow.id)
+    ).all()
 
 
 def _uses(session: Session, run_id: str) -> dict[str, str]:

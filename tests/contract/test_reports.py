@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy.orm import Session
 
 from server.core.settings import Settings
-from server.db import AdaptationRun, VersionStatus
+from server.db import AdaptationRun, EvaluationResult, VersionStatus
 from server.db.session import Database
 from server.services import evaluations, registry
 from server.services.bootstrap import create_line
@@ -158,6 +158,36 @@ def test_the_page_needs_nothing_else_and_runs_nothing(
     assert "cloze by rule" in text
     assert ("about 14 more, about doc_1" in text) is (decision is NEW_DECISION)
     assert re.search(r"\+88%, between \+62% and \+100%", answer.text)
+
+
+def test_the_page_of_a_run_on_prompts_tells_what_was_left_out_and_how_it_went(api: Api) -> None:
+    with api.database.unit_of_work() as session:
+        run_id = examined(session, api.settings, NEW_DECISION | {"generalization": 0.25})
+        run = session.get_one(AdaptationRun, run_id)
+        run.report = {
+            "taken": {"prompts": 31, "held_out": 9, "left_out": {f"an order {NASTY}": 2}},
+            "quiz": {"prompts": {"asked": {"new": 8}, "not_asked": {"new": {"no majority": 1}}}},
+            "ttrl": {"course": {"curve": [{"step": 0, "reward": 0.25, "why": NASTY}]}},
+        }
+        evaluation = evaluations.of_run(session, run_id)
+        assert evaluation is not None
+        row = answer("e-prompt", False, True) | {"kind": "prompt", "grader": "majority"}
+        session.add(EvaluationResult(evaluation_id=evaluation.id, **row))
+
+    page = Page(api.client.get(f"/api/v1/runs/{run_id}/report.html").text)
+
+    text = " ".join(page.words)
+    for told in (
+        "Prompts and opinions",
+        f"an order {NASTY}",
+        "not asked: new",
+        "ttrl, course",
+        "0.25",
+        "most of the champion's own replies",
+        "Generalization Factor",
+    ):
+        assert told in text
+    assert "script" not in {tag for tag, _ in page.tags}
 
 
 def test_a_run_without_an_exam_has_a_report_too(api: Api) -> None:
