@@ -60,4 +60,3 @@ def build_method(config: MethodConfig) -> Method:
             return Ttrl(config)
         case GrpoConfig():
             return Grpo(config)
-    raise NotImplementedError(config.type)

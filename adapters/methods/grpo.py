@@ -16,7 +16,7 @@ from statistics import fmean
 
 from adapters.methods.continual import begin
 from adapters.methods.policy_gradient import Scored, run
-from adapters.methods.usable_prompts import usable_prompts
+from adapters.methods.prompt_sets import usable_prompts
 from adapters.methods.workbench import Assignment, Outcome, Workbench
 from adapters.rewards.verifiers import Verifier
 from adapters.spec import GrpoConfig
@@ -33,10 +33,9 @@ class Grpo:
         """See `Method.learn`."""
         config = self._config
         beginning = begin(assignment, config)
-        usable = usable_prompts(assignment.prompts, assignment.held_out)
+        usable = usable_prompts(assignment, config)
         report: dict[str, JSON] = usable.report()
-        if len(usable.prompts) < config.min_prompts:
-            why = f"There are {len(usable.prompts)} usable prompts, and {config.min_prompts} are the least."
+        if why := usable.why_too_few(config.min_prompts):
             return Outcome(None, {"no_update": why, "grpo": report})
         course = run(
             config,

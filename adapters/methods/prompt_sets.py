@@ -8,15 +8,19 @@ says, so that one who asks a lot, or rates a lot, does not alone decide what is 
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from adapters.corpus.instructions import find_suspects
-from adapters.types import ChatMessage, Prompt
+from adapters.methods.workbench import Assignment
+from adapters.spec import PromptSettings
+from adapters.types import JSON, ChatMessage, Prompt
 
 _T = TypeVar("_T")
 
 REPEATED = "repeated"
 NOTHING_ASKED = "nothing asked"
+NOT_A_USERS = "no user's message at the end"
 IN_EXAM = "asked in the exam"
 ORDERS = "speaks to the learner"
 BEYOND_SHARE = "beyond one user's share"
@@ -32,19 +36,37 @@ def plain(text: str) -> str:
     return " ".join(text.split()).casefold()
 
 
-def usable_prompts(
-    prompts: Sequence[Prompt],
-    *,
-    held_out: frozenset[str],
-    share: float,
-    seed: int,
-    left_out: Counter[str],
-) -> list[Prompt]:
-    """The prompts a run may learn from, each once, in their order; the others are counted."""
-    exam = frozenset(map(plain, held_out))
+@dataclass(frozen=True, slots=True)
+class Usable:
+    """The prompts that a run may learn from, each once, in their order."""
+
+    prompts: list[Prompt]
+    given: int
+    """How many there were."""
+    left_out: Counter[str]
+    """The others, by the reason."""
+
+    def report(self) -> dict[str, JSON]:
+        """For the run's report."""
+        return {"prompts": len(self.prompts), "left_out": dict(self.left_out)}
+
+    def why_too_few(self, least: int) -> str | None:
+        """Why nothing is learnt; None where there are enough."""
+        if len(self.prompts) >= least:
+            return None
+        return (
+            f"{len(self.prompts)} of {self.given} prompts can be learnt from, and {least} are "
+            "needed; send more, or lower min_prompts."
+        )
+
+
+def usable_prompts(assignment: Assignment, config: PromptSettings) -> Usable:
+    """Those that somebody asked, that the exam does not ask, and no more of a user than may be."""
+    left_out: Counter[str] = Counter()
+    exam = frozenset(map(plain, assignment.held_out))
     seen: set[str] = set()
     kept: list[Prompt] = []
-    for prompt in prompts:
+    for prompt in assignment.prompts:
         key = key_of(prompt.messages)
         if fault := fault_of(prompt, exam):
             left_out[fault] += 1
@@ -53,12 +75,21 @@ def usable_prompts(
         else:
             seen.add(key)
             kept.append(prompt)
-    return shared_out(kept, lambda one: one.asked_by, share=share, seed=seed, left_out=left_out)
+    prompts = shared_out(
+        kept,
+        lambda one: one.asked_by,
+        share=config.prompts_per_user,
+        seed=config.seed,
+        left_out=left_out,
+    )
+    return Usable(prompts, len(assignment.prompts), +left_out)
 
 
 def fault_of(prompt: Prompt, exam: frozenset[str]) -> str | None:
     """Why nothing is learnt from a prompt; `exam` are the held-out prompts as `plain` has them."""
-    last = prompt.messages[-1]["content"] if prompt.messages else ""
+    if not prompt.messages or prompt.messages[-1]["role"] != "user":
+        return NOT_A_USERS
+    last = prompt.messages[-1]["content"]
     if not last.strip():
         return NOTHING_ASKED
     if plain(last) in exam:

@@ -70,20 +70,10 @@ class Sept:
     def learn(self, assignment: Assignment, bench: Workbench) -> Outcome:
         """See `Method.learn`."""
         config = self._config
-        left_out: Counter[str] = Counter()
-        prompts = usable_prompts(
-            assignment.prompts,
-            held_out=assignment.held_out,
-            share=config.prompts_per_user,
-            seed=config.seed,
-            left_out=left_out,
-        )
-        report: dict[str, JSON] = {"prompts": len(prompts), "left_out": dict(+left_out)}
-        if len(prompts) < config.min_prompts:
-            why = (
-                f"{len(prompts)} of {len(assignment.prompts)} prompts can be learnt from, and "
-                f"{config.min_prompts} are needed; send more, or lower min_prompts."
-            )
+        usable = usable_prompts(assignment, config)
+        prompts = usable.prompts
+        report: dict[str, JSON] = usable.report()
+        if why := usable.why_too_few(config.min_prompts):
             return Outcome(None, {"no_update": why, "sept": report})
         beginning = begin(assignment, config)
         course = _Course(config, beginning, bench, prompts)

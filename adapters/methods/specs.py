@@ -25,6 +25,7 @@ from adapters.methods.continual import Beginning, begin
 from adapters.methods.form_pairs import Asked, FormReply, Pairs, answer_spec, build_pairs
 from adapters.methods.form_prompts import asking_for, spelled_out
 from adapters.methods.policy_gradient import Course, Scored, run
+from adapters.methods.prompt_sets import usable_prompts
 from adapters.methods.workbench import Assignment, Outcome, Workbench
 from adapters.rewards.contracts import answer_in, fault_of, final_answer
 from adapters.rewards.verifiers import Verifier
@@ -58,10 +59,9 @@ class Specs:
         """See `Method.learn`."""
         config = self._config
         beginning = begin(assignment, config)
-        prompts = _drawn(assignment.prompts, assignment.held_out, config)
-        lesson = _Lesson(config, beginning, bench, prompts)
-        if len(prompts) < config.min_prompts:
-            why = f"There are {len(prompts)} usable prompts, under {config.min_prompts}."
+        usable = usable_prompts(assignment, config)
+        lesson = _Lesson(config, beginning, bench, _drawn(usable.prompts, config), usable.report())
+        if why := usable.why_too_few(config.min_prompts):
             return lesson.no_update(why)
         return lesson.learn()
 
@@ -345,27 +345,11 @@ def _to_judge(reply: str, config: SpecsConfig) -> str:
     return found or answer_in(reply, config.contract) or reply
 
 
-def _drawn(
-    prompts: Sequence[Prompt], held_out: frozenset[str], config: SpecsConfig
-) -> list[Prompt]:
-    """At most `max_prompts` of those that ask something, each once, drawn by the seed; none that
-    the exam asks."""
-    exam = frozenset(map(_plain, held_out))
-    usable = {
-        tuple((message["role"], message["content"]) for message in prompt.messages): prompt
-        for prompt in prompts
-        if prompt.messages
-        and prompt.messages[-1]["content"].strip()
-        and _plain(prompt.messages[-1]["content"]) not in exam
-    }
-    drawn = list(usable.values())
-    if len(drawn) > config.max_prompts:
-        drawn = random.Random(config.seed).sample(drawn, config.max_prompts)
-    return drawn
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.split()).casefold()
+def _drawn(prompts: Sequence[Prompt], config: SpecsConfig) -> list[Prompt]:
+    """At most `max_prompts`, drawn by the seed."""
+    if len(prompts) <= config.max_prompts:
+        return list(prompts)
+    return random.Random(config.seed).sample(prompts, config.max_prompts)
 
 
 def _pass_share(groups: Groups) -> float:

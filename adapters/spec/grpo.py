@@ -16,5 +16,6 @@ class GrpoConfig(PromptSettings):
 
     type: Literal["grpo"] = "grpo"
     verifier: VerifierSpec = AnswerVerifier()
+    """Who says whether a reply is right."""
     rollouts: RolloutSpec = RolloutSpec()
     gradient: PolicyGradientSpec = PolicyGradientSpec()

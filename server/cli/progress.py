@@ -25,7 +25,7 @@ STAGES = {
 }
 """Stages of learning in order, with the words shown for them."""
 
-_OPTIONAL = frozenset({"outer_loop", "try_out"})
+_OPTIONAL = frozenset({"outer_loop", "try_out", "probe", "prompts", "revisions"})
 """Stages that show only when a run comes to them."""
 
 REPLIES_STAGES = {
@@ -37,6 +37,20 @@ REPLIES_STAGES = {
     "swap": "swap",
 }
 """The same of the methods that learn from replies, distill and heal."""
+
+PROMPT_STAGES = {
+    "chunk": "material",
+    "quiz": "quiz",
+    "probe": "probe",
+    "prompts": "prompts",
+    "replies": "replies",
+    "revisions": "revisions",
+    "rollouts": "rollouts",
+    "training": "training",
+    "exam": "exam",
+    "swap": "swap",
+}
+"""The same of the methods that learn from prompts. Rollouts and training take turns."""
 
 REBUILD_STAGES = {"chunk": "material", "training": "training", "compare": "compare"}
 """Stages of training an old version again."""
@@ -198,7 +212,9 @@ class _Lines:
 def _stages_of(run: dict[str, Any]) -> dict[str, str]:
     if run.get("kind") == "rebuild":
         return REBUILD_STAGES
-    return REPLIES_STAGES if run["method"] in ("distill", "heal") else STAGES
+    if run["method"] in ("distill", "heal"):
+        return REPLIES_STAGES
+    return STAGES if str(run["method"]).startswith("seal") else PROMPT_STAGES
 
 
 def _position(order: list[str], stage: str | None) -> int:

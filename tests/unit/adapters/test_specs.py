@@ -237,9 +237,9 @@ def test_where_all_replies_keep_the_form_there_is_nothing_to_teach() -> None:
 @pytest.mark.parametrize(
     ("prompts", "fields", "why"),
     [
-        (PROMPTS[:3], {}, "3 usable prompts"),
-        (PROMPTS[:1] * 20, {}, "1 usable prompts"),
-        ((Prompt("e", ({"role": "user", "content": "  "},)),) * 20, {}, "0 usable prompts"),
+        (PROMPTS[:3], {}, "3 of"),
+        (PROMPTS[:1] * 20, {}, "1 of"),
+        ((Prompt("e", ({"role": "user", "content": "  "},)),) * 20, {}, "0 of"),
         (PROMPTS, {"trainings_paid": 0}, "budget"),
     ],
 )
