@@ -9,7 +9,7 @@ import pytest
 from adapters.lesson import Weights
 from adapters.methods import Assignment
 from adapters.methods.continual import begin
-from adapters.spec import ContinualSpec, MethodSettings, SealConfig, TtrlConfig
+from adapters.spec import MethodSettings, PromptContinual, SealConfig, TtrlConfig
 from adapters.types import Prompt, SourceDocument
 
 PROMPTS = (Prompt("p", ({"role": "user", "content": "What is 3 + 5?"},)),)
@@ -39,7 +39,7 @@ def test_prompts_are_learnt_on_top_of_the_champion(champion: Weights) -> None:
 
 
 def test_or_at_the_base_where_the_config_says_so(champion: Weights) -> None:
-    config = TtrlConfig(continual=ContinualSpec(mode="retrain"))
+    config = TtrlConfig(continual=PromptContinual(mode="retrain"))
 
     assert begun(champion, config, prompts=PROMPTS) == (False, "the config retrains from the base")
 

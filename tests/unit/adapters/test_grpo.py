@@ -104,4 +104,7 @@ def test_it_goes_on_from_the_champion(tmp_path: Path) -> None:
 def test_too_few_prompts_are_no_update() -> None:
     outcome = learn(bench(eight), prompts=prompts(3))
 
-    assert outcome.report["no_update"] == "3 of 3 prompts can be learnt from, and 8 are needed; send more, or lower min_prompts."
+    assert (
+        outcome.report["no_update"]
+        == "3 of 3 prompts can be learnt from, and 8 are needed; send more, or lower min_prompts."
+    )

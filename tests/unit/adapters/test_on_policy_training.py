@@ -55,7 +55,10 @@ class RealBench:
     def has_budget(self) -> bool:
         return True
 
-    def train(self, stage: Stage, *, start: Weights | None = None) -> Weights:
+    def train(
+        self, stage: Stage, *, start: Weights | None = None, teacher: Weights | None = None
+    ) -> Weights:
+        assert teacher is None  # all of these begin at the base, and are held to it
         train(
             self.trainee,
             stage.units,

@@ -213,7 +213,10 @@ def test_few_held_out_or_repeated_prompts_are_no_update() -> None:
         held_out=frozenset({"what is  3 + 0?", "What is 3 + 1?", "What is 3 + 2?"}),
     )
 
-    assert outcome.report["no_update"] == "5 of 10 prompts can be learnt from, and 6 are needed; send more, or lower min_prompts."
+    assert (
+        outcome.report["no_update"]
+        == "5 of 10 prompts can be learnt from, and 6 are needed; send more, or lower min_prompts."
+    )
     assert account(outcome)["left_out"] == {"asked in the exam": 3, "repeated": 2}
     assert where.base.asked == []
 

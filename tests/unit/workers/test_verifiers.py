@@ -123,10 +123,12 @@ def test_a_service_gets_prompt_and_reply_and_is_believed(service: Service) -> No
 
 
 def test_only_so_many_are_asked_at_once(service: Service) -> None:
+    hanging = service.at_once  # of tests before this one, which left them behind
+
     found = verifier(service, "good").verify([attempt("8")] * 40)
 
     assert all(each.is_right for each in found)
-    assert 1 < service.most_at_once <= 8
+    assert 1 < service.most_at_once - hanging <= 8
 
 
 def test_what_fails_once_is_asked_again(service: Service) -> None:
