@@ -10,7 +10,7 @@ demo up down clean: export EVERLEARN_HOME ?= $(CURDIR)/.everlearn
 .DEFAULT_GOAL := help
 .PHONY: help install demo test up down fmt lint type unit constraints env-example \
         bench-gateway bench-vllm bench-store bench-swap bench-training bench-fewshot bench-gate \
-        bench-learning-documents bench-courtesy bench-draw clean
+        bench-learning-documents bench-learning-prompts bench-courtesy bench-draw clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-25s %s\n", $$1, $$2}'
@@ -79,6 +79,9 @@ bench-gate: install ## Fifty sabotaged candidates against fifty good ones, on re
 
 bench-learning-documents: install ## Passages learnt by a small model, alone and in sequence (ARGS="--passages 4 --seeds 1")
 	@$(BIN)/python -m benchmarks.learning $(ARGS)
+
+bench-learning-prompts: install ## TTRL, SePT, SPECS, SD-Zero beside their controls (ARGS="--studies TTRL --seeds 1")
+	@$(BIN)/python -m benchmarks.prompts $(ARGS)
 
 bench-courtesy: install ## Users' first tokens with and without rollouts, on real vLLM (ARGS="--seconds 10")
 	@$(BIN)/python -m benchmarks.courtesy $(ARGS)

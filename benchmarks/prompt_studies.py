@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.prompt_tasks import NUMBER, Tasks, json_sums, small_sums, sums, tagged_sums
+from benchmarks.prompt_tasks import NUMBER, Tasks, json_sums, reading, small_sums, tagged_sums
 
 START = "start"
 """The arm without training."""
@@ -19,15 +19,23 @@ class Study:
     tasks: Callable[[int], Tasks]
     arms: Mapping[str, Mapping[str, Any]]
     """By name, what the config of the arm says."""
+    is_apprentices: bool = False
+    """Whether all arms start from the apprentice, instead of the base."""
 
 
 def _tiny(**fields: Any) -> dict[str, Any]:
     """What all arms of the tiny model share."""
     shared: dict[str, Any] = {
         "lora": {"rank": RANK, "alpha": 32},
-        "training": {"learning_rate": 1e-3, "batch_size": 64, "microbatch_tokens": 2048},
+        "training": {"learning_rate": 1e-3, "batch_size": 256, "microbatch_tokens": 4096},
         "replay": {"prompts_per_epoch": 0},
-        "rollouts": {"prompts_per_step": 16, "group": 16, "steps": 24, "max_new_tokens": 16},
+        "rollouts": {
+            "prompts_per_step": 16,
+            "group": 16,
+            "steps": 24,
+            "temperature": 1.5,
+            "max_new_tokens": 16,
+        },
     }
     return _merged(shared, fields)
 
@@ -61,10 +69,11 @@ def _ttrl(shared: Callable[..., dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 def _sept(shared: Callable[..., dict[str, Any]]) -> dict[str, dict[str, Any]]:
     drawn = {"group": 1, "prompts_per_step": 64, "temperature": 0.6}
+    once = {"batch_size": 64}
     return {
-        "SePT": shared(type="sept", rollouts=drawn),
-        "offline": shared(type="sept", rollouts=drawn, refresh="offline"),
-        "coupled": shared(type="sept", rollouts={**drawn, "temperature": 1.0}),
+        "SePT": shared(type="sept", training=once, rollouts=drawn),
+        "offline": shared(type="sept", training=once, rollouts=drawn, refresh="offline"),
+        "coupled": shared(type="sept", training=once, rollouts={**drawn, "temperature": 1.0}),
     }
 
 
@@ -95,10 +104,10 @@ def _sd_zero(shared: Callable[..., dict[str, Any]]) -> dict[str, dict[str, Any]]
 
 STUDIES: Mapping[str, tuple[Study, ...]] = {
     "tiny": (
-        Study("TTRL", sums, _ttrl(_tiny)),
-        Study("SePT", sums, _sept(_tiny)),
-        Study("SPECS", tagged_sums, _specs(_tiny, tagged_sums(0).contract)),
-        Study("SD-Zero", sums, _sd_zero(_tiny)),
+        Study("TTRL", reading, _ttrl(_tiny)),
+        Study("SePT", reading, _sept(_tiny)),
+        Study("SPECS", tagged_sums, _specs(_tiny, tagged_sums(0).contract), is_apprentices=True),
+        Study("SD-Zero", reading, _sd_zero(_tiny)),
     ),
     "smollm2": (
         Study("TTRL", small_sums, _ttrl(_small)),

@@ -1,17 +1,18 @@
 """Tasks of `make bench-learning-prompts`: prompts to learn from, others of the same kind, and of another.
 
-All are made here by rule, with the answers that code knows; `gym_tasks` takes them from the package
-reasoning-gym instead. No answer is shown to a method that learns without them.
+All are made by rule, with the answers that code knows. A method that learns without answers does not
+look at them.
 """
 
 import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
 from adapters.spec import AnswerKind, AnswerSpec, ContractSpec, JsonSchemaContract, TagsContract
 from adapters.types import Prompt
+from tests.support.puzzles import make_puzzles
 
 NUMBER = AnswerSpec(kind=AnswerKind.NUMBER)
 JUST_THE_NUMBER = "Answer with just the number."
@@ -36,14 +37,21 @@ class Tasks:
     answer: AnswerSpec = NUMBER
     contract: ContractSpec | None = None
     """The form that replies should have."""
+    temperature: float = 1.0
+    """At which replies are sampled that are counted."""
 
 
-def sums(seed: int) -> Tasks:
-    """ "What is 3 + 5?", and differences as the other kind; for the tiny model."""
-    asked = [(a, b) for a in range(2, 12) for b in range(2, 12)]
-    prompts = [_prompt(f"What is {a} + {b}?", a + b, "sums") for a, b in asked]
-    others = [_prompt(f"What is {a + b} - {b}?", a, "differences") for a, b in asked]
-    return _split("sums", prompts, others, seed)
+def reading(seed: int) -> Tasks:
+    """Texts of nine facts with a question, for the tiny model; the other kind has three facts.
+
+    Asked hot: the tiny model is surer of itself than a real one.
+    """
+    drawn = make_puzzles(1000 + seed, 192)
+    prompts = [_prompt(each.prompt, each.answer, "reading") for each in drawn]
+    short = make_puzzles(2000 + seed, 64, facts=3)
+    others = [_prompt(each.prompt, each.answer, "short texts") for each in short]
+    tasks = _split("reading", prompts, others, seed, train=128, held_out=64)
+    return replace(tasks, temperature=1.5)
 
 
 def tagged_sums(seed: int) -> Tasks:
@@ -64,15 +72,6 @@ def small_sums(seed: int) -> Tasks:
     return _split("sums", prompts, others, seed)
 
 
-def largest(seed: int) -> Tasks:
-    """The largest of three numbers for an instruct model, and sums as the other kind."""
-    turned = small_sums(seed)
-    rng = Random(1)
-    threes = [rng.sample(range(1, 100), 3) for _ in range(400)]
-    prompts = [_prompt(_largest(three), max(three), "largest") for three in threes]
-    return _split("largest", prompts, turned.held_out, seed)
-
-
 def json_sums(seed: int) -> Tasks:
     """Sums whose answer is to be a JSON object, for an instruct model."""
     form = f"Reply with a JSON object like {json.dumps({'answer': 0})} and nothing else."
@@ -80,25 +79,6 @@ def json_sums(seed: int) -> Tasks:
     prompts = [_prompt(f"What is {a} + {b}? {form}", a + b, "json sums") for a, b in asked]
     contract = JsonSchemaContract(json_schema=SUM_SCHEMA)
     return _split("json sums", prompts, small_sums(seed).held_out, seed, contract=contract)
-
-
-def gym_tasks(name: str, other: str) -> Callable[[int], Tasks]:
-    """Tasks of reasoning-gym, by the names of its data sets; answers are single numbers or words.
-
-    Raises:
-        ImportError: the package is not installed.
-    """
-
-    def make(seed: int) -> Tasks:
-        import reasoning_gym  # optional: only this benchmark uses it
-
-        def drawn(kind: str) -> list[Prompt]:
-            rows: Iterable[Any] = reasoning_gym.create_dataset(kind, size=400, seed=0)
-            return [_prompt(str(row["question"]), str(row["answer"]), kind) for row in rows]
-
-        return _split(name, drawn(name), drawn(other), seed)
-
-    return make
 
 
 def _largest(numbers: Sequence[int]) -> str:

@@ -3,8 +3,8 @@
 Four studies, each a method beside its controls, from one start on the same prompts: TTRL, SePT,
 SPECS, SD-Zero. Asked are prompts of the same kind that no run has seen, and prompts of another kind.
 
-Two models: the tiny test model as an apprentice that half knows its sums (`benchmarks.apprentice`),
-for all seeds and many steps; and SmolLM2-135M-Instruct as it comes, for as far as time allows.
+Two models: the tiny test model, which reads short texts rightly more often than it says so, and as an
+apprentice that half knows a form (`benchmarks.apprentice`), for all seeds and many steps; and SmolLM2-135M-Instruct as it comes, for as far as time allows.
 Cells (a study, an arm, a seed) are kept as they come, and a run goes on where it stopped.
 """
 
@@ -45,7 +45,7 @@ SAMPLES = 8
 """Replies to each prompt at temperature 1; a prompt's share of right ones is one figure."""
 VOTES = 16
 COLDER = 0.5
-"""Temperature of the untouched model that methods which only sharpen are held against."""
+"""Part of the temperature at which the untouched model is asked that methods which only sharpen are held against."""
 REPLY_TOKENS = 48
 
 STATE = ROOT / "benchmarks" / ".prompts"
@@ -59,19 +59,23 @@ class Ground:
 
     decoder: Decoder
     model: Path
-    champion: Weights | None
-    """Where all arms start; None: the base."""
-    champion_sampler: RolloutSampler
+    apprentice: Weights | None
+    """Where the studies start that want one."""
+    apprentice_sampler: RolloutSampler
     """Who speaks as it."""
     cells: Cells
     state: Path
     threads: int
     say: Callable[[str], None]
 
-    def bench(self, name: str) -> LocalBench:
+    def start_of(self, study: Study) -> Weights | None:
+        """Where its arms begin; None: the base."""
+        return self.apprentice if study.is_apprentices else None
+
+    def bench(self, study: Study, name: str) -> LocalBench:
         """A workbench whose memory is this cell's."""
         folder = self.state / "work" / name
-        speaker = self.champion_sampler
+        speaker = self.apprentice_sampler if study.is_apprentices else self.decoder.base
         return LocalBench(
             self.decoder, self.model, folder, self.threads, self.say, champion=speaker
         )
@@ -88,11 +92,13 @@ def main(arguments: list[str] | None = None) -> int:
     state = options.state / options.model
     model = TINY_MODEL if options.model == "tiny" else prepare_model(WHEEL, state).path
     with open_decoder(options.decoder, model, state / "home", rank=RANK) as decoder:
-        champion = _apprentice(decoder, model, state, options.threads)
+        apprentice = _apprentice(decoder, model, state, options.threads)
         cells = Cells(state / "cells.jsonl")
         seeds = range(options.first_seed, options.first_seed + options.seeds)
-        with _sampler(decoder, champion) as speaker:
-            ground = Ground(decoder, model, champion, speaker, cells, state, options.threads, _say)
+        with _sampler(decoder, apprentice) as speaker:
+            ground = Ground(
+                decoder, model, apprentice, speaker, cells, state, options.threads, _say
+            )
             for seed in seeds:
                 for study in studies:
                     for arm in (START, *study.arms):
@@ -119,11 +125,13 @@ def config_of(study: Study, arm: str, seed: int) -> MethodConfig | None:
 
 def measure(tasks: Tasks, sampler: Sampler, *, is_start: bool) -> dict[str, JSON]:
     """Shares of right replies, prompt by prompt, and what else the study asks for."""
-    held_out = _draws(tasks.held_out, sampler, SAMPLES, 1.0)
+    held_out = _draws(tasks.held_out, sampler, SAMPLES, tasks.temperature)
     found: dict[str, JSON] = {
         "sampled": _shares(tasks, tasks.held_out, held_out),
         "greedy": _shares(tasks, tasks.held_out, _draws(tasks.held_out, sampler, 1, 0.0)),
-        "other kind": _shares(tasks, tasks.other, _draws(tasks.other, sampler, SAMPLES, 1.0)),
+        "other kind": _shares(
+            tasks, tasks.other, _draws(tasks.other, sampler, SAMPLES, tasks.temperature)
+        ),
         "distinct": [len(set(replies)) / len(replies) for replies in held_out],
     }
     if tasks.contract is not None:
@@ -132,9 +140,9 @@ def measure(tasks: Tasks, sampler: Sampler, *, is_start: bool) -> dict[str, JSON
         ]
         found["form"] = [sum(row) / len(row) for row in kept]
     if is_start:
-        colder = _draws(tasks.held_out, sampler, SAMPLES, COLDER)
+        colder = _draws(tasks.held_out, sampler, SAMPLES, COLDER * tasks.temperature)
         found["colder"] = _shares(tasks, tasks.held_out, colder)
-        votes = _draws(tasks.held_out, sampler, VOTES, 1.0, first_seed=1000)
+        votes = _draws(tasks.held_out, sampler, VOTES, tasks.temperature, first_seed=1000)
         found["majority"] = [
             float(_majority_is_right(tasks, prompt, replies))
             for prompt, replies in zip(tasks.held_out, votes, strict=True)
@@ -150,12 +158,13 @@ def _measure(ground: Ground, study: Study, arm: str, seed: int) -> None:
     began = time.monotonic()
     tasks = study.tasks(seed)
     config = config_of(study, arm, seed)
-    bench = ground.bench(f"{digest}-seed-{seed}")
+    bench = ground.bench(study, f"{digest}-seed-{seed}")
+    start = ground.start_of(study)
     lesson: dict[str, JSON] = {}
-    weights = ground.champion
+    weights = start
     if config is not None:
-        outcome = build_method(config).learn(_assignment(tasks, ground.champion), bench)
-        lesson, weights = outcome.report, outcome.weights or ground.champion
+        outcome = build_method(config).learn(_assignment(tasks, start), bench)
+        lesson, weights = outcome.report, outcome.weights or start
     with _sampler(ground.decoder, weights) as sampler:
         values = measure(tasks, sampler, is_start=arm == START)
         general = [answer.is_correct for answer in sit_exam(load_general_suite(), sampler)]

@@ -105,6 +105,9 @@ def engine_command(
     argv += ["--scheduling-policy", "priority", "--disable-uvicorn-access-log"]
     if is_cpu:
         argv += ["--enforce-eager"]  # compiling takes minutes and gains little without a GPU
+        # A prompt computed in parts, with a seed and a temperature, ends vLLM 0.32 on a CPU: it
+        # turns back a generator that cannot be ("CPU Generator does not use offset").
+        argv += ["--no-enable-chunked-prefill"]
     if engine.max_model_len is not None:
         argv += ["--max-model-len", str(engine.max_model_len)]
     if engine.api_key is not None:

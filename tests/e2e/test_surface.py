@@ -1,6 +1,7 @@
 """Each endpoint once on real vLLM: that its forms are what the gateway takes them for."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import anthropic
 import openai
@@ -48,6 +49,24 @@ def test_chat_with_everything(client: openai.OpenAI) -> None:
     assert len(reply.choices) == 2
     assert reply.choices[0].logprobs is not None
     assert reply.id.startswith("chatcmpl-int_")
+
+
+def test_many_long_prompts_with_seeds_leave_the_engine_alive(client: openai.OpenAI) -> None:
+    def ask(number: int) -> str | None:
+        reply = client.chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": f"{number}. " + "The sea is wide. " * 120}],
+            max_tokens=4,
+            temperature=1.0,
+            seed=number,
+        )
+        return reply.choices[0].finish_reason
+
+    with ThreadPoolExecutor(32) as pool:
+        ends = list(pool.map(ask, range(64)))
+
+    assert len(ends) == 64
+    assert all(ends)
 
 
 def test_a_text_is_continued(client: openai.OpenAI) -> None:

@@ -37,6 +37,7 @@ def test_the_engine_listens_on_loopback_with_lora_and_priorities(settings: Setti
         "--scheduling-policy": "priority",
         "--disable-uvicorn-access-log": None,
         "--enforce-eager": None,
+        "--no-enable-chunked-prefill": None,
     }
     assert command.env == {
         "HF_HUB_OFFLINE": "1",
@@ -45,6 +46,14 @@ def test_the_engine_listens_on_loopback_with_lora_and_priorities(settings: Setti
         "VLLM_SERVER_DEV_MODE": "0",
         "VLLM_CPU_KVCACHE_SPACE": "1",
     }
+
+
+def test_a_cpu_engine_computes_a_prompt_in_one_piece(settings: Settings) -> None:
+    on_cpu = engine_command(settings, Path("/m"), 8001, is_cpu=True)
+    on_gpu = engine_command(settings, Path("/m"), 8001, is_cpu=False)
+
+    assert "--no-enable-chunked-prefill" in on_cpu.argv
+    assert "--no-enable-chunked-prefill" not in on_gpu.argv
 
 
 def test_a_gpu_compiles_and_keeps_the_models_own_type(settings: Settings) -> None:
