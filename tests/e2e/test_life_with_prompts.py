@@ -33,15 +33,16 @@ TTRL: dict[str, Any] = {
     "rollouts": {
         "prompts_per_step": 16,
         "group": 16,
-        "steps": 16,
+        "steps": 32,
         "temperature": HOT,
         "max_new_tokens": 12,
     },
     "prompt_exam": {
         "share": 0.4,
-        "max_items": 128,
+        "max_items": 240,
         "temperature": HOT,
         "votes": 16,
+        "least_agreement": 0.2,
         "max_new_tokens": 12,
     },
     "prompts_per_user": 1.0,
@@ -52,7 +53,10 @@ TTRL: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     home = tmp_path_factory.mktemp("life-with-prompts")
-    variables = TINY_SETTINGS | {"EVERLEARN_LEARNING__TTRL": json.dumps(TTRL)}
+    variables = TINY_SETTINGS | {
+        "EVERLEARN_LEARNING__TTRL": json.dumps(TTRL),
+        "EVERLEARN_LEARNING__ROLLOUTS_BESIDE_USERS": "16",  # one at a time takes eight minutes
+    }
     with running_stack(home, model=MODEL, source=TINY_MODEL, variables=variables) as stack:
         yield stack
 
@@ -79,7 +83,7 @@ def ask_all(stack: Stack, puzzles: Sequence[Puzzle], *, tag: str | None = None) 
 
 
 def test_traffic_is_learnt_from_by_a_policy_that_chooses_for_itself(stack: Stack) -> None:
-    asked, fresh = make_puzzles(1, 320), make_puzzles(2, 200)
+    asked, fresh = make_puzzles(1, 600), make_puzzles(2, 200)
     champion_before = stack.champion()
     before = share_solved(fresh, ask_all(stack, fresh))
     ask_all(stack, asked, tag=TAG)
@@ -87,7 +91,7 @@ def test_traffic_is_learnt_from_by_a_policy_that_chooses_for_itself(stack: Stack
         "name": TAG,
         "method": "auto",
         "material": {"kind": "prompts", "tag": TAG},
-        "when": {"count": 250},
+        "when": {"count": 500},
     }
 
     with constant_traffic(stack, clients=1) as traffic:
