@@ -33,7 +33,7 @@ def _tiny(**fields: Any) -> dict[str, Any]:
             "prompts_per_step": 16,
             "group": 16,
             "steps": 24,
-            "temperature": 1.5,
+            "temperature": 1.8,
             "max_new_tokens": 16,
         },
     }

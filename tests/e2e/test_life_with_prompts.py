@@ -24,22 +24,22 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 MODEL = "tiny"
 TAG = "reading"
 
-HOT = 1.5
+HOT = 1.8
 """The tiny model is surer of itself than a real one: at this temperature its replies scatter as those
-of a small model do at 1. It answers about 36 % of the puzzles rightly then, and after TTRL 52 %."""
+of a small model do at 1. It answers about 32 % of the puzzles rightly then, and after TTRL 60 %."""
 
 TTRL: dict[str, Any] = {
     "training": {"learning_rate": 1e-3, "batch_size": 256},
     "rollouts": {
         "prompts_per_step": 16,
         "group": 16,
-        "steps": 32,
+        "steps": 12,
         "temperature": HOT,
         "max_new_tokens": 12,
     },
     "prompt_exam": {
         "share": 0.4,
-        "max_items": 240,
+        "max_items": 128,
         "temperature": HOT,
         "votes": 16,
         "least_agreement": 0.2,
@@ -83,7 +83,7 @@ def ask_all(stack: Stack, puzzles: Sequence[Puzzle], *, tag: str | None = None) 
 
 
 def test_traffic_is_learnt_from_by_a_policy_that_chooses_for_itself(stack: Stack) -> None:
-    asked, fresh = make_puzzles(1, 600), make_puzzles(2, 200)
+    asked, fresh = make_puzzles(1, 280), make_puzzles(2, 200)
     champion_before = stack.champion()
     before = share_solved(fresh, ask_all(stack, fresh))
     ask_all(stack, asked, tag=TAG)
@@ -91,7 +91,7 @@ def test_traffic_is_learnt_from_by_a_policy_that_chooses_for_itself(stack: Stack
         "name": TAG,
         "method": "auto",
         "material": {"kind": "prompts", "tag": TAG},
-        "when": {"count": 500},
+        "when": {"count": 220},
     }
 
     with constant_traffic(stack, clients=1) as traffic:
@@ -105,6 +105,7 @@ def test_traffic_is_learnt_from_by_a_policy_that_chooses_for_itself(stack: Stack
             timeout_s=120,
         )
         run = stack.finished(runs[0]["id"])
+        after = share_solved(fresh, ask_all(stack, fresh))
 
     assert (run["status"], run["verdict"]) == ("succeeded", "promote"), run
     decision = stack.api.get(f"/policies/{policy.json()['id']}").json()["decision"]
@@ -116,6 +117,6 @@ def test_traffic_is_learnt_from_by_a_policy_that_chooses_for_itself(stack: Stack
         "majority": slices["new prompts"]["items"]
     }
     assert stack.champion() == run["version"] != champion_before
-    assert share_solved(fresh, ask_all(stack, fresh)) >= before + 0.05
+    assert after >= before + 0.1
     assert traffic.failures == []
     assert {champion_before, run["version"]} <= set(traffic.versions)

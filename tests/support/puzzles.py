@@ -1,8 +1,8 @@
 """Texts of invented facts, each with a question whose answer is a number: what the tiny model reads
 rightly more often than not, and says rightly less often than that.
 
-Sampled at temperature 1 it answers 65 % of those with nine facts rightly, and the majority of 16 of
-its replies is right for 80 %: a skill that its own majority can sharpen.
+Sampled at temperature 1.8 it answers 32 % of those with four facts rightly, and greedily 92 %: a skill
+that its own majority can sharpen.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ class Puzzle:
     """In figures."""
 
 
-def make_puzzles(seed: int, count: int, *, facts: int = 9) -> list[Puzzle]:
+def make_puzzles(seed: int, count: int, *, facts: int = 4) -> list[Puzzle]:
     """The same ones for the same seed; no two alike."""
     draw = Random(seed)
     found: dict[str, Puzzle] = {}
