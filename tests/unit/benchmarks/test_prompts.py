@@ -1,0 +1,122 @@
+"""The benchmark of learning from prompts: its tasks, settings, figures and drawing."""
+
+from pathlib import Path
+from random import Random
+from xml.etree import ElementTree
+
+import pytest
+
+from adapters.rewards.contracts import fault_of
+from benchmarks import prompts
+from benchmarks.apprentice import FORM_SHARE, _rows
+from benchmarks.cells import Cell, Cells
+from benchmarks.curves import Panel, curves
+from benchmarks.prompt_report import curve_of, report
+from benchmarks.prompt_studies import START, STUDIES, Study
+from benchmarks.prompt_tasks import Tasks, json_sums, reading, small_sums, tagged_sums
+from benchmarks.results import Results
+from tests.support.workbench import ScriptedSampler
+
+ALL_STUDIES = [
+    pytest.param(study, id=f"{model}-{study.name}")
+    for model, studies in STUDIES.items()
+    for study in studies
+]
+
+
+@pytest.mark.parametrize("make", [reading, tagged_sums, small_sums, json_sums])
+def test_no_prompt_is_both_taught_and_asked(make: object) -> None:
+    assert callable(make)
+    tasks: Tasks = make(3)
+    taught = {prompt.id for prompt in tasks.train}
+
+    assert taught
+    assert taught.isdisjoint(prompt.id for prompt in (*tasks.held_out, *tasks.other))
+    assert make(3) == tasks != make(4)
+    assert all(prompt.answers for prompt in (*tasks.train, *tasks.held_out, *tasks.other))
+
+
+@pytest.mark.parametrize("study", ALL_STUDIES)
+def test_every_arm_has_settings_that_its_method_takes(study: Study) -> None:
+    digests = {prompts.digest_of(study, arm, 0) for arm in (START, *study.arms)}
+
+    assert len(digests) == len(study.arms) + 1
+    assert prompts.digest_of(study, START, 0) == prompts.digest_of(study, START, 1)
+    assert all(prompts.config_of(study, arm, 7).seed == 7 for arm in study.arms)  # type: ignore[union-attr]
+
+
+def test_the_apprentice_is_shown_the_form_as_often_as_said() -> None:
+    contract = tagged_sums(0).contract
+    assert contract is not None
+    rng = Random(1)
+    shown = [row for _ in range(60) for row in _rows(3, 4, rng) if "tags" in (row.prompt or "")]
+    kept = [fault_of(row.text, contract) is None for row in shown]
+
+    assert abs(sum(kept) / len(kept) - FORM_SHARE) < 0.1
+
+
+def test_a_measure_counts_what_is_right_and_in_form() -> None:
+    tasks = tagged_sums(0)
+
+    def reply(conversation: object) -> str:
+        assert isinstance(conversation, list | tuple)
+        words = str(conversation[-1]["content"]).replace("?", "").split()
+        numbers = [int(word) for word in words if word.isdigit()]
+        if "tags." in words:
+            return f"<think></think><answer>{sum(numbers)}</answer>"
+        return "no idea"
+
+    found = prompts.measure(tasks, ScriptedSampler(reply), is_start=True)
+
+    assert set(found["sampled"]) == set(found["form"]) == set(found["majority"]) == {1.0}  # type: ignore[arg-type]
+    assert set(found["other kind"]) == {0.0}  # type: ignore[arg-type]
+
+
+def cell(arm: str, seed: int, share: float, rewards: list[float] | None = None) -> Cell:
+    values = {"sampled": [share] * 4, "greedy": [share] * 4, "other kind": [0.5] * 4}
+    values |= {"distinct": [0.5] * 4}
+    if arm.endswith(START):
+        values["majority"] = [0.5] * 4
+    lesson = {"ttrl": {"curve": [{"step": n, "reward": r} for n, r in enumerate(rewards or [])]}}
+    return Cell(
+        arm,
+        0,
+        seed,
+        general=[True] * 4,
+        report={"values": values, "lesson": lesson},  # type: ignore[dict-item]
+    )
+
+
+def test_a_doubled_share_meets_the_aim_and_a_control_has_none(tmp_path: Path) -> None:
+    study = STUDIES["tiny"][0]
+    cells = Cells(tmp_path / "cells.jsonl")
+    for seed in (0, 1):
+        for arm, share in ((START, 0.3), ("TTRL", 0.7), ("random reward", 0.3)):
+            made = cell(f"{study.name}: {arm}", seed, share, [0.4, 0.5 + seed / 10])
+            cells.add(prompts.digest_of(study, arm, seed), made)
+    results = Results("x", setup="s", seed=0, folder=tmp_path, commit="c")
+
+    report(results, cells, prompts.digest_of, [study], range(2), tmp_path, "tiny")
+
+    text = results.path.read_text()
+    assert results.value("tiny, TTRL: TTRL", "pass@1") == 70
+    assert results.value("tiny, TTRL: TTRL", "pass@1 less the start's maj@16") == pytest.approx(20)
+    assert results.value("tiny, TTRL: random reward", "gain in pass@1") == pytest.approx(0)
+    assert text.count('"is_met": true') >= 1
+    assert "random reward" in (tmp_path / "bench-learning-prompts-tiny.svg").read_text()
+
+
+def test_a_curve_is_the_mean_as_far_as_all_seeds_went() -> None:
+    cells = [cell("a", 0, 0.5, [0.2, 0.4, 0.9]), cell("a", 1, 0.5, [0.4, 0.6])]
+
+    assert curve_of(cells) == pytest.approx([0.3, 0.5])
+    assert curve_of([cell("a", 0, 0.5)]) == []
+
+
+def test_curves_are_a_drawing_that_can_be_read() -> None:
+    panel = Panel("a < b", {"one & two": [0.0, 0.5, 2.0]}, {"level": 0.5})
+
+    root = ElementTree.fromstring(curves("x & y", [panel]))
+
+    assert root.tag.endswith("svg")
+    assert "one & two" in [node.text for node in root.iter() if node.text]
