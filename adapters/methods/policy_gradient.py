@@ -128,7 +128,7 @@ def run(
     """Move the policy for at most `config.rollouts.steps` steps.
 
     Args:
-        start: where the training begins, and what the KL holds it to; None is the clean base.
+        start: where the training begins; None is the clean base. The KL holds to the base either way.
         policy: who samples as long as nothing is trained: what `start` is.
         name: of what is remembered by `bench.once`; one for each loop of a run.
 
@@ -160,7 +160,7 @@ def run(
         if made.taught:
             with bench.stage("training"):
                 stage = _stage(config, made.taught, step, goes_on=weights is not None)
-                weights = bench.train(stage, start=weights or start, teacher=start)
+                weights = bench.train(stage, start=weights or start)
             account.trained_steps += 1
             deck.note_taught()
         elif deck.is_idle():

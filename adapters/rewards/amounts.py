@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 
-from adapters.rewards.numbers import quantities_in
+from adapters.rewards.numbers import ONES, SCALES, TENS, quantities_in
 
 _GAP = "[,'\u2019\u00a0\u2009\u202f]"
 _DIGITS = rf"(?:\d{{1,3}}(?:{_GAP}\d{{3}})+|\d{{1,30}})(?:\.\d{{1,30}})?|\.\d{{1,30}}"
@@ -92,60 +92,18 @@ def worded_amount(text: str) -> Fraction | None:
     return value / 100 if found[0].is_percent else value
 
 
-_UNIT_WORDS = frozenset(
-    [
-        "zero",
-        "one",
-        "two",
-        "three",
-        "four",
-        "five",
-        "six",
-        "seven",
-        "eight",
-        "nine",
-        "ten",
-        "eleven",
-        "twelve",
-        "thirteen",
-        "fourteen",
-        "fifteen",
-        "sixteen",
-        "seventeen",
-        "eighteen",
-        "nineteen",
-    ]
-)
-_TEN_WORDS = frozenset(
-    ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
-)
-_OTHER_WORDS = frozenset(
-    [
-        "hundred",
-        "thousand",
-        "million",
-        "billion",
-        "trillion",
-        "dozen",
-        "and",
-        "minus",
-        "negative",
-        "percent",
-        "per",
-        "cent",
-    ]
-)
+_OTHER_WORDS = frozenset({"and", "minus", "negative", "percent", "per", "cent"})
 
 
 def _is_one_number(words: str) -> bool:
     """Whether all words are a number's, and of one: "one five" are two."""
     said = re.findall(r"[a-z]+", words)
     for one, following in pairwise(said):
-        if one in _UNIT_WORDS and following in _UNIT_WORDS | _TEN_WORDS:
+        if one in ONES and (following in ONES or following in TENS):
             return False
-        if one in _TEN_WORDS and following in _TEN_WORDS:
+        if one in TENS and following in TENS:
             return False
-    return set(said) <= _UNIT_WORDS | _TEN_WORDS | _OTHER_WORDS
+    return set(said) <= {*ONES, *TENS, *SCALES} | _OTHER_WORDS
 
 
 def _as_slash(match: re.Match[str]) -> str:

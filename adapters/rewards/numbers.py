@@ -39,7 +39,7 @@ _FIGURES = re.compile(
     r"(?:e(?P<exponent>[+-]?\d{1,2})(?![\w.]))?",
     re.IGNORECASE,
 )
-_ONES = {
+ONES = {
     word: value
     for value, word in enumerate(
         [
@@ -66,13 +66,13 @@ _ONES = {
         ]
     )
 }
-_TENS = {
+TENS = {
     word: 10 * value
     for value, word in enumerate(
         ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"], start=2
     )
 }
-_SCALES = {
+SCALES = {
     "dozen": 12,
     "hundred": 100,
     "thousand": 10**3,
@@ -80,7 +80,7 @@ _SCALES = {
     "billion": 10**9,
     "trillion": 10**12,
 }
-_SCALE = re.compile(rf"[ -](?P<scale>{'|'.join(_SCALES)})s?\b", re.IGNORECASE)
+_SCALE = re.compile(rf"[ -](?P<scale>{'|'.join(SCALES)})s?\b", re.IGNORECASE)
 _PERCENT = re.compile(r"\s?(?:%|per ?cent\b)", re.IGNORECASE)
 _WORD = re.compile(r"[a-z]+", re.IGNORECASE)
 _NEGATED = re.compile(r"\b(?:minus|negative) $", re.IGNORECASE)
@@ -168,7 +168,7 @@ def _is_whole(text: str, word: re.Match[str]) -> bool:
 
 
 def _is_number_word(word: str) -> bool:
-    return word.casefold() in _ONES or word.casefold() in _TENS or word.casefold() in _SCALES
+    return word.casefold() in ONES or word.casefold() in TENS or word.casefold() in SCALES
 
 
 def _words(text: str, first: re.Match[str]) -> tuple[float, int]:
@@ -180,19 +180,19 @@ def _words(text: str, first: re.Match[str]) -> tuple[float, int]:
     previous = ""
     while match := _WORD.match(text, place):
         word = match.group().casefold()
-        if word == "and" and previous in _SCALES:
+        if word == "and" and previous in SCALES:
             following = re.compile(r" ([a-z]+)", re.IGNORECASE).match(text, match.end())
-            if following is None or following[1].casefold() not in _ONES | _TENS:
+            if following is None or following[1].casefold() not in ONES | TENS:
                 break
         elif not _is_whole(text, match) or not _goes_on(previous, word):
             break
-        elif word in _SCALES:
-            scale = _SCALES[word]
+        elif word in SCALES:
+            scale = SCALES[word]
             part = (part or 1) * scale
             if scale > 100:
                 total, part = total + part, 0.0
         else:
-            part += _ONES.get(word, 0) + _TENS.get(word, 0)
+            part += ONES.get(word, 0) + TENS.get(word, 0)
         previous = previous if word == "and" else word
         last = match.end()
         place = last + 1 if text[last : last + 1] in (" ", "-") else len(text)
@@ -204,17 +204,17 @@ def _goes_on(previous: str, word: str) -> bool:
     """Whether a word belongs to the number that the one before it has begun."""
     if not previous:
         return True
-    if word in _SCALES:
+    if word in SCALES:
         return True
-    if word in _ONES and previous in _TENS:
-        return 0 < _ONES[word] < 10
-    return (word in _ONES or word in _TENS) and previous in _SCALES and previous != "dozen"
+    if word in ONES and previous in TENS:
+        return 0 < ONES[word] < 10
+    return (word in ONES or word in TENS) and previous in SCALES and previous != "dozen"
 
 
 def _scaled(text: str, value: float, place: int) -> tuple[float, int]:
     """ "3 million" and "2.5 thousand"."""
     while match := _SCALE.match(text, place):
-        value, place = value * _SCALES[match["scale"].casefold()], match.end()
+        value, place = value * SCALES[match["scale"].casefold()], match.end()
     return value, place
 
 
