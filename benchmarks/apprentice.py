@@ -1,83 +1,93 @@
-"""An apprentice: the tiny test model with skills that it half has, for long runs on little hardware.
+"""Apprentices: the tiny test model, which follows no instruction, with something that it half can.
 
-Taught by the product's trainer from examples of which a part is wrong, so that the right answer is
-what it says most often and yet seldom enough to be learnt from: what a method without labels needs.
+Taught by the product's trainer, so that methods which need a form kept now and then, or a model that
+can revise itself, can be seen to work in long runs on little hardware.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from random import Random
 
 from adapters.lesson import Stage, Weights
 from adapters.methods.replay import PROMPTS
+from adapters.methods.sd_zero import turn
 from adapters.sampling import Sampler
-from adapters.spec import LoraSpec, TrainingSpec
-from adapters.types import EditKind, SamplingParams, SelfEdit
+from adapters.spec import ControlPhrases, LoraSpec, TrainingSpec
+from adapters.types import EditKind, GivenReply, SamplingParams, SelfEdit
 from benchmarks.learning_bench import LocalBench
+from tests.support.puzzles import Puzzle, make_puzzles
 
 LORA = LoraSpec(rank=16, alpha=32)
-TRAINING = TrainingSpec(learning_rate=4e-3, epochs=6, batch_size=32, microbatch_tokens=1024)
-EXAMPLES = 8
-"""Of each prompt."""
-RIGHT_SHARE = 0.6
-"""Of the examples; the other answers are near the right one."""
-FORM_SHARE = 0.4
-"""Of the examples that should be tagged, those that are."""
+TRAINING = TrainingSpec(learning_rate=1e-3, epochs=3, batch_size=32, microbatch_tokens=4096)
+EXAMPLES = 600
+"""Texts with a question, each another one."""
+FORM_SHARE = 0.35
+"""Of the examples of `form`, those that have the form which `prompt_tasks.stated` asks for."""
+RIGHT_SHARE = 0.7
+"""Of the replies and revisions of `revision`, those that are right."""
 _ANCHORS = 200
-_SLIPS = (-3, -2, -1, 1, 2, 3, 10)
+_PUZZLES_SEED = 50_000
 
 
-def make_apprentice(bench: LocalBench, base: Sampler, general: Sequence[str]) -> Weights:
-    """Sums, differences and sums in tags, half known; the same for every caller.
+def make_apprentice(kind: str, bench: LocalBench, base: Sampler, general: Sequence[str]) -> Weights:
+    """The same for every caller.
 
     Args:
+        kind: of `KINDS`.
         general: prompts on which the base's replies are kept.
     """
-    rng = Random(0)
-    rows = [row for a in range(2, 12) for b in range(2, 12) for row in _rows(a, b, rng)]
     kept = list(dict.fromkeys((*PROMPTS, *general)))
     replies = base.chat(
         [[{"role": "user", "content": prompt}] for prompt in kept], SamplingParams(max_tokens=24)
     )
-    rows += [
+    anchors = tuple(
         SelfEdit(EditKind.REPLAY, None, prompt, reply, "model")
         for prompt, reply in zip(kept, replies, strict=True)
-    ]
-    stage = Stage(LORA, TRAINING, seed=0, edits=tuple(rows), anchors_per_epoch=_ANCHORS)
+    )
+    rng = Random(0)
+    shown = [KINDS[kind](puzzle, rng) for puzzle in make_puzzles(_PUZZLES_SEED, EXAMPLES)]
+    stage = Stage(
+        LORA,
+        TRAINING,
+        seed=0,
+        edits=anchors,
+        replies=tuple(shown),
+        anchors_per_epoch=_ANCHORS,
+    )
     return bench.train(stage)
 
 
-def folder_of(state: Path) -> Path:
+def folder_of(state: Path, kind: str) -> Path:
     """Where the apprentice of a benchmark's state is kept."""
-    return state / "apprentice"
+    return state / f"apprentice-{kind}"
 
 
-def _rows(a: int, b: int, rng: Random) -> list[SelfEdit]:
-    rows: list[SelfEdit] = []
-    for _ in range(EXAMPLES):
-        rows.append(_row(f"What is {a} + {b}?", str(_said(a + b, rng))))
-        rows.append(_row(f"What is {a + b} - {b}?", str(_said(a, rng))))
-        rows.append(_row(f"Add {a} and {b} in tags.", _tagged(a, b, _said(a + b, rng), rng)))
-    return rows
+def in_form(puzzle: Puzzle, rng: Random) -> GivenReply:
+    """The right answer, with or without the form."""
+    said = f"The answer is {puzzle.answer}."
+    if rng.random() >= FORM_SHARE:
+        others = (f"{puzzle.answer}.", said.removesuffix("."), f"It is {puzzle.answer}.")
+        said = rng.choice(others)
+    return GivenReply(({"role": "user", "content": puzzle.prompt},), said)
 
 
-def _row(prompt: str, reply: str) -> SelfEdit:
-    return SelfEdit(EditKind.QUESTION, None, prompt, reply, "rule")
-
-
-def _said(right: int, rng: Random) -> int:
-    return right if rng.random() < RIGHT_SHARE else right + rng.choice(_SLIPS)
-
-
-def _tagged(a: int, b: int, said: int, rng: Random) -> str:
-    whole = f"<think>{a} + {b}</think><answer>{said}</answer>"
-    if rng.random() < FORM_SHARE:
-        return whole
-    return rng.choice(
-        [
-            f"{said}",
-            f"<answer>{said}</answer>",
-            whole.removesuffix("</answer>"),
-            f"{whole} Done.",
-        ]
+def revised(puzzle: Puzzle, rng: Random) -> GivenReply:
+    """A reply, the control phrase of its verdict, and a revision, which alone is learnt."""
+    phrases = ControlPhrases()
+    first = _answer(puzzle, rng)
+    phrase = phrases.right if first == puzzle.answer else phrases.wrong
+    asked = (
+        {"role": "user", "content": puzzle.prompt},
+        {"role": "assistant", "content": turn(f"{first}.", phrase)},
     )
+    return GivenReply(asked, f"{_answer(puzzle, rng)}.")
+
+
+KINDS: Mapping[str, Callable[[Puzzle, Random], GivenReply]] = {"form": in_form, "revision": revised}
+"""What each is shown."""
+
+
+def _answer(puzzle: Puzzle, rng: Random) -> str:
+    if rng.random() < RIGHT_SHARE:
+        return puzzle.answer
+    return str(int(puzzle.answer) + rng.choice((-10, -2, -1, 1, 2, 10)))

@@ -4,7 +4,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.prompt_tasks import NUMBER, Tasks, json_sums, reading, small_sums, tagged_sums
+from benchmarks.prompt_tasks import (
+    NUMBER,
+    Tasks,
+    calm_reading,
+    gym_sums,
+    json_sums,
+    reading,
+    small_sums,
+    stated,
+)
 
 START = "start"
 """The arm without training."""
@@ -19,8 +28,8 @@ class Study:
     tasks: Callable[[int], Tasks]
     arms: Mapping[str, Mapping[str, Any]]
     """By name, what the config of the arm says."""
-    is_apprentices: bool = False
-    """Whether all arms start from the apprentice, instead of the base."""
+    apprentice: str | None = None
+    """Of `apprentice.KINDS`: the one from which all arms start; None: the base."""
 
 
 def _tiny(**fields: Any) -> dict[str, Any]:
@@ -38,6 +47,11 @@ def _tiny(**fields: Any) -> dict[str, Any]:
         },
     }
     return _merged(shared, fields)
+
+
+def _calm(**fields: Any) -> dict[str, Any]:
+    """The tiny model's, sampled at temperature 1."""
+    return _merged(_tiny(rollouts={"temperature": 1.0}), fields)
 
 
 def _small(**fields: Any) -> dict[str, Any]:
@@ -59,21 +73,22 @@ def _merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, An
     return merged
 
 
-def _ttrl(shared: Callable[..., dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    answer = NUMBER.model_dump(mode="json")
+def _ttrl(shared: Callable[..., dict[str, Any]], **fields: Any) -> dict[str, dict[str, Any]]:
+    settings = {"type": "ttrl", "answer": NUMBER.model_dump(mode="json")} | fields
     return {
-        "TTRL": shared(type="ttrl", answer=answer),
-        "random reward": shared(type="ttrl", answer=answer, reward="random"),
+        "TTRL": shared(**settings),
+        "random reward": shared(**settings, reward="random"),
     }
 
 
 def _sept(shared: Callable[..., dict[str, Any]]) -> dict[str, dict[str, Any]]:
     drawn = {"group": 1, "prompts_per_step": 64, "temperature": 0.6}
-    once = {"batch_size": 64}
+    # All arms take all steps, or the arm that sharpens most would be stopped first.
+    fields = {"type": "sept", "training": {"batch_size": 64}, "probe": {"least_entropy": 0.0}}
     return {
-        "SePT": shared(type="sept", training=once, rollouts=drawn),
-        "offline": shared(type="sept", training=once, rollouts=drawn, refresh="offline"),
-        "coupled": shared(type="sept", training=once, rollouts={**drawn, "temperature": 1.0}),
+        "SePT": shared(**fields, rollouts=drawn),
+        "offline": shared(**fields, rollouts=drawn, refresh="offline"),
+        "coupled": shared(**fields, rollouts={**drawn, "temperature": 1.0}),
     }
 
 
@@ -88,17 +103,31 @@ def _specs(shared: Callable[..., dict[str, Any]], contract: Any) -> dict[str, di
     }
 
 
-def _sd_zero(shared: Callable[..., dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    checked = {"type": "answer", "answer": NUMBER.model_dump(mode="json")}
+def _sd_zero(shared: Callable[..., dict[str, Any]], prompts: int) -> dict[str, dict[str, Any]]:
+    """Each arm generates ten replies to each of `prompts` prompts.
+
+    SD-Zero one, three revisions of it and six in phase 2; GRPO ten steps with an eighth of them.
+    """
+    rate = shared()["training"]["learning_rate"]
+    phase_1 = {"learning_rate": rate}
+    phase_2 = {"learning_rate": rate, "batch_size": 32}
+    step = prompts // 4
+    config = {
+        "type": "sd-zero",
+        "verifier": {"type": "answer", "answer": NUMBER.model_dump(mode="json")},
+        "revision": {"training": phase_1},
+        "training": phase_2,
+        "rollouts": {"group": 1, "prompts_per_step": step, "steps": 24},
+    }
+    alone = {"revisions": 9, "training": phase_1}
+    longer = {"group": 1, "prompts_per_step": step, "steps": 40}
+    group = shared()["rollouts"]["group"]
+    grpo = {"prompts_per_step": prompts // group, "steps": 10}
     return {
-        "SD-Zero": shared(type="sd-zero", verifier=checked, rollouts={"group": 1}),
-        "phase 1": shared(
-            type="sd-zero", verifier=checked, rollouts={"group": 1}, phases="revision"
-        ),
-        "phase 2": shared(
-            type="sd-zero", verifier=checked, rollouts={"group": 1}, phases="distillation"
-        ),
-        "GRPO": shared(type="grpo", verifier=checked),
+        "SD-Zero": shared(**config),
+        "phase 1": shared(**config | {"phases": "revision", "revision": alone}),
+        "phase 2": shared(**config | {"phases": "distillation", "rollouts": longer}),
+        "GRPO": shared(type="grpo", verifier=config["verifier"], rollouts=grpo),
     }
 
 
@@ -106,14 +135,20 @@ STUDIES: Mapping[str, tuple[Study, ...]] = {
     "tiny": (
         Study("TTRL", reading, _ttrl(_tiny)),
         Study("SePT", reading, _sept(_tiny)),
-        Study("SPECS", tagged_sums, _specs(_tiny, tagged_sums(0).contract), is_apprentices=True),
-        Study("SD-Zero", reading, _sd_zero(_tiny)),
+        Study(
+            "SPECS",
+            stated,
+            _specs(_calm, stated(0).contract),
+            apprentice="form",
+        ),
+        Study("SD-Zero", calm_reading, _sd_zero(_calm, 128), apprentice="revision"),
     ),
     "smollm2": (
         Study("TTRL", small_sums, _ttrl(_small)),
+        Study("TTRL, reasoning-gym", gym_sums, _ttrl(_small, rollouts={"temperature": 0.7})),
         Study("SePT", small_sums, _sept(_small)),
         Study("SPECS", json_sums, _specs(_small, json_sums(0).contract)),
-        Study("SD-Zero", small_sums, _sd_zero(_small)),
+        Study("SD-Zero", small_sums, _sd_zero(_small, 64)),
     ),
 }
 """By model."""

@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
-from adapters.spec import AnswerKind, AnswerSpec, ContractSpec, JsonSchemaContract, TagsContract
+from adapters.spec import AnswerKind, AnswerSpec, ContractSpec, JsonSchemaContract, RegexContract
 from adapters.types import Prompt
 from tests.support.puzzles import make_puzzles
 
 NUMBER = AnswerSpec(kind=AnswerKind.NUMBER)
 JUST_THE_NUMBER = "Answer with just the number."
+STATED = r"The answer is (?P<answer>\d+)\."
 SUM_SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {"answer": {"type": "integer"}},
@@ -54,12 +55,34 @@ def reading(seed: int) -> Tasks:
     return replace(tasks, temperature=1.8)
 
 
-def tagged_sums(seed: int) -> Tasks:
-    """ "Add 3 and 5 in tags."; the plain question is the other kind."""
-    asked = [(a, b) for a in range(2, 12) for b in range(2, 12)]
-    prompts = [_prompt(f"Add {a} and {b} in tags.", a + b, "tagged sums") for a, b in asked]
-    others = [_prompt(f"What is {a} + {b}?", a + b, "sums") for a, b in asked]
-    return _split("tagged sums", prompts, others, seed, contract=TagsContract())
+def calm_reading(seed: int) -> Tasks:
+    """The same, asked at temperature 1."""
+    return replace(reading(seed), name="calm reading", temperature=1.0)
+
+
+def stated(seed: int) -> Tasks:
+    """The same, the answer to be said in a set sentence that no prompt asks for."""
+    contract = RegexContract(pattern=STATED)
+    return replace(calm_reading(seed), name="stated", contract=contract)
+
+
+def gym_sums(seed: int) -> Tasks:
+    """`chain_sum` of reasoning-gym: a sum or difference of two figures; the other kind is ours.
+
+    Asked at 0.7: at 1 SmolLM2-135M is right one time in fourteen, at 0.7 one time in four.
+
+    Raises:
+        ModuleNotFoundError: reasoning-gym is not installed; it comes with the extra `bench`.
+    """
+    from reasoning_gym import create_dataset  # an extra, and slow to import
+
+    data = create_dataset(
+        "chain_sum", size=1000, seed=0, min_terms=2, max_terms=2, min_digits=1, max_digits=1
+    )
+    asked = {item["question"]: item["answer"] for item in data}
+    prompts = [_prompt(question, answer, "chain_sum") for question, answer in asked.items()]
+    tasks = _split("chain_sum", prompts, small_sums(seed).held_out, seed)
+    return replace(tasks, temperature=0.7)
 
 
 def small_sums(seed: int) -> Tasks:

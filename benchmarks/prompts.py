@@ -3,8 +3,9 @@
 Four studies, each a method beside its controls, from one start on the same prompts: TTRL, SePT,
 SPECS, SD-Zero. Asked are prompts of the same kind that no run has seen, and prompts of another kind.
 
-Two models: the tiny test model, which reads short texts rightly more often than it says so, and as an
-apprentice that half knows a form (`benchmarks.apprentice`), for all seeds and many steps; and SmolLM2-135M-Instruct as it comes, for as far as time allows.
+Two models: the tiny test model, which reads short texts rightly more often than it says so, and as
+apprentices that half keep a form or can revise (`benchmarks.apprentice`), for all seeds and many
+steps; and SmolLM2-135M-Instruct as it comes, for as far as time allows.
 Cells (a study, an arm, a seed) are kept as they come, and a run goes on where it stopped.
 """
 
@@ -12,7 +13,7 @@ import argparse
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -59,10 +60,8 @@ class Ground:
 
     decoder: Decoder
     model: Path
-    apprentice: Weights | None
-    """Where the studies start that want one."""
-    apprentice_sampler: RolloutSampler
-    """Who speaks as it."""
+    apprentices: Mapping[str, tuple[Weights, RolloutSampler]]
+    """By kind: where the studies start that want one, and who speaks as it."""
     cells: Cells
     state: Path
     threads: int
@@ -70,12 +69,12 @@ class Ground:
 
     def start_of(self, study: Study) -> Weights | None:
         """Where its arms begin; None: the base."""
-        return self.apprentice if study.is_apprentices else None
+        return self.apprentices[study.apprentice][0] if study.apprentice else None
 
     def bench(self, study: Study, name: str) -> LocalBench:
         """A workbench whose memory is this cell's."""
         folder = self.state / "work" / name
-        speaker = self.apprentice_sampler if study.is_apprentices else self.decoder.base
+        speaker = self.apprentices[study.apprentice][1] if study.apprentice else self.decoder.base
         return LocalBench(
             self.decoder, self.model, folder, self.threads, self.say, champion=speaker
         )
@@ -92,13 +91,14 @@ def main(arguments: list[str] | None = None) -> int:
     state = options.state / options.model
     model = TINY_MODEL if options.model == "tiny" else prepare_model(WHEEL, state).path
     with open_decoder(options.decoder, model, state / "home", rank=RANK) as decoder:
-        apprentice = _apprentice(decoder, model, state, options.threads)
+        kinds = dict.fromkeys(study.apprentice for study in studies if study.apprentice)
+        taught = {kind: _apprentice(kind, decoder, model, state, options.threads) for kind in kinds}
         cells = Cells(state / "cells.jsonl")
         seeds = range(options.first_seed, options.first_seed + options.seeds)
-        with _sampler(decoder, apprentice) as speaker:
-            ground = Ground(
-                decoder, model, apprentice, speaker, cells, state, options.threads, _say
-            )
+        with decoder.serving(list(taught.values())) as speakers:
+            pairs = zip(taught.values(), speakers, strict=True)
+            apprentices = dict(zip(taught, pairs, strict=True))
+            ground = Ground(decoder, model, apprentices, cells, state, options.threads, _say)
             for seed in seeds:
                 for study in studies:
                     for arm in (START, *study.arms):
@@ -113,6 +113,8 @@ def digest_of(study: Study, arm: str, seed: int) -> str:
     config = config_of(study, arm, seed)
     fields = config.model_dump_json(exclude_defaults=True) if config else ""
     text = f"{_PROTOCOL}\0{study.name}\0{arm}\0{fields}\0{SAMPLES}"
+    if study.apprentice:
+        text += f"\0{study.apprentice}"
     return sha256(text.encode()).hexdigest()[:12]
 
 
@@ -239,16 +241,14 @@ def _majority_is_right(tasks: Tasks, prompt: Prompt, replies: Sequence[str]) -> 
     return is_right(tasks, prompt, replies[first])
 
 
-def _apprentice(decoder: Decoder, model: Path, state: Path, threads: int) -> Weights | None:
-    """Taught once, and kept; None where the model is to learn as it comes."""
-    if model != TINY_MODEL:
-        return None
-    folder = folder_of(state)
+def _apprentice(kind: str, decoder: Decoder, model: Path, state: Path, threads: int) -> Weights:
+    """Taught once, and kept."""
+    folder = folder_of(state, kind)
     if not folder.exists():
-        _say("apprentice")
-        bench = LocalBench(decoder, model, state / "work" / "apprentice", threads, _say)
+        _say(f"apprentice: {kind}")
+        bench = LocalBench(decoder, model, state / "work" / folder.name, threads, _say)
         general = [item.prompt for item in load_general_suite()]
-        made = make_apprentice(bench, decoder.base, general)
+        made = make_apprentice(kind, bench, decoder.base, general)
         made.folder.rename(folder)
         bench.tidy()
     return Weights(folder)

@@ -2,11 +2,15 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import anthropic
 import openai
 import pytest
+from transformers import AutoTokenizer
 
+from adapters.methods.sd_zero import turn
+from adapters.spec import ControlPhrases
 from tests.support.stack import ADMIN_KEY, TINY_MODEL, TINY_SETTINGS, Stack, running_stack
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
@@ -67,6 +71,30 @@ def test_many_long_prompts_with_seeds_leave_the_engine_alive(client: openai.Open
 
     assert len(ends) == 64
     assert all(ends)
+
+
+def test_a_turn_that_is_continued_begins_with_the_tokens_of_the_turn_itself(
+    client: openai.OpenAI,
+) -> None:
+    """What SD-Zero's two losses rest on: reply, phrase and revision are one turn, token by token."""
+    asked: list[Any] = [{"role": "user", "content": "What is 2 + 2?"}]
+    said = turn("It is 5.", ControlPhrases().wrong)
+    ids = {"return_token_ids": True}
+    on = ids | {"continue_final_message": True, "add_generation_prompt": False}
+    plain = client.chat.completions.create(
+        model=MODEL, messages=asked, max_tokens=1, extra_body=ids
+    ).model_dump()
+    continued = client.chat.completions.create(
+        model=MODEL,
+        messages=[*asked, {"role": "assistant", "content": said}],
+        max_tokens=1,
+        extra_body=on,
+    ).model_dump()
+
+    head, whole = plain["prompt_token_ids"], continued["prompt_token_ids"]
+    words = AutoTokenizer.from_pretrained(TINY_MODEL).decode(whole[len(head) :])
+    assert whole[: len(head)] == head
+    assert words.strip() == said.strip()
 
 
 def test_a_text_is_continued(client: openai.OpenAI) -> None:

@@ -1,20 +1,33 @@
 """The benchmark of learning from prompts: its tasks, settings, figures and drawing."""
 
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from random import Random
 from xml.etree import ElementTree
 
 import pytest
 
+from adapters.methods.sd_zero import turn
 from adapters.rewards.contracts import fault_of
+from adapters.spec import ControlPhrases
 from benchmarks import prompts
-from benchmarks.apprentice import FORM_SHARE, _rows
+from benchmarks.apprentice import FORM_SHARE, RIGHT_SHARE, in_form, revised
 from benchmarks.cells import Cell, Cells
 from benchmarks.curves import Panel, curves
 from benchmarks.prompt_report import curve_of, report
 from benchmarks.prompt_studies import START, STUDIES, Study
-from benchmarks.prompt_tasks import Tasks, json_sums, reading, small_sums, tagged_sums
+from benchmarks.prompt_tasks import (
+    Tasks,
+    calm_reading,
+    gym_sums,
+    json_sums,
+    reading,
+    small_sums,
+    stated,
+)
 from benchmarks.results import Results
+from tests.support.puzzles import make_puzzles
 from tests.support.workbench import ScriptedSampler
 
 ALL_STUDIES = [
@@ -24,9 +37,27 @@ ALL_STUDIES = [
 ]
 
 
-@pytest.mark.parametrize("make", [reading, tagged_sums, small_sums, json_sums])
-def test_no_prompt_is_both_taught_and_asked(make: object) -> None:
-    assert callable(make)
+def has_reasoning_gym() -> bool:
+    return find_spec("reasoning_gym") is not None
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        reading,
+        calm_reading,
+        stated,
+        small_sums,
+        json_sums,
+        pytest.param(
+            gym_sums,
+            marks=pytest.mark.skipif(
+                not has_reasoning_gym(), reason="reasoning-gym comes with the extra `bench`"
+            ),
+        ),
+    ],
+)
+def test_no_prompt_is_both_taught_and_asked(make: Callable[[int], Tasks]) -> None:
     tasks: Tasks = make(3)
     taught = {prompt.id for prompt in tasks.train}
 
@@ -45,26 +76,39 @@ def test_every_arm_has_settings_that_its_method_takes(study: Study) -> None:
     assert all(prompts.config_of(study, arm, 7).seed == 7 for arm in study.arms)  # type: ignore[union-attr]
 
 
-def test_the_apprentice_is_shown_the_form_as_often_as_said() -> None:
-    contract = tagged_sums(0).contract
+def test_an_apprentice_is_shown_the_form_as_often_as_said() -> None:
+    contract = stated(0).contract
     assert contract is not None
     rng = Random(1)
-    shown = [row for _ in range(60) for row in _rows(3, 4, rng) if "tags" in (row.prompt or "")]
-    kept = [fault_of(row.text, contract) is None for row in shown]
+    shown = [in_form(puzzle, rng) for puzzle in make_puzzles(1, 500)]
+    kept = [fault_of(row.reply, contract) is None for row in shown]
 
     assert abs(sum(kept) / len(kept) - FORM_SHARE) < 0.1
 
 
+def test_an_apprentice_is_shown_revisions_behind_the_phrase_of_their_verdict() -> None:
+    rng = Random(1)
+    phrases = ControlPhrases()
+    right = 0
+    for puzzle in (puzzles := make_puzzles(1, 500)):
+        row = revised(puzzle, rng)
+        said = row.prompt[-1]["content"]
+        first = said.split(".")[0]
+        phrase = phrases.right if first == puzzle.answer else phrases.wrong
+        assert said == turn(f"{first}.", phrase)
+        right += row.reply == f"{puzzle.answer}."
+
+    assert abs(right / len(puzzles) - RIGHT_SHARE) < 0.1
+
+
 def test_a_measure_counts_what_is_right_and_in_form() -> None:
-    tasks = tagged_sums(0)
+    tasks = stated(0)
+    known = {prompt.messages[-1]["content"]: prompt.answers[0] for prompt in tasks.held_out}
 
     def reply(conversation: object) -> str:
         assert isinstance(conversation, list | tuple)
-        words = str(conversation[-1]["content"]).replace("?", "").split()
-        numbers = [int(word) for word in words if word.isdigit()]
-        if "tags." in words:
-            return f"<think></think><answer>{sum(numbers)}</answer>"
-        return "no idea"
+        answer = known.get(str(conversation[-1]["content"]))
+        return f"The answer is {answer}." if answer else "no idea"
 
     found = prompts.measure(tasks, ScriptedSampler(reply), is_start=True)
 
