@@ -96,7 +96,8 @@ def test_an_apprentice_is_shown_revisions_behind_the_phrase_of_their_verdict() -
         first = said.split(".")[0]
         phrase = phrases.right if first == puzzle.answer else phrases.wrong
         assert said == turn(f"{first}.", phrase)
-        right += row.reply == f"{puzzle.answer}."
+        assert row.reply == f"{puzzle.answer}."
+        right += first == puzzle.answer
 
     assert abs(right / len(puzzles) - RIGHT_SHARE) < 0.1
 
