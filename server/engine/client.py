@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from server.core.errors import EngineUnavailable, EngineUnreachable
 from server.core.json_codec import encode
 from server.core.settings import EngineSettings, revealed
-from server.engine.wire import Connection, Pool, Reply, Unanswered
+from server.engine.wire import BrokenConnection, Connection, Pool, Reply, Unanswered
 
 
 @contextmanager
@@ -102,13 +102,25 @@ class EngineClient:
             except Unanswered:
                 # The engine closed a kept connection just as we wrote to it: nothing was answered,
                 # so once more on a fresh one. A fresh connection that breaks is a real failure.
-                fresh = await self._pool.connect()
+                fresh = await self._connect_again()
         else:
             try:
                 fresh = await self._pool.connect()
             except OSError as error:
                 raise EngineUnreachable(_reason(error)) from error
         return await _ask(fresh, order, patience_s, is_whole_exchange)
+
+    async def _connect_again(self) -> Connection:
+        """A fresh connection in place of one that broke.
+
+        Raises:
+            BrokenConnection: there is none. The engine may have seen the request and ended by it, so
+                it is not merely out of reach; nor is it silent, for it has broken off.
+        """
+        try:
+            return await self._pool.connect()
+        except OSError as error:
+            raise BrokenConnection(_reason(error)) from error
 
 
 async def _ask(

@@ -6,8 +6,7 @@ or not, ends the engine's work at once.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 
 import structlog
 from starlette.types import Receive, Scope, Send
@@ -17,6 +16,7 @@ from server.core.errors import AppError, EngineUnavailable
 from server.db import Outcome
 from server.engine.proxy import EngineReply, open_reply
 from server.engine.reading import Assembled
+from server.engine.replica import Replica
 from server.engine.routing import Route
 from server.gateway.capture import Capture
 from server.gateway.endpoints import EngineRequest
@@ -93,51 +93,59 @@ class EngineExchange:
             self._shadows.copy(self._id, self._principal, self._request, self._route.shadow)
 
     async def _answer(self, send: Send) -> None:
+        """Ask one replica after another until the client has its answer."""
+        retries = Retries()
+        affinity = b"" if self._runtime.fleet.is_single else self._affinity()
         try:
-            async with self._open() as reply:
-                self._reply = reply
-                if reply.status == 200 and reply.is_stream:
-                    await self._relay_stream(reply, send)
-                else:
-                    await self._relay_body(reply, send)
+            while not await self._is_answered(retries, affinity, send):
+                continue
         except AppError as error:
             await self._fail(error, send)
 
-    @asynccontextmanager
-    async def _open(self) -> AsyncIterator[EngineReply]:
-        """A replica's reply.
+    async def _is_answered(self, retries: Retries, affinity: bytes, send: Send) -> bool:
+        """Ask one replica; False when another one is to be asked, or the same once more.
 
-        Another one is asked when it breaks off before the head of its reply; it is asked again, or
-        another one is, when it has lost the weights since we last looked.
+        That is so where it breaks off before anything has gone to the client, and where it has lost
+        the weights since we last looked.
+
+        Raises:
+            EngineUnavailable: it broke off, and nobody else may be asked.
+            AppError: as ``Runtime.ensure_route`` does.
         """
-        retries = Retries()
-        affinity = b"" if self._runtime.fleet.is_single else self._affinity()
-        while True:
-            self._leave_to_champion()
-            with self._runtime.lease(self._route) as lease:
-                replica = await self._runtime.ensure_route(self._route, affinity, retries.failed)
-                lease.move_to(replica)
-                has_head = False
-                try:
-                    async with open_reply(
-                        replica.client,
-                        self._endpoint.door,
-                        self._route.engine_name,
-                        self._request.body,
-                        self._id,
-                    ) as reply:
-                        has_head = True
-                        if not (retries.may_reload(replica) and await self._is_lost(reply)):
-                            yield reply
-                            return
-                except EngineUnavailable as error:
-                    if has_head or not retries.may_go_on(replica, error):
-                        raise
-                    url = replica.url
-                    log.info("replica_failed", url=url, interaction=self._id, error=str(error))
-                    continue
-                retries.lost = (*retries.lost, replica)
-                replica.has_lost(self._route.engine_name)
+        self._leave_to_champion()
+        with self._runtime.lease(self._route) as lease:
+            replica = await self._runtime.ensure_route(self._route, affinity, retries.failed)
+            lease.move_to(replica)
+            try:
+                if await self._is_relayed(replica, send, may_reload=retries.may_reload(replica)):
+                    return True
+            except EngineUnavailable as error:
+                if self._has_started or not retries.may_go_on(replica, error):
+                    raise
+                url = replica.url
+                log.info("replica_failed", url=url, interaction=self._id, error=str(error))
+                return False
+            retries.lost = (*retries.lost, replica)
+            replica.has_lost(self._route.engine_name)
+            return False
+
+    async def _is_relayed(self, replica: Replica, send: Send, *, may_reload: bool) -> bool:
+        """Pass on what a replica answers; not when it has lost the weights and may get them back."""
+        async with open_reply(
+            replica.client,
+            self._endpoint.door,
+            self._route.engine_name,
+            self._request.body,
+            self._id,
+        ) as reply:
+            if may_reload and await self._is_lost(reply):
+                return False
+            self._reply = reply
+            if reply.status == 200 and reply.is_stream:
+                await self._relay_stream(reply, send)
+            else:
+                await self._relay_body(reply, send)
+            return True
 
     def _affinity(self) -> bytes:
         """What the requests of one conversation have in common, whose prefix a replica keeps."""
@@ -158,8 +166,9 @@ class EngineExchange:
         return is_lost_model(reply.status, await reply.body())
 
     async def _relay_stream(self, reply: EngineReply, send: Send) -> None:
-        await self._start(send, 200, reply.content_type)
         async for block in reply.blocks():
+            if not self._has_started:  # a head sent earlier would end the retries
+                await self._start(send, 200, reply.content_type)
             self._note_first_byte()
             if reply.is_done:
                 self._record(*_verdict(reply.assembled()))
@@ -168,6 +177,8 @@ class EngineExchange:
             await _send_body(send, block)
         message = "The engine ended the reply before it was complete."
         self._record(Outcome.ENGINE_ERROR, 200, reply.assembled().error or message)
+        if not self._has_started:
+            await self._start(send, 200, reply.content_type)
         event = stream_error(self._endpoint, message, "engine_error")
         await _send_body(send, event, is_last=True)
 

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -66,6 +66,15 @@ class Sites:
         model = options.pop("model", "smollm2")
         reply = self.client.chat.completions.create(model=model, messages=messages, **options)
         return reply.model
+
+    def ask_for_stream(self, text: str) -> str:
+        """Which weights answered, in a stream that came whole."""
+        messages: Any = [{"role": "user", "content": text}]
+        chat = self.client.chat.completions
+        with chat.create(model="smollm2", messages=messages, stream=True) as stream:
+            chunks = list(stream)
+        assert chunks[-1].choices[0].finish_reason == "stop"
+        return chunks[-1].model
 
     def served(self) -> list[int]:
         """Users' requests that came to each site."""
@@ -237,6 +246,36 @@ def test_a_replica_that_is_killed_is_avoided_at_once(two: Sites) -> None:
 
     assert answered == [V1] * 20
     assert two.served() == [0, 20]
+
+
+@pytest.mark.parametrize("ask", [Sites.ask, Sites.ask_for_stream])
+def test_a_replica_that_dies_between_head_and_body_costs_no_reply(
+    two: Sites, ask: Callable[[Sites, str], str]
+) -> None:
+    two.sites[0].engine.breaks_at_head = True
+
+    answered = [ask(two, f"Question {number}") for number in range(20)]
+
+    assert answered == [V1] * 20
+    assert two.served()[0] > 0
+    assert two.served()[1] == 20
+    assert {row.outcome for row in two.world.interactions(20)} == {"complete"}
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_where_every_replica_dies_after_the_head_each_is_asked_once(
+    two: Sites, is_stream: bool
+) -> None:
+    for site in two.sites:
+        site.engine.breaks_at_head = True
+
+    with pytest.raises(openai.InternalServerError) as caught:
+        two.client.chat.completions.create(model="smollm2", messages=TALK, stream=is_stream)
+
+    assert (caught.value.status_code, caught.value.code) == (503, "engine_unavailable")
+    assert two.served() == [1, 1]
+    (row,) = two.world.interactions(1)
+    assert (row.outcome, row.status) == ("engine_error", 503)
 
 
 def test_an_engine_restarted_with_no_adapters_answers_with_the_right_weights(two: Sites) -> None:

@@ -284,6 +284,20 @@ def test_a_stream_that_the_engine_cuts_ends_with_an_error(world: World) -> None:
     assert row.error
 
 
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_a_lone_engine_that_cuts_a_reply_before_its_first_byte_is_asked_once_more(
+    world: World, is_stream: bool
+) -> None:
+    world.engine.breaks_at_head = True
+    with pytest.raises(openai.InternalServerError) as caught:
+        ask(world.client(), stream=is_stream)
+
+    assert (caught.value.status_code, caught.value.code) == (503, "engine_unavailable")
+    (row,) = world.interactions(1)
+    assert (row.outcome, row.status) == ("engine_error", 503)
+    assert world.engine.request_ids.count(row.id) == 2
+
+
 def test_an_error_inside_a_stream_is_passed_on_and_captured(world: World) -> None:
     world.engine.errors_after = 2
     with pytest.raises(openai.APIError, match="out of memory"):

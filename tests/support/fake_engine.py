@@ -8,7 +8,7 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -50,6 +50,8 @@ class FakeEngine:
     """The one model that never answers."""
     silent_model: str | None = None
     """The one model that answers nothing but the empty text."""
+    breaks_at_head: bool = False
+    """Cut the connection of every chat once its head is out, before a byte of its body."""
     breaks_after: int | None = None
     """Tokens after which a stream's connection is cut."""
     errors_after: int | None = None
@@ -204,6 +206,9 @@ class FakeEngine:
         self.peers.append(request.client.port if request.client else 0)
         if body["model"] == self.hanging_model:
             return await self._hang(request)
+        if self.breaks_at_head:
+            kind = "text/event-stream" if body.get("stream") else "application/json"
+            return StreamingResponse(_cut_off(), media_type=kind)
         reply = form(self, body, request_id)
         if body.get("stream"):
             return StreamingResponse(self._stream(reply, body), media_type="text/event-stream")
@@ -628,6 +633,12 @@ def serve(app: Any, port: int = 0, *, timeout_s: float = 20) -> Iterator[Served]
     finally:
         server.should_exit = True
         thread.join(timeout_s)
+
+
+async def _cut_off() -> AsyncIterator[bytes]:
+    """A body whose connection is cut before its first byte."""
+    raise ConnectionAbortedError("ordered by the test")
+    yield b""
 
 
 def _error(status: int, message: str, kind: str, param: str | None = None) -> Response:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.core.errors import EngineUnavailable
+from server.core.errors import EngineUnavailable, EngineUnreachable
 from server.core.settings import EngineSettings
 from server.engine import wire
 from server.engine.client import EngineClient, broken_answers
@@ -221,6 +221,31 @@ async def test_nobody_listens() -> None:
 
     with pytest.raises(EngineUnavailable, match="connection refused"):
         await body_of(client)
+
+
+@pytest.mark.parametrize("error", [TimeoutError(), ConnectionRefusedError()])
+async def test_no_connection_in_place_of_one_that_broke_is_neither_silence_nor_out_of_reach(
+    monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    async def connect(_: wire.Pool) -> wire.Connection:
+        raise error
+
+    def script(engine: Engine) -> Script:
+        async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await engine.read_request(reader)
+            writer.write(WHOLE)
+            await engine.read_request(reader)
+
+        return talk
+
+    async with running(script) as (_, client):
+        await body_of(client)
+        monkeypatch.setattr(wire.Pool, "connect", connect)
+        with pytest.raises(EngineUnavailable) as caught:
+            await body_of(client)
+
+    assert isinstance(caught.value.__cause__, wire.BrokenConnection)
+    assert not isinstance(caught.value, EngineUnreachable)
 
 
 async def test_a_slow_reader_holds_up_the_sender_not_the_memory() -> None:
