@@ -1,7 +1,7 @@
 """How learning makes room for users at the engine.
 
-While users have requests there, learning keeps few of its own; once they have been gone for a while
-it goes back to all of them, step by step. Users are what the engine has to do beyond what this
+While users have requests there, learning keeps few of its own, and those only for a part of the time;
+once they have been gone for a while it goes back to all of them, step by step. Users are what the engine has to do beyond what this
 process asked it for. So several workers that learn over one engine take each other for users, and
 keep few requests each.
 """
@@ -35,11 +35,19 @@ class Manners:
     """While users do; at least 1, so that learning always gets on."""
     gone_s: float
     """Users need it for so long after they were last seen."""
+    share: float = 1.0
+    """Part of the time, above 0, in which those beside users are there."""
 
     @classmethod
     def of(cls, settings: LearningSettings) -> "Manners":
         most = settings.rollout_concurrency
-        return cls(most, min(settings.rollouts_beside_users, most), settings.users_gone_s)
+        beside = min(settings.rollouts_beside_users, most)
+        share = settings.share_beside_users if beside < most else 1.0
+        return cls(most, beside, settings.users_gone_s, share)
+
+    def rest_s(self, busy_s: float) -> float:
+        """How long none is begun beside users after some were there for `busy_s`."""
+        return busy_s * (1 / self.share - 1)
 
     def allowed(self, quiet_s: float | None) -> int:
         """Requests that may be in flight.
@@ -77,6 +85,11 @@ class _Place:
     """Since the look before."""
     users_at: float | None = None
     """When users were last seen."""
+    began_at: float = -inf
+    """When the present requests began to be there, or users came to them."""
+    is_ending: bool = False
+    """Whether one of them has ended: beside users no further one begins before all have."""
+    rests_until: float = -inf
     is_looked_at: bool = False
 
 
@@ -94,14 +107,16 @@ class Courtesy:
         """Begin a request, unless users need the engine and enough are there; `give` ends it."""
         with self._lock:
             place = self._place(url)
-            if self._excess(place) >= 0:
+            if self._excess(place) >= 0 or self._must_rest(place):
                 return False
+            if not place.taken:
+                place.began_at = monotonic()
             place.taken += 1
             return True
 
     def give(self, url: str) -> None:
         with self._lock:
-            self._place(url).taken -= 1
+            self._end_one(self._place(url))
 
     def take_back(self, url: str) -> bool:
         """Whether a request must be broken off for users; its place is given back already."""
@@ -109,7 +124,7 @@ class Courtesy:
             place = self._place(url)
             if self._excess(place) <= 0:
                 return False
-            place.taken -= 1
+            self._end_one(place)
             self.aborted += 1
             return True
 
@@ -153,8 +168,22 @@ class Courtesy:
                 return
             is_new = self._allowed(place) > self.manners.beside_users
             place.users_at = monotonic()
+            if is_new:
+                place.began_at = place.users_at
         if is_new:
             log.info("learning_makes_room", url=url, kept=self.manners.beside_users)
+
+    def _end_one(self, place: _Place) -> None:
+        place.taken -= 1
+        place.is_ending = place.taken > 0
+        if not place.taken:
+            now = monotonic()
+            place.rests_until = now + self.manners.rest_s(now - place.began_at)
+
+    def _must_rest(self, place: _Place) -> bool:
+        if self._quiet_s(place) >= self.manners.gone_s or self.manners.share == 1:
+            return False
+        return place.is_ending or monotonic() < place.rests_until
 
     def _excess(self, place: _Place) -> float:
         """Requests beyond what is allowed; without users each call bounds only its own."""
@@ -162,8 +191,11 @@ class Courtesy:
         return place.taken - allowed if allowed < self.manners.most else -inf
 
     def _allowed(self, place: _Place) -> int:
-        quiet_s = None if place.users_at is None else monotonic() - place.users_at
-        return self.manners.allowed(quiet_s)
+        return self.manners.allowed(None if place.users_at is None else self._quiet_s(place))
+
+    def _quiet_s(self, place: _Place) -> float:
+        """Since users were last seen."""
+        return inf if place.users_at is None else monotonic() - place.users_at
 
     def _place(self, url: str) -> _Place:
         return self._places.setdefault(url, _Place())

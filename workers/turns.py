@@ -25,6 +25,10 @@ from workers.patience import PAUSE_S, Patience
 
 log = structlog.get_logger(__name__)
 
+HEALED_WITHIN_S = 15.0
+"""By then the gateway has given an engine what it should hold; nothing answered since the start is
+after that a name that nobody knows."""
+
 _T = TypeVar("_T")
 
 Restore = Callable[[EngineControl], Awaitable[None]]
@@ -65,6 +69,7 @@ class Turns(Generic[_T]):
     """Broken off for users."""
     _restoring: asyncio.Lock = field(default_factory=asyncio.Lock)
     _told_at: float = 0.0
+    _began_at: float = field(default_factory=monotonic)
 
     async def run(self, orders: Sequence[Order[_T]]) -> list[_T]:
         """The answers, in the order of what was asked.
@@ -180,9 +185,10 @@ class Turns(Generic[_T]):
         try:
             return await self._ask_once(control, order)
         except WeightsNotHeld as error:
-            if self.restore is None and not self._answers:
-                raise  # it never had them
             if self.restore is None:
+                waited_s = monotonic() - self._began_at
+                if not self._answers and waited_s > HEALED_WITHIN_S:
+                    raise  # it never had them
                 raise EngineUnavailable(str(error)) from error  # the gateway heals it
         async with self._restoring:
             await self.restore(control)

@@ -142,6 +142,8 @@ class LearningSettings(Group):
     """Requests that learning keeps in flight at the engine, at low priority, while no user needs it."""
     rollouts_beside_users: int = Field(default=1, ge=1)
     """How many of them stay while users have requests at the engine; as many as above: learning never makes room."""
+    share_beside_users: float = Field(default=0.1, gt=0, le=1)
+    """Part of the time in which those stay; in the rest of it users have the engine to themselves. At 1 learning is about ten times as fast beside users, and they wait for it."""
     users_gone_s: float = Field(default=5, gt=0)
     """Users are taken to need the engine for so long after their last request was seen there; in the same time again, learning goes back to all of its requests."""
     nice: int = Field(default=10, ge=0, le=19)

@@ -144,3 +144,60 @@ async def test_an_engine_that_does_not_tell_is_taken_to_have_no_users(clock: Clo
     await polite.look(Engine(None))  # type: ignore[arg-type]
 
     assert taken(polite) == 10
+
+
+def test_who_never_makes_room_never_rests() -> None:
+    polite = Manners.of(LearningSettings(rollout_concurrency=4, share_beside_users=0.1))
+    rude = Manners.of(LearningSettings(rollout_concurrency=4, rollouts_beside_users=4))
+
+    assert (polite.share, rude.share) == (0.1, 1.0)
+
+
+@given(st.floats(0.01, 1), st.floats(0, 1000))
+def test_those_beside_users_are_there_for_their_share_of_the_time(
+    share: float, busy_s: float
+) -> None:
+    rest_s = Manners(10, 1, 5.0, share).rest_s(busy_s)
+
+    assert rest_s >= 0
+    assert share * (busy_s + rest_s) == pytest.approx(busy_s)
+
+
+async def test_beside_users_it_rests_after_a_bout(clock: Clock) -> None:
+    polite = Courtesy(Manners(10, 2, 60.0, 0.25))
+    await look(polite, running=1)
+    assert taken(polite) == 2
+    clock.now += 1.0
+    polite.give("http://engine")
+    assert taken(polite) == 0  # the bout ends with all that began it
+
+    clock.now += 1.0
+    polite.give("http://engine")
+    clock.now += 5.9  # the bout was of 2 s, a quarter of 8
+    assert taken(polite) == 0
+    clock.now += 0.2
+    assert taken(polite) == 2
+
+
+async def test_what_was_there_before_users_came_is_not_rested_for(clock: Clock) -> None:
+    polite = Courtesy(Manners(10, 1, 60.0, 0.5))
+    assert polite.take("http://engine")
+    clock.now += 600.0
+    await look(polite, running=1)
+    clock.now += 2.0
+    polite.give("http://engine")
+
+    clock.now += 2.1
+    assert taken(polite) == 1
+
+
+async def test_it_does_not_rest_once_users_are_gone(clock: Clock) -> None:
+    polite = Courtesy(Manners(10, 1, 5.0, 0.01))
+    await look(polite, running=1)
+    assert polite.take("http://engine")
+    clock.now += 4.0
+    polite.give("http://engine")
+    assert taken(polite) == 0
+
+    clock.now += 7.0
+    assert taken(polite) > 0

@@ -85,6 +85,7 @@ def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Looks and pauses as short as the fake engine's replies."""
     monkeypatch.setattr(turns, "PAUSE_S", 0.01)
     monkeypatch.setattr(turns, "LOOK_S", 0.01)
+    monkeypatch.setattr(turns, "HEALED_WITHIN_S", 1.0)
 
 
 @pytest.fixture
