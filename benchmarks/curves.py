@@ -4,7 +4,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
-COLOURS = ("#2a6fb0", "#c77d2e", "#4f8a4c", "#8a8f98", "#8e5ea2", "#b5473c")
+COLOURS = (
+    *("#2a6fb0", "#c77d2e", "#4f8a4c", "#8a8f98", "#8e5ea2", "#b5473c"),
+    *("#3fa7a0", "#b8a12c", "#6b4f3a", "#d77fa1"),
+)
 _WIDTH, _HEIGHT, _GAP, _LEFT, _TOP, _FOOT = 360, 200, 56, 52, 64, 46
 _GROUND, _INK, _FAINT = "#f6f6f3", "#24292f", "#d5d7da"
 

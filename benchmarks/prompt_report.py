@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, TypeAlias
 
+from adapters.evaluation.generalization import Scores, generalization_factor
 from benchmarks.cells import Cell, Cells
 from benchmarks.curves import Panel, curves
 from benchmarks.intervals import Interval, Table, differences, interval
@@ -50,10 +51,12 @@ def report(
                 results.finish(case)
             if curve := curve_of(of_arm):
                 lines[arm] = curve
-        panels.append(Panel(study.name, lines, _levels(start)))
-    if any(panel.lines for panel in panels):
+        if lines:  # SePT has no rewards
+            most = max(1.0, *(max(line) for line in lines.values()))
+            panels.append(Panel(study.name, lines, _levels(start), most))
+    if panels:
         images.mkdir(parents=True, exist_ok=True)
-        drawing = curves(f"Mean reward of each step, {model}", panels)
+        drawing = curves(f"Mean reward, or share of right replies, of each step, {model}", panels)
         (images / f"bench-learning-prompts-{model}.svg").write_text(drawing)
 
 
@@ -98,9 +101,23 @@ def _add(
     if _has(start, "majority"):
         above = interval(differences(after, table(start, "majority")))
         _add_interval(results, case, "pass@1 less the start's maj@16", above)
+    if study.name == "SPECS":
+        _add_generalization(results, case, cells, start)
     general = interval(differences(_general(cells), _general(start)))
     results.add(case, "general suite", 100 * general.mean, "points", aim=KEPT_GENERAL)
     results.add(case, "seconds a seed", mean(cell.seconds for cell in cells), "s")
+
+
+def _add_generalization(
+    results: Results, case: str, cells: Sequence[Cell], start: Sequence[Cell]
+) -> None:
+    """The paper's factor, in points like the gains that it is made of; no line where there is none."""
+    scores = [
+        Scores(interval(table(one, "sampled")).mean, interval(table(one, "other kind")).mean)
+        for one in (start, cells)
+    ]
+    if (factor := generalization_factor(*scores)) is not None:
+        results.add(case, "generalization factor", 100 * factor, "points")
 
 
 def _add_interval(results: Results, case: str, metric: str, found: Interval) -> None:
@@ -138,11 +155,15 @@ def _levels(start: Sequence[Cell]) -> dict[str, float]:
 
 
 def _rewards(lesson: object) -> list[float]:
-    """The curve in a method's report, wherever it keeps it."""
+    """The curve in a method's report, wherever it keeps it: rewards, or shares of right replies."""
     if isinstance(lesson, dict):
-        rows = lesson.get("curve")
+        rows = lesson.get("curve") or lesson.get("steps")
         if isinstance(rows, list):
-            return [float(row["reward"]) for row in rows if "reward" in row]
+            return [
+                float(row.get("reward", row.get("right")))
+                for row in rows
+                if "reward" in row or "right" in row
+            ]
         for value in lesson.values():
             if found := _rewards(value):
                 return found

@@ -24,6 +24,9 @@ log = structlog.get_logger(__name__)
 LOOK_S = 0.25
 """From one look at an engine to the next: a fraction of what a user takes to read a reply."""
 
+WATCHED_S = 4 * LOOK_S
+"""An engine that was last looked at longer ago was not watched meanwhile."""
+
 
 @dataclass(frozen=True, slots=True)
 class Manners:
@@ -84,7 +87,8 @@ class _Place:
     most_in_flight: int = 0
     """Since the look before."""
     users_at: float | None = None
-    """When users were last seen."""
+    """When users were last seen; later by the time in which nobody looked."""
+    looked_at: float = -inf
     began_at: float = -inf
     """When the present requests began to be there, or users came to them."""
     is_ending: bool = False
@@ -164,6 +168,7 @@ class Courtesy:
             place = self._place(url)
             place.is_looked_at = False
             ours, place.most_in_flight = place.most_in_flight, place.in_flight
+            self._count_only_what_was_watched(place)
             if load is None or not users_among(load, ours):
                 return
             is_new = self._allowed(place) > self.manners.beside_users
@@ -172,6 +177,14 @@ class Courtesy:
                 place.began_at = place.users_at
         if is_new:
             log.info("learning_makes_room", url=url, kept=self.manners.beside_users)
+
+    def _count_only_what_was_watched(self, place: _Place) -> None:
+        """Users who are not seen during a training are not gone, and must not meet all rollouts."""
+        now = monotonic()
+        unwatched_s = now - place.looked_at
+        if place.users_at is not None and unwatched_s > WATCHED_S:
+            place.users_at += unwatched_s
+        place.looked_at = now
 
     def _end_one(self, place: _Place) -> None:
         place.taken -= 1

@@ -146,7 +146,7 @@ class LearningSettings(Group):
     """Part of the time in which those stay; in the rest of it users have the engine to themselves. At 1 learning is about ten times as fast beside users, and they wait for it."""
     users_gone_s: float = Field(default=5, gt=0)
     """Users are taken to need the engine for so long after their last request was seen there; in the same time again, learning goes back to all of its requests."""
-    nice: int = Field(default=10, ge=0, le=19)
+    nice: int = Field(default=19, ge=0, le=19)
     """Niceness of a training process: what serves on the same cores goes first."""
     threads: int | None = None
     """CPU threads of a training process; empty: all but one, so that serving keeps a core."""

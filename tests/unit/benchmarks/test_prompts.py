@@ -156,6 +156,25 @@ def test_a_curve_is_the_mean_as_far_as_all_seeds_went() -> None:
 
     assert curve_of(cells) == pytest.approx([0.3, 0.5])
     assert curve_of([cell("a", 0, 0.5)]) == []
+    told = cell("a", 0, 0.5)
+    told.report["lesson"] = {"sd_zero": {"steps": [{"step": 0, "right": 0.25}]}}
+    assert curve_of([told]) == [0.25]
+
+
+def test_a_form_learnt_here_and_elsewhere_has_a_generalization_factor(tmp_path: Path) -> None:
+    study = next(study for study in STUDIES["tiny"] if study.name == "SPECS")
+    cells = Cells(tmp_path / "cells.jsonl")
+    for arm, share in ((START, 0.3), ("SPECS", 0.7), ("plain GRPO", 0.2)):
+        made = cell(f"SPECS: {arm}", 0, share, [1.5, 1.2])
+        made.report["values"]["other kind"] = [share - 0.1] * 4  # type: ignore[index,call-overload]
+        cells.add(prompts.digest_of(study, arm, 0), made)
+    results = Results("x", setup="s", seed=0, folder=tmp_path, commit="c")
+
+    report(results, cells, prompts.digest_of, [study], range(1), tmp_path, "tiny")
+
+    assert results.value("tiny, SPECS: SPECS", "generalization factor") == pytest.approx(40)
+    assert results.value("tiny, SPECS: plain GRPO", "generalization factor") is None
+    assert "1.5" in (tmp_path / "bench-learning-prompts-tiny.svg").read_text()
 
 
 def test_curves_are_a_drawing_that_can_be_read() -> None:

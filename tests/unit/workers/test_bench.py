@@ -490,7 +490,7 @@ def test_a_trainer_stands_back_for_what_serves(
 ) -> None:
     attempt(context, tmp_path).train(stage("a"))
 
-    assert trainer.jobs[0]["nice"] == 10
+    assert trainer.jobs[0]["nice"] == 19
 
 
 def test_what_the_engine_will_not_let_go_of_keeps_its_files(

@@ -126,16 +126,33 @@ async def test_our_own_requests_are_no_users(clock: Clock) -> None:
     assert taken(polite) == 0
 
 
+async def watch(polite: Courtesy, clock: Clock, seconds: float) -> None:
+    """Look and see nobody, as often as learning looks while it has requests."""
+    for _ in range(round(seconds / courtesy.LOOK_S)):
+        clock.now += courtesy.LOOK_S
+        await look(polite, running=0)
+
+
 async def test_it_remembers_users_between_calls_and_forgets_them_in_time(clock: Clock) -> None:
     polite = Courtesy(Manners(10, 2, 5.0))
     await look(polite, running=1)
-    clock.now += 4.9
+    await watch(polite, clock, 4.75)
+    assert taken(polite) == 2
+
+    await watch(polite, clock, 2.75)  # half of the way back
+    assert 0 < taken(polite) < 8
+    await watch(polite, clock, 5.0)
+    assert taken(polite) == 10
+
+
+async def test_users_whom_nobody_looked_for_are_not_gone(clock: Clock) -> None:
+    polite = Courtesy(Manners(10, 2, 5.0))
+    await look(polite, running=1)
+    clock.now += 600.0  # a training
     await look(polite, running=0)
     assert taken(polite) == 2
 
-    clock.now += 2.6  # half of the way back
-    assert 0 < taken(polite) < 8
-    clock.now += 5.0
+    await watch(polite, clock, 10.0)
     assert taken(polite) == 10
 
 
