@@ -89,6 +89,12 @@ class _Place:
     users_at: float | None = None
     """When users were last seen; later by the time in which nobody looked."""
     looked_at: float = -inf
+    answered: int = 0
+    """Requests of ours that were answered whole."""
+    others: int | None = None
+    """Requests of others that the engine has answered for sure; None before the first look."""
+    finished: int = 0
+    """All that it had answered at the last look."""
     began_at: float = -inf
     """When the present requests began to be there, or users came to them."""
     is_ending: bool = False
@@ -141,6 +147,8 @@ class Courtesy:
             place.most_in_flight = max(place.most_in_flight, place.in_flight)
         try:
             yield
+            with self._lock:
+                place.answered += 1
         finally:
             with self._lock:
                 place.in_flight -= 1
@@ -169,7 +177,10 @@ class Courtesy:
             place.is_looked_at = False
             ours, place.most_in_flight = place.most_in_flight, place.in_flight
             self._count_only_what_was_watched(place)
-            if load is None or not users_among(load, ours):
+            if load is None:
+                return
+            have_been = _have_others_been(place, load.finished)
+            if not users_among(load, ours) and not have_been:
                 return
             is_new = self._allowed(place) > self.manners.beside_users
             place.users_at = monotonic()
@@ -212,3 +223,21 @@ class Courtesy:
 
     def _place(self, url: str) -> _Place:
         return self._places.setdefault(url, _Place())
+
+
+def _have_others_been(place: _Place, finished: int | None) -> bool:
+    """Whether the engine has answered somebody else since the look before, however shortly.
+
+    What of ours is in flight may be among what it counts already, so that is given away.
+    """
+    if finished is None:
+        return False
+    is_another = finished < place.finished  # it was restarted, and counts anew
+    place.finished = finished
+    others = finished - place.answered - place.in_flight
+    if place.others is None or is_another:
+        place.others = others
+        return False
+    have_been = others > place.others
+    place.others = max(place.others, others)
+    return have_been

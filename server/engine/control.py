@@ -43,6 +43,10 @@ PROOF_THRESHOLD = 1e-4
 
 TOP_LOGPROBS = 20
 
+_FINISHED = re.compile(
+    r'^vllm:request_success_total\{[^}]*finished_reason="(?:stop|length)"[^}]*\} (\S+)$',
+    re.MULTILINE,
+)
 _GAUGE = re.compile(r"^vllm:num_requests_(running|waiting)(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
 
 
@@ -63,6 +67,8 @@ class EngineLoad:
 
     running: int
     waiting: int
+    finished: int | None = None
+    """Answered whole since its start; None where it does not count them."""
 
 
 class EngineControl:
@@ -99,10 +105,15 @@ class EngineControl:
     async def load(self) -> EngineLoad | None:
         """How much the engine has to do; None where it does not tell."""
         found = {"running": 0.0, "waiting": 0.0}
-        gauges = _GAUGE.findall(await self.metrics())
+        metrics = await self.metrics()
+        gauges = _GAUGE.findall(metrics)
         for state, value in gauges:  # one of each for every engine behind the address
             found[state] += float(value)
-        return EngineLoad(int(found["running"]), int(found["waiting"])) if gauges else None
+        if not gauges:
+            return None
+        counts = [float(count) for count in _FINISHED.findall(metrics)]
+        finished = int(sum(counts)) if counts else None
+        return EngineLoad(int(found["running"]), int(found["waiting"]), finished)
 
     async def load_adapter(self, engine_name: str, path: str) -> None:
         """Have the engine hold the artifact at ``path``; if it does already, that is fine.

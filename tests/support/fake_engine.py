@@ -88,6 +88,8 @@ class FakeEngine:
     running: int = 0
     """Replies that it is at work on."""
     most_running: int = 0
+    finished: dict[str, int] = field(default_factory=dict)
+    """Requests that it says it has answered, by the reason of their end."""
     has_served: bool = False
 
     def lose_adapters(self) -> None:
@@ -144,6 +146,10 @@ class FakeEngine:
         labels = f'engine="0",model_name="{self.base}"'
         load = {"running": self.running + self.users, "waiting": 0} if self.tells_load else {}
         gauges = [f"vllm:num_requests_{name}{{{labels}}} {n:.1f}\n" for name, n in load.items()]
+        gauges += [
+            f'vllm:request_success_total{{engine="0",finished_reason="{reason}"}} {n:.1f}\n'
+            for reason, n in self.finished.items()
+        ]
         text = "# HELP vllm:lora_requests_info x\n# TYPE vllm:lora_requests_info gauge\n"
         if self.has_served:
             labels = f'max_lora="{self.max_loras}",running_lora_adapters=""'

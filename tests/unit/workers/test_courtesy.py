@@ -1,5 +1,7 @@
 """How many requests learning keeps, as a function of what is seen at the engine."""
 
+from contextlib import suppress
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -94,8 +96,10 @@ def taken(polite: Courtesy) -> int:
     return sum(polite.take("http://engine") for _ in range(10))
 
 
-async def look(polite: Courtesy, running: int, waiting: int = 0) -> None:
-    await polite.look(Engine(EngineLoad(running, waiting)))  # type: ignore[arg-type]
+async def look(
+    polite: Courtesy, running: int, waiting: int = 0, finished: int | None = None
+) -> None:
+    await polite.look(Engine(EngineLoad(running, waiting, finished)))  # type: ignore[arg-type]
 
 
 async def test_users_who_wait_count_as_those_who_are_served(clock: Clock) -> None:
@@ -218,3 +222,48 @@ async def test_it_does_not_rest_once_users_are_gone(clock: Clock) -> None:
 
     clock.now += 7.0
     assert taken(polite) > 0
+
+
+async def test_users_who_came_and_went_between_two_looks_are_seen(clock: Clock) -> None:
+    polite = Courtesy(Manners(10, 2, 5.0))
+    await look(polite, running=0, finished=100)  # whoever that was
+    assert taken(polite) == 10
+    for _ in range(10):
+        polite.give("http://engine")
+    await look(polite, running=0, finished=101)
+
+    assert taken(polite) == 2
+
+
+async def test_what_we_were_answered_is_no_user(clock: Clock) -> None:
+    polite = Courtesy(Manners(10, 2, 5.0))
+    await look(polite, running=0, finished=100)
+    with polite.asking("http://engine"):
+        pass
+    with polite.asking("http://engine"):  # the engine has counted its end, and we have not heard
+        await look(polite, running=0, finished=102)
+    await look(polite, running=0, finished=102)
+    assert taken(polite) == 10
+
+    await look(polite, running=0, finished=103)
+    assert taken(polite) == 0
+
+
+async def test_what_was_broken_off_is_not_taken_for_an_answer_of_ours(clock: Clock) -> None:
+    polite = Courtesy(Manners(10, 2, 5.0))
+    await look(polite, running=0, finished=100)
+    with suppress(TimeoutError), polite.asking("http://engine"):
+        raise TimeoutError
+    await look(polite, running=0, finished=101)
+
+    assert taken(polite) == 2
+
+
+async def test_an_engine_that_was_restarted_counts_anew(clock: Clock) -> None:
+    polite = Courtesy(Manners(10, 2, 5.0))
+    await look(polite, running=0, finished=100)
+    await look(polite, running=0, finished=3)
+    assert taken(polite) == 10
+
+    await look(polite, running=0, finished=4)
+    assert taken(polite) == 0

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from adapters.sampling import SamplingError
 from adapters.types import ChatMessage, SamplingParams
 from server.core.settings import EngineSettings, LearningSettings, Settings
-from server.engine.control import open_control
+from server.engine.control import EngineLoad, open_control
 from tests.support.fake_engine import ChatForm, FakeEngine, Served, serve
 from workers import turns
 from workers.courtesy import Courtesy, Manners
@@ -431,11 +431,13 @@ async def test_the_load_is_that_of_all_engines_behind_an_address(
     engine.users = 3
     async with open_control(EngineSettings(), served.url) as control:
         load = await control.load()
+        engine.finished = {"stop": 5, "length": 2, "abort": 9}
+        counting = await control.load()
         engine.tells_load = False
         silent = await control.load()
 
-    assert load is not None
-    assert (load.running, load.waiting) == (3, 0)
+    assert load == EngineLoad(running=3, waiting=0, finished=None)
+    assert counting == EngineLoad(running=3, waiting=0, finished=7)
     assert silent is None
 
 
