@@ -90,5 +90,5 @@ KINDS: Mapping[str, Callable[[Puzzle, Random], GivenReply]] = {"form": in_form, 
 
 def _another(puzzle: Puzzle, rng: Random) -> str:
     """A wrong answer of the kind that the tiny model gives: another number of the text."""
-    others = set(re.findall(r"\d+", puzzle.prompt)) - {puzzle.answer}
+    others: set[str] = set(re.findall(r"\d+", puzzle.prompt)) - {puzzle.answer}
     return rng.choice(sorted(others) or [str(int(puzzle.answer) + 1)])
