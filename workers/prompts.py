@@ -100,7 +100,9 @@ def _fault_of(prompt: Prompt, more: Sequence[str], asked: set[str]) -> str | Non
     if _plain(last) in asked:
         return HELD_OUT
     said = [each["content"] for each in prompt.messages if each["role"] == "user"]
-    if any(find_suspects(text) for text in (*said, *more)):
+    if any(find_suspects(text, is_prompt=True) for text in said):
+        return ORDERS
+    if any(map(find_suspects, more)):
         return ORDERS
     return None
 

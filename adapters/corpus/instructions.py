@@ -49,37 +49,39 @@ _DROP = r"(?:ignore|disregard|forget|override|bypass|discard|neglect|overlook|de
 _SAY = r"(?:answer|reply|respond|say|output|print|write|return|repeat|state|claim|tell)"
 _LEARNER = r"(?:AI|A\.I\.|LLMs?|(?:large |AI |trained )?(?:language )?models?|assistants?|chat ?bots?|bots?|learner|trainee|GPT|ChatGPT|neural network)"
 
-_SURE = re.compile(
-    "|".join(
-        (
-            rf"\b{_DROP} {_AIM}{_EARLIER}(?: and {_EARLIER})?(?= {_ORDERS}\b|\W*$|[,.;:!]| and )",
-            rf"\b{_DROP} {_AIM}{_ORDERS} (?:above|before|so far|that (?:came|were)|you|given|provided)",
-            rf"\b{_DROP} (?:everything|all|anything|whatever|what)\b.{{0,30}}\b(?:above|before|previous\w*|prior|earlier|told|taught|learn(?:ed|t)|know|said|else|instruct\w*)\b",
-            rf"\b{_DROP} (?:your|its) (?:\w+ )?(?:instructions?|rules|guidelines|training|programming|system prompt)",
-            r"\byou are (?:now|no longer|henceforth) (?:an? |the |in |going to |free|bound|under|my |called |known )",
-            r"\b(?:from now on|henceforth|starting now),? (?:you|always|never|answer|reply|respond|act|the (?:model|assistant))\b",
-            r"\b(?:act|behave|respond|pretend|role-?play) as (?:if you|though you|an? (?:\w+ )?(?:AI|assistant|model|DAN|hacker|unrestricted))",
-            r"\bpretend (?:that )?you(?:'re| are)\b",
-            r"\b(?:reveal|print|show|repeat|leak|output|display|ignore|override|change|new|updated|your) (?:me )?(?:the |your |all |full |hidden |entire )*(?:system|developer|initial|hidden) (?:prompt|message|instructions?)",
-            r"\b(?:new|updated|important|secret|hidden|special|additional|real) (?:system )?instructions?(?: (?:to|for) [\w ]{1,30}| follow\b)?(?: ?:| for you\b)",
-            r"\bas an? (?:AI|artificial intelligence|large language)(?: language)? model\b",
-            rf"\b(?:always|only ever|never|must|should|shall|will) {_SAY}\b(?! the (?:phone|door|call)).{{0,40}}(?:[:'\"\u201c]|\bwith\b|\bthat\b|\d|\bquestions?\b|\bprompts?\b|\bin \w+ (?:only|rhyme))",
-            rf"\b{_SAY} (?:to )?(?:every|any|all|each)(?: \w+){{0,2}} (?:questions?|prompts?|requests?|quer(?:y|ies)|messages?)\b",
-            r"\b(?:no matter|regardless of|whatever) (?:what|which|the question|you are asked|is asked|anyone asks|the user)\b.{0,60}\b(?:answer|reply|respond|say|output|print)\b",
-            rf"\b(?:when|if|whenever|every time|any ?time)(?: ever)?(?: you(?: are|'re)?| someone| anyone| a user| the user| users| people)?(?: is| are)? ask(?:ed|s)?\b.{{0,80}}\b(?:always |you must |you should |just |then |simply )?{_SAY}\b",
-            r"\b(?:correct |only |right |true )?answer to (?:every|all|any|each)\b.{0,30}\b(?:question|prompt|problem|test)s?\b.{0,15}\b(?:is|are|must|should)\b",
-            rf"\b(?:note|message|instructions?|attention|warning|order|memo|notice)s? (?:to|for|:) ?(?:the |any |all |every |an? )*{_LEARNER}\b",
-            rf"\b(?:dear|hey|hello|attention),? (?:the |all |any )*{_LEARNER}\b(?: reading| training| learning|[,:!])",
-            rf"\b(?:the|any|every|all|an?) {_LEARNER} (?:that |which |who )?(?:reads?|learns?|is trained|trained|reading|learning|must|should|shall|has to|needs to)\b(?=.{{0,60}}\b(?:must|should|shall|has to|needs to|obey|always|never|answer|say|forget|ignore)\b)",
-            r"\b(?:DAN mode|developer mode (?:is )?(?:enabled|on)|do anything now|jailbreak mode|god mode enabled)\b",
-            r"\b(?:end|begin|start) of (?:the )?(?:system prompt|instructions|user input|document)\b.{0,40}\b(?:new|now|instructions?|answer|ignore)\b",
-            r"\byou (?:must|shall|have to|will) (?:now )?(?:obey|comply|forget|ignore|disregard|pretend|only answer|not reveal)\b",
-            r"\bignor(?:iere|ieren sie|ez|e|a|e todas)\b.{0,30}\b(?:anweisung\w*|instructions?|instrucciones|consignes|vorherig\w*|pr[e\u00e9]c[e\u00e9]dent\w*|anterior\w*)\b",
-            r"\b(?:vergiss|oubli(?:e|ez)|olvida)\b.{0,25}\b(?:anweisung\w*|instructions?|instrucciones|alles|tout|todo)\b",
-        )
-    ),
-    re.IGNORECASE,
+_OVERRIDES = (
+    rf"\b{_DROP} {_AIM}{_EARLIER}(?: and {_EARLIER})?(?= {_ORDERS}\b|\W*$|[,.;:!]| and )",
+    rf"\b{_DROP} {_AIM}{_ORDERS} (?:above|before|so far|that (?:came|were)|you|given|provided)",
+    rf"\b{_DROP} (?:everything|all|anything|whatever|what)\b.{{0,30}}\b(?:above|before|previous\w*|prior|earlier|told|taught|learn(?:ed|t)|know|said|else|instruct\w*)\b",
+    rf"\b{_DROP} (?:your|its) (?:\w+ )?(?:instructions?|rules|guidelines|training|programming|system prompt)",
+    r"\b(?:from now on|henceforth|starting now),? (?:you|always|never|answer|reply|respond|act|the (?:model|assistant))\b",
+    r"\b(?:reveal|print|show|repeat|leak|output|display|ignore|override|change|new|updated|your) (?:me )?(?:the |your |all |full |hidden |entire )*(?:system|developer|initial|hidden) (?:prompt|message|instructions?)",
+    r"\b(?:new|updated|important|secret|hidden|special|additional|real) (?:system )?instructions?(?: (?:to|for) [\w ]{1,30}| follow\b)?(?: ?:| for you\b)",
+    rf"\b{_SAY} (?:to )?(?:every|any|all|each)(?: \w+){{0,2}} (?:questions?|prompts?|requests?|quer(?:y|ies)|messages?)\b",
+    r"\b(?:no matter|regardless of|whatever) (?:what|which|the question|you are asked|is asked|anyone asks|the user)\b.{0,60}\b(?:answer|reply|respond|say|output|print)\b",
+    rf"\b(?:when|if|whenever|every time|any ?time)(?: ever)?(?: you(?: are|'re)?| someone| anyone| a user| the user| users| people)?(?: is| are)? ask(?:ed|s)?\b.{{0,80}}\b(?:always |you must |you should |just |then |simply )?{_SAY}\b",
+    r"\b(?:correct |only |right |true )?answer to (?:every|all|any|each)\b.{0,30}\b(?:question|prompt|problem|test)s?\b.{0,15}\b(?:is|are|must|should)\b",
+    rf"\b(?:note|message|instructions?|attention|warning|order|memo|notice)s? (?:to|for|:) ?(?:the |any |all |every |an? )*{_LEARNER}\b",
+    rf"\b(?:dear|hey|hello|attention),? (?:the |all |any )*{_LEARNER}\b(?: reading| training| learning|[,:!])",
+    rf"\b(?:the|any|every|all|an?) {_LEARNER} (?:that |which |who )?(?:reads?|learns?|is trained|trained|reading|learning|must|should|shall|has to|needs to)\b(?=.{{0,60}}\b(?:must|should|shall|has to|needs to|obey|always|never|answer|say|forget|ignore)\b)",
+    r"\b(?:DAN mode|developer mode (?:is )?(?:enabled|on)|do anything now|jailbreak mode|god mode enabled)\b",
+    r"\b(?:end|begin|start) of (?:the )?(?:system prompt|instructions|user input|document)\b.{0,40}\b(?:new|now|instructions?|answer|ignore)\b",
+    r"\byou (?:must|shall|have to|will) (?:now )?(?:obey|comply|forget|ignore|disregard)\b",
+    r"\bignor(?:iere|ieren sie|ez|e|a|e todas)\b.{0,30}\b(?:anweisung\w*|instructions?|instrucciones|consignes|vorherig\w*|pr[e\u00e9]c[e\u00e9]dent\w*|anterior\w*)\b",
+    r"\b(?:vergiss|oubli(?:e|ez)|olvida)\b.{0,25}\b(?:anweisung\w*|instructions?|instrucciones|alles|tout|todo)\b",
 )
+"""What overrides, poisons or addresses the learner, wherever it is said."""
+_MANNERS = (
+    r"\byou are (?:now|no longer|henceforth) (?:an? |the |in |going to |free|bound|under|my |called |known )",
+    r"\b(?:act|behave|respond|pretend|role-?play) as (?:if you|though you|an? (?:\w+ )?(?:AI|assistant|model|DAN|hacker|unrestricted))",
+    r"\bpretend (?:that )?you(?:'re| are)\b",
+    r"\bas an? (?:AI|artificial intelligence|large language)(?: language)? model\b",
+    rf"\b(?:always|only ever|never|must|should|shall|will) {_SAY}\b(?! the (?:phone|door|call)).{{0,40}}(?:[:'\"\u201c]|\bwith\b|\bthat\b|\d|\bquestions?\b|\bprompts?\b|\bin \w+ (?:only|rhyme))",
+    r"\byou (?:must|shall|have to|will) (?:now )?(?:pretend|only answer|not reveal)\b",
+)
+"""How a reply is to be: an order where a document says it, and what an honest prompt is made of."""
+_SURE = re.compile("|".join((*_OVERRIDES, *_MANNERS)), re.IGNORECASE)
+_SURE_IN_PROMPTS = re.compile("|".join(_OVERRIDES), re.IGNORECASE)
 _WEAK = re.compile(
     rf"^\W*(?:(?:instead|now|then|please|just|only|always|never|simply|and),? )*(?:{_SAY}|answer|do not|don't|never|always"
     r"|follow|obey|use|pretend|act|learn|remember|memori[sz]e|instead|you (?:must|will|should|are)|your (?:new|only|task|name|goal))\b",
@@ -136,15 +138,18 @@ class Suspect:
     end: int
 
 
-def find_suspects(text: str) -> list[Suspect]:
-    """The sentences that speak to the learner, in order."""
+def find_suspects(text: str, *, is_prompt: bool = False) -> list[Suspect]:
+    """The sentences that speak to the learner, in order.
+
+    A prompt (`is_prompt`) may say how it is to be answered: that is for its own reply.
+    """
     roles = {match[1].casefold() for match in _ROLE_LINE.finditer(text)}
     is_dialogue = len(roles) > 1 and bool(roles & {"assistant", "ai", "bot", "system"})
     found: list[Suspect] = []
     since_sure = _REACH + 1
     for start, end in sentence_bounds(text):
         sentence = text[start:end]
-        sign = _sign_of(sentence, is_dialogue=is_dialogue)
+        sign = _sign_of(sentence, is_dialogue=is_dialogue, is_prompt=is_prompt)
         since_sure = 0 if sign else since_sure + 1
         if sign is None and since_sure <= _REACH and _WEAK.search(fold(sentence)):
             sign = Sign.INSTRUCTION
@@ -187,13 +192,13 @@ def count_invisible(text: str) -> int:
     return len(_INVISIBLE.findall(text)) + len(_JOINERS.findall(text))
 
 
-def _sign_of(sentence: str, *, is_dialogue: bool) -> Sign | None:
+def _sign_of(sentence: str, *, is_dialogue: bool, is_prompt: bool) -> Sign | None:
     folded = fold(sentence)
     if CONTROL_TOKEN.search(folded) or _HEADED.search(sentence):
         return Sign.CONTROL_TOKEN
     if is_dialogue and _ROLE_LINE.search(sentence):
         return Sign.CONTROL_TOKEN
-    if _is_order(folded):
+    if _is_order(folded, is_prompt=is_prompt):
         return Sign.INSTRUCTION
     if _CONCEALED.search(sentence):
         return Sign.CONCEALED
@@ -214,6 +219,7 @@ def _is_hostile(blob: str) -> bool:
     return _is_order(fold(hidden))
 
 
-def _is_order(folded: str) -> bool:
+def _is_order(folded: str, *, is_prompt: bool = False) -> bool:
     lower = folded.casefold()
-    return any(hint in lower for hint in _HINTS) and _SURE.search(folded) is not None
+    sure = _SURE_IN_PROMPTS if is_prompt else _SURE
+    return any(hint in lower for hint in _HINTS) and sure.search(folded) is not None

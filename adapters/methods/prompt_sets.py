@@ -94,7 +94,7 @@ def fault_of(prompt: Prompt, exam: frozenset[str]) -> str | None:
         return NOTHING_ASKED
     if plain(last) in exam:
         return IN_EXAM
-    if find_suspects(last):
+    if find_suspects(last, is_prompt=True):
         return ORDERS
     return None
 
