@@ -188,7 +188,10 @@ class Evidence:
 def baseline(
     session: Session, adapter: Adapter, version_name: str, before: datetime
 ) -> list[Reply]:
-    """The last :data:`BASELINE` replies of a version as champion before a moment, oldest first."""
+    """The last :data:`BASELINE` replies of a version as champion before a moment, newest first.
+
+    What is asked changes with the hours: the first new replies are held against the last old ones.
+    """
     statement = (
         signals.interactions_of(adapter.name)
         .where(
@@ -200,7 +203,7 @@ def baseline(
         .order_by(Interaction.created_at.desc(), Interaction.id.desc())
         .limit(BASELINE)
     )
-    return signals.read(session, statement)[::-1]
+    return signals.read(session, statement)
 
 
 def paired_in_turn(

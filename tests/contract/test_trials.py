@@ -432,6 +432,21 @@ def test_the_watch_takes_a_bad_promotion_back(line: Line) -> None:
     assert set(versions(line.ask_many(5))) == {"smollm2@v1"}
 
 
+def test_the_watch_holds_new_replies_against_the_last_old_ones(line: Line) -> None:
+    line.ask_many(40)
+    line.world.engine.ends_by = "length"
+    cut_off = line.ask_many(20)
+    assert cut_off[0].json()["choices"][0]["finish_reason"] == "length"
+    line.world.interactions(60)
+    assert line.order("POST", "/promote", {"version": "v2"}).status_code == 200
+    line.ask_many(20)
+    line.world.interactions(80)
+
+    line.judge()
+
+    assert line.order("GET", "").json()["events"][0]["kind"] == "promote"
+
+
 # Orders that cannot be taken
 
 
