@@ -145,7 +145,7 @@ STUDIES: Mapping[str, tuple[Study, ...]] = {
     ),
     "smollm2": (
         Study("TTRL", small_sums, _ttrl(_small)),
-        Study("TTRL, reasoning-gym", gym_sums, _ttrl(_small, rollouts={"temperature": 0.7})),
+        Study("TTRL on reasoning-gym", gym_sums, _ttrl(_small, rollouts={"temperature": 0.7})),
         Study("SePT", small_sums, _sept(_small)),
         Study("SPECS", json_sums, _specs(_small, json_sums(0).contract)),
         Study("SD-Zero", small_sums, _sd_zero(_small, 64)),

@@ -1,9 +1,9 @@
 """How learning makes room for users at the engine.
 
-While users have requests there, learning keeps few of its own, and those only for a part of the time;
-once they have been gone for a while it goes back to all of them, step by step. Users are what the engine has to do beyond what this
-process asked it for. So several workers that learn over one engine take each other for users, and
-keep few requests each.
+While users have requests there, learning keeps few of its own, and those only for a part of the
+time; once they have been gone for a while it goes back to all of them, step by step. Users are what
+the engine has to do beyond what this process asked it for. So several workers that learn over one
+engine take each other for users, and keep few requests each.
 """
 
 import threading
