@@ -44,8 +44,8 @@ class TorchSampler:
         on_progress: ProgressCallback | None = None,
     ) -> list[str]:
         """See :class:`adapters.sampling.Sampler`; prompts of like length share a batch."""
-        made = self._complete(conversations, params, on_progress)
-        return [self._text(ids, params) for _, ids in made]
+        made = self._complete(conversations, params, on_progress, with_logprobs=False)
+        return [rollout.text for rollout in made]
 
     def rollouts(
         self,
@@ -57,8 +57,7 @@ class TorchSampler:
     ) -> list[tuple[Rollout, ...]]:
         """See :class:`adapters.sampling.RolloutSampler`; the seed is that of the whole call."""
         repeated = [messages for messages in conversations for _ in range(group)]
-        made = self._complete(repeated, params, on_progress)
-        rollouts = [self._rollout(prompt_ids, ids, params) for prompt_ids, ids in made]
+        rollouts = self._complete(repeated, params, on_progress, with_logprobs=True)
         return [tuple(rollouts[first : first + group]) for first in range(0, len(rollouts), group)]
 
     def _complete(
@@ -66,16 +65,21 @@ class TorchSampler:
         conversations: Sequence[Sequence[ChatMessage]],
         params: SamplingParams,
         on_progress: ProgressCallback | None,
-    ) -> list[tuple[list[int], list[int]]]:
-        """Token ids of each prompt and of its completion."""
+        *,
+        with_logprobs: bool,
+    ) -> list[Rollout]:
+        """A rollout of each conversation, in their order.
+
+        Logprobs cost the memory of every step's logits: long texts are asked for without.
+        """
         prompts = [self._prompt(messages) for messages in conversations]
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-        found: dict[int, tuple[list[int], list[int]]] = {}
+        found: dict[int, Rollout] = {}
         if params.seed is not None:
             torch.manual_seed(params.seed)
         for first in range(0, len(order), _BATCH):
             batch = order[first : first + _BATCH]
-            made = self._continue([prompts[index] for index in batch], params)
+            made = self._continue([prompts[index] for index in batch], params, with_logprobs)
             found |= zip(batch, made, strict=True)
             if on_progress is not None:
                 on_progress(len(found), len(order))
@@ -91,24 +95,9 @@ class TorchSampler:
         )
         return text
 
-    def _rollout(self, prompt_ids: list[int], ids: list[int], params: SamplingParams) -> Rollout:
-        with torch.inference_mode():
-            logits = self.model(torch.tensor([prompt_ids + ids])).logits[
-                0, len(prompt_ids) - 1 : -1
-            ]
-            logprobs = logits.float().log_softmax(-1).gather(-1, torch.tensor(ids)[:, None])[:, 0]
-        is_truncated = len(ids) == params.max_tokens and not self._ends(ids, params)
-        return Rollout(
-            self._text(ids, params),
-            tuple(prompt_ids),
-            tuple(ids),
-            tuple(logprobs.tolist()),
-            is_truncated,
-        )
-
     def _continue(
-        self, prompts: Sequence[str], params: SamplingParams
-    ) -> list[tuple[list[int], list[int]]]:
+        self, prompts: Sequence[str], params: SamplingParams, with_logprobs: bool
+    ) -> list[Rollout]:
         fed = self.tokenizer(
             list(prompts), return_tensors="pt", padding=True, add_special_tokens=False
         )
@@ -124,18 +113,43 @@ class TorchSampler:
                 "repetition_penalty": 1.0,
             }
         with torch.inference_mode():
-            ids = self.model.generate(
+            made = self.model.generate(
                 **fed,
                 max_new_tokens=params.max_tokens,
                 pad_token_id=self.tokenizer.pad_token_id,
+                return_dict_in_generate=True,
+                output_logits=with_logprobs,
                 **drawn,
             )
-        width = fed["input_ids"].shape[1]
+            width = fed["input_ids"].shape[1]
+            asked, told = made.sequences[:, :width], made.sequences[:, width:]
+            # Of the model as it is: neither temperature nor top_p is in these logits.
+            steps = zip(made.logits or (), told.unbind(1), strict=with_logprobs)
+            columns = [_logprobs(logits, ids) for logits, ids in steps]
         masks = fed["attention_mask"].bool()
+        logprobs = torch.stack(columns, dim=1).tolist() if columns else [[]] * len(told)
+        rows = zip(asked, masks, told.tolist(), logprobs, strict=True)
         return [
-            (row[:width][mask].tolist(), self._own(row[width:].tolist(), params))
-            for row, mask in zip(ids, masks, strict=True)
+            self._rollout(prompt[mask].tolist(), ids, chances, params)
+            for prompt, mask, ids, chances in rows
         ]
+
+    def _rollout(
+        self,
+        prompt_ids: list[int],
+        padded_ids: list[int],
+        logprobs: list[float],
+        params: SamplingParams,
+    ) -> Rollout:
+        ids = self._own(padded_ids, params)
+        is_truncated = len(ids) == params.max_tokens and not self._ends(ids, params)
+        return Rollout(
+            self._text(ids, params),
+            tuple(prompt_ids),
+            tuple(ids),
+            tuple(logprobs[: len(ids)]),
+            is_truncated,
+        )
 
     def _own(self, ids: list[int], params: SamplingParams) -> list[int]:
         """A completion without what pads it to the length of its batch's longest."""
@@ -154,6 +168,11 @@ class TorchSampler:
     def _decoded(self, ids: list[int]) -> str:
         text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
         return text
+
+
+def _logprobs(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """Of one token of each row; logits (rows, vocabulary), ids (rows,)."""
+    return logits.float().log_softmax(-1).gather(-1, ids[:, None])[:, 0]
 
 
 def _until(text: str, stops: Sequence[str]) -> str:
