@@ -70,8 +70,7 @@ def curve_of(cells: Sequence[Cell]) -> list[float]:
 def _found(
     cells: Cells, digest: Digest, study: Study, arm: str, seeds: Sequence[int]
 ) -> list[Cell] | None:
-    name = f"{study.name}: {arm}"
-    found = [cells.find(digest(study, arm, seed), name, 0, seed) for seed in seeds]
+    found = [cells.find(digest(study, arm, seed), study.case(arm), 0, seed) for seed in seeds]
     whole = [cell for cell in found if cell is not None]
     return whole if len(whole) == len(found) else None
 

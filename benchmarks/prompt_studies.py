@@ -4,14 +4,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from adapters.spec import RegexContract
 from benchmarks.prompt_tasks import (
+    BARE,
     NUMBER,
+    STATED,
     Tasks,
+    bare_gym_sums,
     calm_reading,
     gym_sums,
-    json_sums,
     reading,
-    small_sums,
     stated,
 )
 
@@ -30,6 +32,16 @@ class Study:
     """By name, what the config of the arm says."""
     apprentice: str | None = None
     """Of `apprentice.KINDS`: the one from which all arms start; None: the base."""
+    starts_as: str | None = None
+    """Another study with the same tasks, whose start is this one's too; None: its own."""
+
+    def owner(self, arm: str) -> str:
+        """The study that measures an arm of this one."""
+        return self.starts_as if arm == START and self.starts_as else self.name
+
+    def case(self, arm: str) -> str:
+        """What the cells of an arm are called."""
+        return f"{self.owner(arm)}: {arm}"
 
 
 def _tiny(**fields: Any) -> dict[str, Any]:
@@ -60,7 +72,13 @@ def _small(**fields: Any) -> dict[str, Any]:
         "lora": {"rank": RANK, "alpha": 32},
         "training": {"learning_rate": 2e-4, "batch_size": 64, "microbatch_tokens": 2048},
         "replay": {"prompts_per_epoch": 0},
-        "rollouts": {"prompts_per_step": 8, "group": 16, "steps": 12, "max_new_tokens": 24},
+        "rollouts": {
+            "prompts_per_step": 8,
+            "group": 16,
+            "steps": 12,
+            "temperature": 0.7,
+            "max_new_tokens": 24,
+        },
     }
     return _merged(shared, fields)
 
@@ -92,8 +110,8 @@ def _sept(shared: Callable[..., dict[str, Any]]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _specs(shared: Callable[..., dict[str, Any]], contract: Any) -> dict[str, dict[str, Any]]:
-    form = contract.model_dump(mode="json")
+def _specs(shared: Callable[..., dict[str, Any]], pattern: str) -> dict[str, dict[str, Any]]:
+    form = RegexContract(pattern=pattern).model_dump(mode="json")
     checked = {"type": "answer", "answer": NUMBER.model_dump(mode="json")}
     settings = {"type": "specs", "contract": form, "verifier": checked}
     return {
@@ -138,17 +156,16 @@ STUDIES: Mapping[str, tuple[Study, ...]] = {
         Study(
             "SPECS",
             stated,
-            _specs(_calm, stated(0).contract),
+            _specs(_calm, STATED),
             apprentice="form",
         ),
         Study("SD-Zero", calm_reading, _sd_zero(_calm, 128), apprentice="revision"),
     ),
     "smollm2": (
-        Study("TTRL", small_sums, _ttrl(_small)),
-        Study("TTRL on reasoning-gym", gym_sums, _ttrl(_small, rollouts={"temperature": 0.7})),
-        Study("SePT", small_sums, _sept(_small)),
-        Study("SPECS", json_sums, _specs(_small, json_sums(0).contract)),
-        Study("SD-Zero", small_sums, _sd_zero(_small, 64)),
+        Study("TTRL", gym_sums, _ttrl(_small)),
+        Study("SePT", gym_sums, _sept(_small), starts_as="TTRL"),
+        Study("SPECS", bare_gym_sums, _specs(_small, BARE)),
+        Study("SD-Zero", gym_sums, _sd_zero(_small, 64), starts_as="TTRL"),
     ),
 }
 """By model."""

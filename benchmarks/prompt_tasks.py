@@ -4,25 +4,18 @@ All are made by rule, with the answers that code knows. A method that learns wit
 look at them.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from random import Random
-from typing import Any
 
-from adapters.spec import AnswerKind, AnswerSpec, ContractSpec, JsonSchemaContract, RegexContract
+from adapters.spec import AnswerKind, AnswerSpec, ContractSpec, RegexContract
 from adapters.types import Prompt
 from tests.support.puzzles import make_puzzles
 
 NUMBER = AnswerSpec(kind=AnswerKind.NUMBER)
 JUST_THE_NUMBER = "Answer with just the number."
 STATED = r"The answer is (?P<answer>\d+)\."
-SUM_SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "properties": {"answer": {"type": "integer"}},
-    "required": ["answer"],
-    "additionalProperties": False,
-}
+BARE = r"(?P<answer>-?\d+)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,22 +60,24 @@ def stated(seed: int) -> Tasks:
 
 
 def gym_sums(seed: int) -> Tasks:
-    """`chain_sum` of reasoning-gym: a sum or difference of two figures; the other kind is ours.
+    """`chain_sum` of reasoning-gym: a sum or difference of two figures; the other kind is larger sums.
 
     Asked at 0.7: at 1 SmolLM2-135M is right one time in fourteen, at 0.7 one time in four.
 
     Raises:
         ModuleNotFoundError: reasoning-gym is not installed; it comes with the extra `bench`.
     """
-    from reasoning_gym import create_dataset  # an extra, and slow to import
+    return _chain_sums("chain_sum", seed)
 
-    data = create_dataset(
-        "chain_sum", size=1000, seed=0, min_terms=2, max_terms=2, min_digits=1, max_digits=1
-    )
-    asked = {item["question"]: item["answer"] for item in data}
-    prompts = [_prompt(question, answer, "chain_sum") for question, answer in asked.items()]
-    tasks = _split("chain_sum", prompts, small_sums(seed).held_out, seed)
-    return replace(tasks, temperature=0.7)
+
+def bare_gym_sums(seed: int) -> Tasks:
+    """The same, to be answered with the number alone, as about one reply in eight is.
+
+    Raises:
+        ModuleNotFoundError: reasoning-gym is not installed; it comes with the extra `bench`.
+    """
+    tasks = _chain_sums("bare chain_sum", seed, f" {JUST_THE_NUMBER}")
+    return replace(tasks, contract=RegexContract(pattern=BARE))
 
 
 def small_sums(seed: int) -> Tasks:
@@ -95,13 +90,16 @@ def small_sums(seed: int) -> Tasks:
     return _split("sums", prompts, others, seed)
 
 
-def json_sums(seed: int) -> Tasks:
-    """Sums whose answer is to be a JSON object, for an instruct model."""
-    form = f"Reply with a JSON object like {json.dumps({'answer': 0})} and nothing else."
-    asked = [(a, b) for a in range(2, 22) for b in range(2, 22)]
-    prompts = [_prompt(f"What is {a} + {b}? {form}", a + b, "json sums") for a, b in asked]
-    contract = JsonSchemaContract(json_schema=SUM_SCHEMA)
-    return _split("json sums", prompts, small_sums(seed).held_out, seed, contract=contract)
+def _chain_sums(name: str, seed: int, form: str = "") -> Tasks:
+    from reasoning_gym import create_dataset  # an extra, and slow to import
+
+    data = create_dataset(
+        "chain_sum", size=1000, seed=0, min_terms=2, max_terms=2, min_digits=1, max_digits=1
+    )
+    asked = {item["question"]: item["answer"] for item in data}
+    prompts = [_prompt(question + form, answer, "chain_sum") for question, answer in asked.items()]
+    tasks = _split(name, prompts, small_sums(seed).held_out, seed)
+    return replace(tasks, temperature=0.7)
 
 
 def _largest(numbers: Sequence[int]) -> str:
@@ -121,8 +119,7 @@ def _split(
     *,
     train: int = 64,
     held_out: int = 32,
-    contract: ContractSpec | None = None,
 ) -> Tasks:
     drawn = Random(f"{name} {seed}").sample(list(prompts), train + held_out)
     other = Random(f"other than {name} {seed}").sample(list(others), held_out)
-    return Tasks(name, tuple(drawn[:train]), tuple(drawn[train:]), tuple(other), contract=contract)
+    return Tasks(name, tuple(drawn[:train]), tuple(drawn[train:]), tuple(other))

@@ -112,7 +112,7 @@ def digest_of(study: Study, arm: str, seed: int) -> str:
     """What decides a cell, in short."""
     config = config_of(study, arm, seed)
     fields = config.model_dump_json(exclude_defaults=True) if config else ""
-    text = f"{_PROTOCOL}\0{study.name}\0{arm}\0{fields}\0{SAMPLES}"
+    text = f"{_PROTOCOL}\0{study.owner(arm)}\0{arm}\0{fields}\0{SAMPLES}"
     if study.apprentice:
         text += f"\0{study.apprentice}"
     return sha256(text.encode()).hexdigest()[:12]
@@ -154,7 +154,7 @@ def measure(tasks: Tasks, sampler: Sampler, *, is_start: bool) -> dict[str, JSON
 
 def _measure(ground: Ground, study: Study, arm: str, seed: int) -> None:
     digest = digest_of(study, arm, seed)
-    if ground.cells.find(digest, f"{study.name}: {arm}", 0, seed) is not None:
+    if ground.cells.find(digest, study.case(arm), 0, seed) is not None:
         return
     ground.say(f"{study.name}: {arm}, seed {seed}")
     began = time.monotonic()
@@ -172,7 +172,7 @@ def _measure(ground: Ground, study: Study, arm: str, seed: int) -> None:
         general = [answer.is_correct for answer in sit_exam(load_general_suite(), sampler)]
     bench.tidy()
     cell = Cell(
-        f"{study.name}: {arm}",
+        study.case(arm),
         0,
         seed,
         general=general,

@@ -19,9 +19,9 @@ from benchmarks.prompt_report import curve_of, report
 from benchmarks.prompt_studies import START, STUDIES, Study
 from benchmarks.prompt_tasks import (
     Tasks,
+    bare_gym_sums,
     calm_reading,
     gym_sums,
-    json_sums,
     reading,
     small_sums,
     stated,
@@ -37,8 +37,9 @@ ALL_STUDIES = [
 ]
 
 
-def has_reasoning_gym() -> bool:
-    return find_spec("reasoning_gym") is not None
+NEEDS_GYM = pytest.mark.skipif(
+    find_spec("reasoning_gym") is None, reason="reasoning-gym comes with the extra `bench`"
+)
 
 
 @pytest.mark.parametrize(
@@ -48,13 +49,8 @@ def has_reasoning_gym() -> bool:
         calm_reading,
         stated,
         small_sums,
-        json_sums,
-        pytest.param(
-            gym_sums,
-            marks=pytest.mark.skipif(
-                not has_reasoning_gym(), reason="reasoning-gym comes with the extra `bench`"
-            ),
-        ),
+        pytest.param(gym_sums, marks=NEEDS_GYM),
+        pytest.param(bare_gym_sums, marks=NEEDS_GYM),
     ],
 )
 def test_no_prompt_is_both_taught_and_asked(make: Callable[[int], Tasks]) -> None:
@@ -73,6 +69,17 @@ def test_every_arm_has_settings_that_its_method_takes(study: Study) -> None:
 
     assert len(digests) == len(study.arms) + 1
     assert prompts.digest_of(study, START, 0) == prompts.digest_of(study, START, 1)
+
+
+def test_studies_of_the_same_tasks_measure_their_start_once() -> None:
+    shared = [study for studies in STUDIES.values() for study in studies if study.starts_as]
+
+    assert shared
+    for study in shared:
+        [first] = [each for each in STUDIES["smollm2"] if each.name == study.starts_as]
+        assert study.tasks is first.tasks
+        assert study.case(START) == first.case(START)
+        assert prompts.digest_of(study, START, 0) == prompts.digest_of(first, START, 0)
     assert all(prompts.config_of(study, arm, 7).seed == 7 for arm in study.arms)  # type: ignore[union-attr]
 
 
