@@ -35,6 +35,11 @@ _MOST_STRETCHES = 5
 # nothing of the version; and no user sees them, so nobody judges them.
 _SHADOW_SIGNALS = (FAILED, MALFORMED)
 
+TIMELESS_SIGNALS = (FAILED, MALFORMED, FEEDBACK)
+"""What can be told where times cannot be compared: replies of before and after a moment met another
+load. And any adapter costs the engine time that the bare base does not need, up to twice as much,
+whatever it has learnt."""
+
 
 class Evidence:
     """Reads the replies of a trial, stretch by stretch, into comparisons."""
@@ -43,7 +48,7 @@ class Evidence:
         self, session: Session, adapter: Adapter, trial: Trial, config: RolloutSettings
     ) -> None:
         self._session, self._adapter, self._trial, self._config = session, adapter, trial, config
-        self._names = SIGNALS if trial.mode == TrialMode.CANARY else _SHADOW_SIGNALS
+        self._names = self._signals()
         self._kept: dict[str, Any] = dict(trial.evidence.get("kept") or {})
         pace = trial.evidence.get("pace")
         self._pace: Pace | None = Pace(*pace) if pace else None
@@ -76,6 +81,13 @@ class Evidence:
             "signals": {name: found.report() for name, found in comparisons.items()},
             "kept": self._kept,
         }
+
+    def _signals(self) -> Sequence[str]:
+        if self._trial.mode == TrialMode.SHADOW:
+            return _SHADOW_SIGNALS
+        if self._takes_all or self._trial.champion_version_id is None:
+            return TIMELESS_SIGNALS
+        return SIGNALS
 
     @property
     def _takes_all(self) -> bool:
@@ -117,10 +129,10 @@ class Evidence:
         if self._trial.mode == TrialMode.SHADOW:
             found = self._beside_originals(challengers)
         elif self._takes_all:
-            self._learn_what_is_slow(rows)
-            found = self._beside_baseline(challengers)
+            found = paired_in_turn(challengers, self._before(), self._names)
         else:
-            self._learn_what_is_slow(rows)
+            if SLOW in self._names:
+                self._learn_what_is_slow(rows)
             found = self._beside_each_other(rows)
         for name, pairs in found.items():
             for pair in pairs:
@@ -154,9 +166,6 @@ class Evidence:
                 if ours is not None and theirs is not None:
                     found[name].append(Pair(ours, theirs))
         return found
-
-    def _beside_baseline(self, challengers: Sequence[Reply]) -> dict[str, list[Pair]]:
-        return paired_in_turn(challengers, self._before(), self._names, self._pace)
 
     def _value(self, row: Reply, name: str) -> float | None:
         if name == SLOW and row.id <= self._slow_after:
@@ -207,15 +216,12 @@ def baseline(
 
 
 def paired_in_turn(
-    challengers: Sequence[Reply],
-    champions: Sequence[Reply],
-    names: Sequence[str],
-    pace: Pace | None,
+    challengers: Sequence[Reply], champions: Sequence[Reply], names: Sequence[str]
 ) -> dict[str, list[Pair]]:
     """Each reply with one of before, signal by signal; those that say nothing of it are left out."""
 
     def values(replies: Sequence[Reply], name: str) -> list[float]:
-        said = (reply.value(name, pace) for reply in replies)
+        said = (reply.value(name, None) for reply in replies)
         return [value for value in said if value is not None]
 
     return {

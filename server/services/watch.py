@@ -3,7 +3,8 @@
 The replies of the new champion are compared with those that the version before it gave before the
 move, one with one, by the judge's test for harm; see :mod:`server.services.judge`.
 
-Not covered: harm that begins after as many replies as there were before the move, 500 at most.
+Not covered: times, since before and after meet another load; harm that begins after as many replies
+as there were before the move, 500 at most.
 """
 
 from dataclasses import dataclass
@@ -18,7 +19,6 @@ from server.db import Adapter, AdapterVersion, AliasEvent, Arm, Interaction, Ver
 from server.engine.routing import CHAMPION
 from server.services import evidence, judge, promotion, registry, signals, trials
 from server.services.judge import Comparison
-from server.services.signals import SIGNALS
 
 WATCH = "watch"
 """The actor of what the watch does."""
@@ -105,10 +105,11 @@ def _harm(
         return None
     old_name = registry.version_name(adapter.name, before.number if before else None)
     old = evidence.baseline(session, adapter, old_name, event.created_at)
+    names = evidence.TIMELESS_SIGNALS
     comparisons = {
-        signal: Comparison(evidence.margin_of(config, signal), config.alpha) for signal in SIGNALS
+        signal: Comparison(evidence.margin_of(config, signal), config.alpha) for signal in names
     }
-    pairs = evidence.paired_in_turn(since, old, SIGNALS, signals.pace_of(old))
+    pairs = evidence.paired_in_turn(since, old, names)
     for signal, found in pairs.items():
         for pair in found:
             comparisons[signal].take(pair)

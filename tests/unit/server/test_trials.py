@@ -387,6 +387,31 @@ def test_a_canary_of_all_requests_is_compared_with_before(line: Line) -> None:
     assert line.judge(trial_id).verdict is Verdict.ABORT
 
 
+def test_times_of_before_are_no_evidence_in_a_canary_of_all_requests(line: Line) -> None:
+    trial_id = line.start(share=100)
+    line.answer("v2", 30, duration_ms=900.0)
+
+    finding = line.judge(trial_id)
+
+    assert (finding.verdict, "slow" in finding.evidence["signals"]) == (Verdict.CONTINUE, False)
+
+
+def test_an_adapter_is_not_slow_for_being_one_where_the_base_served_before(line: Line) -> None:
+    with line.work() as (session, adapter):
+        move = promotion.plan_rollback(session, adapter, "base")
+        promotion.apply_move(session, adapter, move, actor="test", reason="")
+    line.answer("base", 30, arm="champion")
+    trial_id = line.start()
+    for _ in range(200):
+        line.answer("base", arm="champion")
+        line.answer("v2", duration_ms=5.0)  # the base takes half of it
+
+    finding = line.judge(trial_id)
+
+    assert set(finding.evidence["signals"]) == {"failed", "malformed", "feedback"}
+    assert (finding.verdict, line.champion()) == (Verdict.PROMOTE, 2)
+
+
 def test_copies_are_compared_with_their_originals(line: Line) -> None:
     trial_id = line.start(mode="shadow")
     for _ in range(180):
@@ -557,6 +582,12 @@ def test_harm_after_a_promotion_takes_it_back(line: Line) -> None:
 
 def test_a_sound_promotion_stays(line: Line) -> None:
     serve_after_promotion(line)
+
+    assert alarms(line) == []
+
+
+def test_a_busier_hour_does_not_take_a_promotion_back(line: Line) -> None:
+    serve_after_promotion(line, duration_ms=900.0)
 
     assert alarms(line) == []
 
