@@ -27,7 +27,7 @@ from adapters.methods import Assignment, build_method
 from adapters.rewards.contracts import fault_of
 from adapters.rewards.equivalence import are_equal, cluster
 from adapters.rewards.extraction import extract
-from adapters.sampling import RolloutSampler, Sampler
+from adapters.sampling import RolloutSampler
 from adapters.spec import METHOD_CONFIG, MethodConfig
 from adapters.types import JSON, Prompt, SamplingParams
 from benchmarks.apprentice import folder_of, make_apprentice
@@ -125,7 +125,7 @@ def config_of(study: Study, arm: str, seed: int) -> MethodConfig | None:
     return METHOD_CONFIG.validate_python({**study.arms[arm], "seed": seed})
 
 
-def measure(tasks: Tasks, sampler: Sampler, *, is_start: bool) -> dict[str, JSON]:
+def measure(tasks: Tasks, sampler: RolloutSampler, *, is_start: bool) -> dict[str, JSON]:
     """Shares of right replies, prompt by prompt, and what else the study asks for."""
     held_out = _draws(tasks.held_out, sampler, SAMPLES, tasks.temperature)
     found: dict[str, JSON] = {
@@ -144,7 +144,7 @@ def measure(tasks: Tasks, sampler: Sampler, *, is_start: bool) -> dict[str, JSON
     if is_start:
         colder = _draws(tasks.held_out, sampler, SAMPLES, COLDER * tasks.temperature)
         found["colder"] = _shares(tasks, tasks.held_out, colder)
-        votes = _draws(tasks.held_out, sampler, VOTES, tasks.temperature, first_seed=1000)
+        votes = _draws(tasks.held_out, sampler, VOTES, tasks.temperature, seed=1000)
         found["majority"] = [
             float(_majority_is_right(tasks, prompt, replies))
             for prompt, replies in zip(tasks.held_out, votes, strict=True)
@@ -201,18 +201,17 @@ def _sampler(decoder: Decoder, weights: Weights | None) -> Iterator[RolloutSampl
 
 
 def _draws(
-    prompts: Sequence[Prompt], sampler: Sampler, count: int, temperature: float, first_seed: int = 0
+    prompts: Sequence[Prompt],
+    sampler: RolloutSampler,
+    count: int,
+    temperature: float,
+    seed: int = 0,
 ) -> list[list[str]]:
     """`count` replies to each prompt."""
     conversations = [list(prompt.messages) for prompt in prompts]
-    rounds = [
-        sampler.chat(
-            conversations,
-            SamplingParams(REPLY_TOKENS, temperature, seed=first_seed + number),
-        )
-        for number in range(count)
-    ]
-    return [list(replies) for replies in zip(*rounds, strict=True)]
+    params = SamplingParams(REPLY_TOKENS, temperature, seed=seed)
+    groups = sampler.rollouts(conversations, params, group=count)
+    return [[rollout.text for rollout in group] for group in groups]
 
 
 def _shares(

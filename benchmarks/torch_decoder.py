@@ -11,11 +11,14 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from adapters.types import ChatMessage, ProgressCallback, Rollout, SamplingParams
 
 _BATCH = 24
+"""Prompts side by side."""
+_ROWS = 64
+"""Replies side by side, where several are drawn to each prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +47,8 @@ class TorchSampler:
         on_progress: ProgressCallback | None = None,
     ) -> list[str]:
         """See :class:`adapters.sampling.Sampler`; prompts of like length share a batch."""
-        made = self._complete(conversations, params, on_progress, with_logprobs=False)
-        return [rollout.text for rollout in made]
+        made = self._complete(conversations, params, 1, on_progress, with_logprobs=False)
+        return [rollout.text for [rollout] in made]
 
     def rollouts(
         self,
@@ -56,33 +59,34 @@ class TorchSampler:
         on_progress: ProgressCallback | None = None,
     ) -> list[tuple[Rollout, ...]]:
         """See :class:`adapters.sampling.RolloutSampler`; the seed is that of the whole call."""
-        repeated = [messages for messages in conversations for _ in range(group)]
-        rollouts = self._complete(repeated, params, on_progress, with_logprobs=True)
-        return [tuple(rollouts[first : first + group]) for first in range(0, len(rollouts), group)]
+        return self._complete(conversations, params, group, on_progress, with_logprobs=True)
 
     def _complete(
         self,
         conversations: Sequence[Sequence[ChatMessage]],
         params: SamplingParams,
+        group: int,
         on_progress: ProgressCallback | None,
         *,
         with_logprobs: bool,
-    ) -> list[Rollout]:
-        """A rollout of each conversation, in their order.
+    ) -> list[tuple[Rollout, ...]]:
+        """`group` rollouts of each conversation, in their order.
 
         Logprobs cost the memory of every step's logits: long texts are asked for without.
         """
         prompts = [self._prompt(messages) for messages in conversations]
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-        found: dict[int, Rollout] = {}
+        found: dict[int, tuple[Rollout, ...]] = {}
         if params.seed is not None:
             torch.manual_seed(params.seed)
-        for first in range(0, len(order), _BATCH):
-            batch = order[first : first + _BATCH]
-            made = self._continue([prompts[index] for index in batch], params, with_logprobs)
-            found |= zip(batch, made, strict=True)
+        size = _BATCH if group == 1 else max(1, _ROWS // group)
+        for first in range(0, len(order), size):
+            batch = order[first : first + size]
+            made = self._continue([prompts[index] for index in batch], params, group, with_logprobs)
+            rows = [tuple(made[row : row + group]) for row in range(0, len(made), group)]
+            found |= zip(batch, rows, strict=True)
             if on_progress is not None:
-                on_progress(len(found), len(order))
+                on_progress(len(found) * group, len(order) * group)
         return [found[index] for index in range(len(prompts))]
 
     def _prompt(self, messages: Sequence[ChatMessage]) -> str:
@@ -96,8 +100,9 @@ class TorchSampler:
         return text
 
     def _continue(
-        self, prompts: Sequence[str], params: SamplingParams, with_logprobs: bool
+        self, prompts: Sequence[str], params: SamplingParams, group: int, with_logprobs: bool
     ) -> list[Rollout]:
+        """`group` rollouts of the first prompt, then those of the second, and so on."""
         fed = self.tokenizer(
             list(prompts), return_tensors="pt", padding=True, add_special_tokens=False
         )
@@ -113,8 +118,12 @@ class TorchSampler:
                 "repetition_penalty": 1.0,
             }
         with torch.inference_mode():
+            read = self._read(**fed)
+            read.batch_repeat_interleave(group)
+            fed = {name: rows.repeat_interleave(group, dim=0) for name, rows in fed.items()}
             made = self.model.generate(
                 **fed,
+                past_key_values=read,
                 max_new_tokens=params.max_tokens,
                 pad_token_id=self.tokenizer.pad_token_id,
                 return_dict_in_generate=True,
@@ -133,6 +142,21 @@ class TorchSampler:
             self._rollout(prompt[mask].tolist(), ids, chances, params)
             for prompt, mask, ids, chances in rows
         ]
+
+    def _read(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> DynamicCache:
+        """The prompts once, however many replies are drawn to each; all but their last token."""
+        cache = DynamicCache()
+        places = (attention_mask.cumsum(-1) - 1).clamp(min=0)
+        if input_ids.shape[1] > 1:
+            self.model(
+                input_ids[:, :-1],
+                attention_mask=attention_mask[:, :-1],
+                position_ids=places[:, :-1],
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        return cache
 
     def _rollout(
         self,
