@@ -117,7 +117,7 @@ class EngineExchange:
             replica = await self._runtime.ensure_route(self._route, affinity, retries.failed)
             lease.move_to(replica)
             try:
-                if await self._is_relayed(replica, send, may_reload=retries.may_reload(replica)):
+                if await self._is_relayed(replica, send, may_reload=retries.may_reload):
                     return True
             except EngineUnavailable as error:
                 if self._has_started or not retries.may_go_on(replica, error):
@@ -125,8 +125,7 @@ class EngineExchange:
                 url = replica.url
                 log.info("replica_failed", url=url, interaction=self._id, error=str(error))
                 return False
-            retries.lost = (*retries.lost, replica)
-            replica.has_lost(self._route.engine_name)
+            retries.note_lost(replica, self._route.engine_name)
             return False
 
     async def _is_relayed(self, replica: Replica, send: Send, *, may_reload: bool) -> bool:

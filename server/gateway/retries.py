@@ -7,6 +7,10 @@ MAX_BROKEN = 2
 """Replicas that may break off on one request before it is given up: it may be what kills them.
 One that refuses the connection has not seen it, and does not count."""
 
+MAX_RELOADS = 3
+"""Times that one request may find its weights gone and have them loaded again: an engine that never
+keeps them would go on for ever."""
+
 _MESSAGES_READ = 8
 _CHARS_READ = 256
 
@@ -14,18 +18,23 @@ _CHARS_READ = 256
 class Retries:
     """What one request has met so far."""
 
-    __slots__ = ("_broken", "failed", "lost")
+    __slots__ = ("_broken", "_reloads", "failed")
 
     def __init__(self) -> None:
         self.failed: tuple[Replica, ...] = ()
         """Replicas that refused the connection or broke it off: not asked again."""
-        self.lost: tuple[Replica, ...] = ()
-        """Replicas that did not know the weights; once each, they are loaded again."""
         self._broken = 0
+        self._reloads = 0
 
-    def may_reload(self, replica: Replica) -> bool:
+    @property
+    def may_reload(self) -> bool:
         """Whether a replica that has lost the weights may get them back for this request."""
-        return replica not in self.lost
+        return self._reloads < MAX_RELOADS
+
+    def note_lost(self, replica: Replica, engine_name: str) -> None:
+        """A replica does not know the weights: it gets them back before anybody asks it for them."""
+        self._reloads += 1
+        replica.has_lost(engine_name)
 
     def may_go_on(self, replica: Replica, error: EngineUnavailable) -> bool:
         """Whether another replica may be asked; the failed one is avoided by everybody from now on.

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.core.clock import utc_now
 from server.db import Gateway
+from server.gateway.retries import MAX_RELOADS
 from server.services import fleet, registry
 from tests.support.chaos import Mode, Proxy, to_tcp
 from tests.support.fake_engine import FakeEngine, serve
@@ -287,6 +288,25 @@ def test_an_engine_restarted_with_no_adapters_answers_with_the_right_weights(two
 
     assert traffic.failures == []
     assert set(traffic.models) == {V1}
+
+
+def test_an_engine_restarted_again_and_again_gets_the_weights_each_time(two: Sites) -> None:
+    two.sites[0].engine.forgets = 2
+    two.sites[1].engine.forgets = MAX_RELOADS - 2
+
+    assert two.ask("Are you there?") == V1
+
+
+def test_engines_that_never_keep_the_weights_are_given_up(two: Sites) -> None:
+    for site in two.sites:
+        site.engine.forgets = 1000
+
+    with pytest.raises(openai.InternalServerError) as caught:
+        two.ask()
+
+    assert (caught.value.status_code, caught.value.code) == (502, "engine_error")
+    asked = sum(1000 - site.engine.forgets for site in two.sites)
+    assert asked == MAX_RELOADS + 1
 
 
 def test_a_reply_that_has_begun_is_never_begun_again(two: Sites) -> None:

@@ -56,6 +56,8 @@ class FakeEngine:
     """Tokens after which a stream's connection is cut."""
     errors_after: int | None = None
     """Tokens after which a stream carries an error event."""
+    forgets: int = 0
+    """Requests of users for an adapter before which it is started anew, and has none."""
     ignores_adapters: bool = False
     """Answer with the base's log-probabilities whatever is asked for."""
     has_embeddings: bool = False
@@ -197,6 +199,9 @@ class FakeEngine:
             error = _error(self.refuses_chat, "the engine is dead", "InternalServerError")
             error.headers["retry-after"] = "17"
             return error
+        if self.forgets and "x-request-id" in request.headers and body["model"] in self.adapters:
+            self.forgets -= 1
+            self.lose_adapters()
         if (refusal := self._refusal(body)) is not None:
             status, message, kind, param = refusal
             if form is MessagesForm:
