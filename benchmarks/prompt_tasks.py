@@ -62,7 +62,7 @@ def stated(seed: int) -> Tasks:
 def gym_sums(seed: int) -> Tasks:
     """`chain_sum` of reasoning-gym: a sum or difference of two figures; the other kind is larger sums.
 
-    Asked at 0.7: at 1 SmolLM2-135M is right one time in fourteen, at 0.7 one time in four.
+    Asked at 0.7: at 1 SmolLM2-135M is right one time in nine, at 0.7 one time in four.
 
     Raises:
         ModuleNotFoundError: reasoning-gym is not installed; it comes with the extra `bench`.
@@ -71,7 +71,7 @@ def gym_sums(seed: int) -> Tasks:
 
 
 def bare_gym_sums(seed: int) -> Tasks:
-    """The same, to be answered with the number alone, as about one reply in eight is.
+    """The same, to be answered with the number alone, as about one reply in ten is.
 
     Raises:
         ModuleNotFoundError: reasoning-gym is not installed; it comes with the extra `bench`.

@@ -69,6 +69,7 @@ def test_every_arm_has_settings_that_its_method_takes(study: Study) -> None:
 
     assert len(digests) == len(study.arms) + 1
     assert prompts.digest_of(study, START, 0) == prompts.digest_of(study, START, 1)
+    assert all(prompts.config_of(study, arm, 7).seed == 7 for arm in study.arms)  # type: ignore[union-attr]
 
 
 def test_studies_of_the_same_tasks_measure_their_start_once() -> None:
@@ -80,7 +81,6 @@ def test_studies_of_the_same_tasks_measure_their_start_once() -> None:
         assert study.tasks is first.tasks
         assert study.case(START) == first.case(START)
         assert prompts.digest_of(study, START, 0) == prompts.digest_of(first, START, 0)
-    assert all(prompts.config_of(study, arm, 7).seed == 7 for arm in study.arms)  # type: ignore[union-attr]
 
 
 def test_an_apprentice_is_shown_the_form_as_often_as_said() -> None:
