@@ -2,15 +2,19 @@
 
 One JSON line a cell, with the replies themselves, so that every figure can be computed again. A cell
 belongs to what decided it: the digest of its settings. Lines of other settings stay, and are not used.
+
+A second file goes with the repository: the same without texts, which quote passages that are not ours
+to hand on. So another machine adds seeds to those that were measured here.
 """
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from adapters.types import JSON
+from benchmarks.results import current_commit
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +45,20 @@ class Cell:
 
 
 class Cells:
-    """The cells of one benchmark, in a file that only grows; the last of a key counts."""
+    """The cells of one benchmark, in a file that only grows; the last of a key counts.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    Args:
+        path: with the replies, on this machine.
+        published: without them, with the repository.
+    """
+
+    def __init__(self, path: Path, published: Path | None = None) -> None:
+        self._files = {path: False, **({published: True} if published else {})}
+        self._commit = current_commit()
         self._cells: dict[tuple[Any, ...], Cell] = {}
-        for digest, cell in _read(path):
-            self._cells[digest, *cell.key] = cell
+        for file in reversed(self._files):
+            for digest, cell in _read(file):
+                self._cells[digest, *cell.key] = cell
 
     def find(self, digest: str, arm: str, passage: int, seed: int, step: int = 0) -> Cell | None:
         """The cell, if it was measured with these settings."""
@@ -55,9 +66,12 @@ class Cells:
 
     def add(self, digest: str, cell: Cell) -> None:
         """Write it down for good."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a") as file:
-            file.write(json.dumps({"digest": digest, "cell": asdict(cell)}) + "\n")
+        for path, is_public in self._files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            written = replace(cell, replies={}) if is_public else cell
+            row = {"digest": digest, "commit": self._commit, "cell": asdict(written)}
+            with path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
         self._cells[digest, *cell.key] = cell
 
 

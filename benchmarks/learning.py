@@ -45,7 +45,7 @@ from benchmarks.learning_bench import LocalBench
 from benchmarks.learning_report import GridValues, report, report_sequences
 from benchmarks.passages import DATA_VARIABLE, Passage, data_file, read_passages
 from benchmarks.remembered import RememberingDecoder
-from benchmarks.results import FOLDER, ROOT, Results
+from benchmarks.results import CELLS, FOLDER, ROOT, Results
 from benchmarks.sequences import Course
 from server.embedded.up import prepare_model
 
@@ -121,7 +121,8 @@ def main(arguments: list[str] | None = None) -> int:
         again=options.again,
         folder=options.results,
     )
-    cells = Cells(options.state / "cells.jsonl")
+    published = options.results / CELLS / "learning-documents.jsonl"
+    cells = Cells(options.state / "cells.jsonl", published)
     model = options.model or prepare_model(WHEEL, options.state).path
     home, rank = options.state / "home", setting.lora.rank
     with open_decoder(options.decoder, model, home, rank=rank) as decoder:

@@ -39,7 +39,7 @@ from benchmarks.prompt_report import report
 from benchmarks.prompt_studies import RANK, START, STUDIES, Study
 from benchmarks.prompt_tasks import Tasks
 from benchmarks.real_engine import TINY_MODEL
-from benchmarks.results import FOLDER, ROOT, Results
+from benchmarks.results import CELLS, FOLDER, ROOT, Results
 from server.embedded.up import prepare_model
 
 SAMPLES = 8
@@ -93,7 +93,8 @@ def main(arguments: list[str] | None = None) -> int:
     with open_decoder(options.decoder, model, state / "home", rank=RANK) as decoder:
         kinds = dict.fromkeys(study.apprentice for study in studies if study.apprentice)
         taught = {kind: _apprentice(kind, decoder, model, state, options.threads) for kind in kinds}
-        cells = Cells(state / "cells.jsonl")
+        published = options.results / CELLS / f"learning-prompts-{options.model}.jsonl"
+        cells = Cells(state / "cells.jsonl", published)
         seeds = range(options.first_seed, options.first_seed + options.seeds)
         with decoder.serving(list(taught.values())) as speakers:
             pairs = zip(taught.values(), speakers, strict=True)

@@ -11,6 +11,8 @@ from pathlib import Path
 from benchmarks.machine import machine
 
 FOLDER = Path(__file__).parent / "results"
+CELLS = "cells"
+"""Folder beside the figures: what was measured of each cell, one file a benchmark."""
 FINISHED = "finished"
 """Metric of the line that ends a case: without it, a case that was broken off is measured anew."""
 

@@ -84,6 +84,18 @@ class TestCells:
         assert again.find("other", "direct", 3, 1) is None
         assert again.find("abc", "direct", 3, 2) is None
 
+    def test_what_is_published_counts_elsewhere_and_has_no_texts(self, tmp_path):
+        published = tmp_path / "results" / "cells.jsonl"
+        measured = replace(cell("direct", 3, 1, [True]), replies={"3": ["the passage's words"]})
+        Cells(tmp_path / "here.jsonl", published).add("abc", measured)
+
+        elsewhere = Cells(tmp_path / "there.jsonl", published)
+        here = Cells(tmp_path / "here.jsonl", published)
+
+        assert elsewhere.find("abc", "direct", 3, 1) == replace(measured, replies={})
+        assert here.find("abc", "direct", 3, 1) == measured
+        assert "words" not in published.read_text()
+
     def test_a_torn_line_costs_its_own_cell_only(self, tmp_path):
         path = tmp_path / "cells.jsonl"
         cells = Cells(path)
