@@ -36,5 +36,7 @@ def generalization_factor(start: Scores, now: Scores, *, beta: float = BETA) -> 
         raise ValueError("a score is not finite")
     if inner <= 0 or outer <= 0:
         return None
-    # As a weighted harmonic mean: no product that is too small for a float.
-    return (1 + beta**2) / (1 / inner + beta**2 / outer)
+    # Divided through by the larger gain: nothing is too small or too large for a float.
+    if inner >= outer:
+        return (1 + beta**2) * outer / (beta**2 + outer / inner)
+    return (1 + beta**2) * inner / (beta**2 * (inner / outer) + 1)

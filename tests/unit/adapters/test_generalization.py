@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from adapters.evaluation.generalization import Scores, generalization_factor
@@ -45,6 +45,8 @@ def test_it_grows_with_either_gain_and_more_with_the_one_elsewhere(
 
 
 @given(shares, shares, shares, shares)
+@example(0.0, 0.0, 1.0, 2.2e-309)
+@example(0.0, 0.0, 5e-324, 1.0)
 def test_there_is_none_unless_both_gains_are_above_0(
     a: float, b: float, c: float, d: float
 ) -> None:
