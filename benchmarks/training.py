@@ -26,6 +26,7 @@ from benchmarks import scored_edits
 from benchmarks.results import ROOT, Aim, Results
 from benchmarks.training_cases import CASES, SEED
 from server.embedded.up import prepare_model
+from workers.training import ALLOCATOR
 
 EVERLEARN = "everlearn"
 TOGETHER = "edits together"
@@ -108,6 +109,7 @@ def _child(name: str, case: str, model: Path, options: argparse.Namespace) -> di
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.training_contender", json.dumps(order)],
         cwd=ROOT,
+        env={**ALLOCATOR, **os.environ},
         stdout=subprocess.PIPE,
         text=True,
         timeout=_CHILD_TIMEOUT_S,

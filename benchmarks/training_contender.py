@@ -16,6 +16,7 @@ from transformers import AutoTokenizer
 from adapters.spec import LoraSpec, Precision, TrainingSpec
 from adapters.training.many import Course, load_bank, train_many
 from adapters.training.model import Trainee, load_trainee
+from adapters.training.speedups import apply_speedups, find_speedups
 from adapters.training.trainer import StepReport, train_steps
 from adapters.types import TrainingSample
 from benchmarks.training_cases import BATCH, SEED, reward, steps_of, text
@@ -80,6 +81,7 @@ def _everlearn(trainee: Trainee, steps: list[list[TrainingSample]]) -> _Run:
         run.grad_norms.append(report.grad_norm)
         run.computed.append(report.tokens)
 
+    apply_speedups(trainee.model, find_speedups(trainee.device.type, steps=len(steps)))
     train_steps(trainee, steps, spec=_spec(), on_step=on_step)
     return run
 

@@ -15,6 +15,14 @@ from typing import Any, Protocol, Self
 
 JOB_MODULE = "adapters.training.job"
 
+ALLOCATOR = {
+    "MALLOC_MMAP_THRESHOLD_": str(2**32),
+    "MALLOC_TRIM_THRESHOLD_": str(2**33),
+}
+"""Variables of the trainer's process, unless the operator sets them otherwise. glibc would hand the
+large tensors of each step back to the kernel, to be given pages anew in the next; other C libraries
+do not look at them."""
+
 _POLL_S = 0.3
 _TERM_GRACE_S = 5.0
 _LOG_TAIL_CHARS = 2000
@@ -104,7 +112,7 @@ class Trainer:
                 stderr=log,
                 text=True,
                 cwd=self.folder,
-                env={**os.environ, **self.environment},
+                env={**ALLOCATOR, **os.environ, **self.environment},
                 start_new_session=True,  # a signal to the worker's group is the worker's to handle
             )
         return _Process(child, log_file)

@@ -27,6 +27,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from adapters.lesson import Stage, Weights, stages_from_json
+from adapters.spec import Precision
 from adapters.training.batch import Batch, encode
 from adapters.training.checkpoints import Checkpoints
 from adapters.training.distillation import Teacher, distill
@@ -76,17 +77,17 @@ class Workshop:
     """
 
     def __init__(self) -> None:
-        self._folder: Path | None = None
+        self._asked: tuple[Path, Precision] | None = None
         self._base: Base | None = None
 
-    def take(self, folder: Path) -> Base:
+    def take(self, folder: Path, precision: Precision) -> Base:
         """The base model of a folder; who takes it puts it back as it was, or not at all."""
         kept, self._base = self._base, None
-        if kept is not None and self._folder == folder:
+        if kept is not None and self._asked == (folder, precision):
             return kept
         del kept  # before the next one is loaded
-        self._folder = folder
-        return load_base(folder)
+        self._asked = (folder, precision)
+        return load_base(folder, precision)
 
     def put_back(self, base: Base) -> None:
         """Let the next job have it."""
@@ -175,7 +176,7 @@ def _train_one(job: Job, out: TextIO, workshop: Workshop) -> dict[str, object]:
     spec = stage.training
     moments = load_moments(Weights(job.start).moments) if stage.goes_on and job.start else None
     trainee = attach(
-        workshop.take(job.base_model),
+        workshop.take(job.base_model, spec.precision),
         spec=stage.lora,
         seed=stage.seed,
         precision=spec.precision,
@@ -234,7 +235,7 @@ def _teacher_of(trainee: Trainee, job: Job) -> Teacher:
 def _train_together(job: Job, out: TextIO, workshop: Workshop) -> dict[str, object]:
     first = job.stages[0]
     bank = LoraBank(
-        *workshop.take(job.base_model),
+        *workshop.take(job.base_model, first.training.precision),
         spec=first.lora,
         seeds=[stage.seed for stage in job.stages],
         precision=first.training.precision,

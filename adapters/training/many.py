@@ -192,7 +192,7 @@ def load_bank(
     folder: Path, *, spec: LoraSpec, seeds: Sequence[int], precision: Precision = Precision.AUTO
 ) -> LoraBank:
     """Load the base model of `folder` once, with an adapter for each seed."""
-    return LoraBank(*load_base(folder), spec=spec, seeds=seeds, precision=precision)
+    return LoraBank(*load_base(folder, precision), spec=spec, seeds=seeds, precision=precision)
 
 
 def train_many(

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from safetensors.torch import load_file
+from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -64,14 +65,15 @@ def load_trainee(
 ) -> Trainee:
     """Load the base model of `folder` and attach LoRA to every linear layer but the head.
 
-    The LoRA matrices are float32; the base is bfloat16 on CUDA, float32 elsewhere. The adapter's
-    first weights depend on `seed` alone, and it equals the base model until the first step; or they
-    are those of `start`, a PEFT folder.
+    The LoRA matrices are float32; the base is as `load_base` has it. The adapter's first weights
+    depend on `seed` alone, and it equals the base model until the first step; or they are those of
+    `start`, a PEFT folder.
 
     Raises:
         ValueError: `start` is no LoRA of this `spec`.
     """
-    return attach(load_base(folder), spec=spec, seed=seed, precision=precision, start=start)
+    base = load_base(folder, precision)
+    return attach(base, spec=spec, seed=seed, precision=precision, start=start)
 
 
 def attach(
@@ -125,15 +127,30 @@ def _begin_with(model: PeftModel, start: Path, spec: LoraSpec) -> None:
         raise ValueError("the adapter to train on is of other layers than the config's")
 
 
-def load_base(folder: Path) -> Base:
-    """The base model, not yet moved to the device that is named: new weights are drawn on CPU."""
+def load_base(folder: Path, precision: Precision = Precision.AUTO) -> Base:
+    """The base model, not yet moved to the device that is named: new weights are drawn on CPU.
+
+    It is bfloat16 on CUDA and float32 elsewhere. Where a CPU multiplies in bfloat16, the frozen
+    weights of its linear layers are that too, as autocast would make them for each product anew;
+    embeddings, norms, and what goes from layer to layer stay float32.
+    """
     on_cuda = torch.cuda.is_available()
     device = torch.device("cuda" if on_cuda else "cpu")
     tokenizer = AutoTokenizer.from_pretrained(folder)
     base = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.bfloat16 if on_cuda else torch.float32
     )
+    if not on_cuda and compute_dtype(device, precision) is torch.bfloat16:
+        _halve_linear_layers(base)
     return Base(base, tokenizer, device)
+
+
+def _halve_linear_layers(base: PreTrainedModel) -> None:
+    """All but the head, whose weights are the embeddings' in many models."""
+    head = base.get_output_embeddings()
+    for module in base.modules():
+        if isinstance(module, nn.Linear) and module is not head:
+            module.to(torch.bfloat16)
 
 
 def lora_config(spec: LoraSpec) -> LoraConfig:

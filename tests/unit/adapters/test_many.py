@@ -6,12 +6,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 
 from adapters.spec import LoraSpec, Precision, TrainingSpec
 from adapters.training.batch import lesson
 from adapters.training.many import Course, LoraBank, load_bank, train_many
-from adapters.training.model import load_trainee, save_adapter
+from adapters.training.model import load_base, load_trainee, save_adapter
 from adapters.training.trainer import StepReport, TrainingCancelled, TrainingDiverged, train
 from adapters.types import Component, PreferencePair, TopK, TrainingSample, reply_mask
 
@@ -113,8 +112,8 @@ def test_together_equals_each_alone(random_model: Path, most_rows: int) -> None:
 
 def test_first_weights_are_those_of_the_seed_and_the_base_is_unchanged(random_model: Path) -> None:
     bank = bank_of(random_model, [4, 5])
-    trainee = load_trainee(random_model, spec=LORA, seed=5)
-    before = AutoModelForCausalLM.from_pretrained(random_model).state_dict()
+    trainee = load_trainee(random_model, spec=LORA, seed=5, precision=Precision.FLOAT32)
+    before = load_base(random_model, Precision.FLOAT32).model.state_dict()
 
     expected = dict(trainee.model.named_parameters())
     for name, value in weights(bank, 1).items():

@@ -6,8 +6,8 @@ from adapters.training.speedups import Speedups, choose_speedups, find_speedups
 
 
 @pytest.mark.parametrize("steps", [1, 10_000])
-def test_on_cpu_nothing_changes_whatever_is_installed(steps: int) -> None:
-    plain = Speedups(has_fused_layers=False, is_compiled=False)
+def test_on_cpu_only_lora_is_fused_whatever_is_installed(steps: int) -> None:
+    plain = Speedups(has_fused_layers=False, is_compiled=False, has_fused_lora=True)
 
     assert choose_speedups("cpu", steps=steps, has_liger=True, has_triton=True) == plain
     assert find_speedups("cpu", steps=steps) == plain

@@ -117,7 +117,7 @@ def test_anchors_hold_the_model_to_the_base(random_model: Path) -> None:
             seed=0,
         )
         ids = torch.tensor([segments[3].ids])
-        with torch.no_grad():
+        with torch.no_grad(), trainee.autocast():
             drift = reference_kl(trainee.model(ids).logits[0], base(ids).logits[0])
         drifts.append(float(drift[segments[3].trained_from - 1 : -1].mean()))
 
