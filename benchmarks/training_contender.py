@@ -149,6 +149,7 @@ def _trl_grpo(trainee: Trainee, steps: list[list[TrainingSample]]) -> _Run:
 
 def _settings(trainee: Trainee) -> dict[str, Any]:
     """What TRL's trainers have in common with ours, and nothing that costs time."""
+    trainee.model.get_base_model().set_attn_implementation("sdpa")  # as transformers loads it
     spec = _spec()
     return {
         "output_dir": "/nonexistent",

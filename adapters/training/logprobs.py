@@ -5,6 +5,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from adapters.training.batch import Batch
+from adapters.training.block_attention import row_of
 
 
 def target_logits(model: PreTrainedModel, batch: Batch) -> Tensor:
@@ -13,13 +14,14 @@ def target_logits(model: PreTrainedModel, batch: Batch) -> Tensor:
     Hidden states go through the vocabulary head only where a target is predicted: with 49 000
     words that head costs a small model more than all its layers.
     """
-    logits_1NV: Tensor = model(
-        input_ids=batch.input_ids_1T,
-        position_ids=batch.position_ids_1T,
-        attention_mask=batch.mask_11TT,
-        logits_to_keep=batch.predictors_N,
-        use_cache=False,
-    ).logits
+    with row_of(batch.mask_11TT):
+        logits_1NV: Tensor = model(
+            input_ids=batch.input_ids_1T,
+            position_ids=batch.position_ids_1T,
+            attention_mask=batch.mask_11TT,
+            logits_to_keep=batch.predictors_N,
+            use_cache=False,
+        ).logits
     return logits_1NV[0]
 
 

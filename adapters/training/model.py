@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from adapters.spec import LoraSpec, Precision
+from adapters.training.block_attention import attend_in_blocks
 
 _TEACHER = "teacher"
 _ADAPTER_FILES = frozenset({"adapter_config.json", "adapter_model.safetensors"})
@@ -140,8 +141,10 @@ def load_base(folder: Path, precision: Precision = Precision.AUTO) -> Base:
     base = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.bfloat16 if on_cuda else torch.float32
     )
-    if not on_cuda and compute_dtype(device, precision) is torch.bfloat16:
-        _halve_linear_layers(base)
+    if not on_cuda:
+        attend_in_blocks(base)
+        if compute_dtype(device, precision) is torch.bfloat16:
+            _halve_linear_layers(base)
     return Base(base, tokenizer, device)
 
 

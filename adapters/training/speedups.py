@@ -1,7 +1,7 @@
 """What a device offers beyond plain PyTorch, chosen by a pure function and applied by another.
 
 Attention goes through PyTorch's scaled-dot-product kernels everywhere, which is transformers' own
-default. On CPU nothing is compiled: eager PyTorch gives the same bits from run to run.
+default (`block_attention` on CPU). On CPU nothing is compiled: eager PyTorch gives the same bits from run to run.
 """
 
 from dataclasses import dataclass
