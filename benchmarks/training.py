@@ -3,8 +3,8 @@
 Both get the same model, first weights, samples in the same order, rank, batch, optimiser and loss
 (the mean over trained tokens), so their loss curves have to agree, which is measured. TRL's
 SFTTrainer runs padded and padding-free, and the faster of the two is the baseline; its GRPOTrainer
-is given the rollouts, so that training alone is timed. Each runs in a process of its own, in turn,
-so that its peak memory is its own and what the machine does meanwhile meets all.
+is given the rollouts, so that training alone is timed. Each is a process of its own, so that its peak
+memory is its own, and they take turns step by step: what the machine does meanwhile meets all.
 
 Tokens are those of the samples, each counted whole: what is shared or padded does not change them.
 The share of the matrix peak counts the products that had to be done for the tokens computed.
@@ -17,20 +17,22 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from statistics import median
-from typing import Any
+from statistics import median, quantiles
+from typing import Any, Self
 
 from adapters.base_model import WHEEL
 from benchmarks import scored_edits
 from benchmarks.results import ROOT, Aim, Results
-from benchmarks.training_cases import CASES, SEED
+from benchmarks.training_cases import CASES, SEED, STEP
 from server.embedded.up import prepare_model
 from workers.training import ALLOCATOR
 
 EVERLEARN = "everlearn"
 TOGETHER = "edits together"
 CURVE_AIM = Aim(0.05, is_at_least=False, of_ratio=False)
+CONTENDER = "benchmarks.training_contender"
 _CHILD_TIMEOUT_S = 3600
 
 
@@ -63,41 +65,99 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _measure_case(results: Results, case: str, model: Path, options: argparse.Namespace) -> None:
     rivals = CASES[case].rivals
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in (EVERLEARN, *rivals)}
-    for _ in range(options.rounds):
-        for name, found in runs.items():
-            found.append(_child(name, case, model, options))
-    speed = {name: median(run["tokens_per_s"] for run in found) for name, found in runs.items()}
-    best = max(rivals, key=speed.__getitem__)
+    runs = _take_turns([EVERLEARN, *rivals], case, model, options)
+    best = min(rivals, key=lambda name: sum(runs[name]["seconds"]))
     ours, theirs = runs[EVERLEARN], runs[best]
     aim = Aim(CASES[case].aim)
-    results.add(case, "tokens", speed[EVERLEARN], "tokens/s", baseline=speed[best], aim=aim)
-    results.add(
-        case, "peak memory", _mid(ours, "peak_mib"), "MiB", baseline=_mid(theirs, "peak_mib")
-    )
-    share, baseline = _mid(ours, "peak_share"), _mid(theirs, "peak_share")
+    results.add(case, "tokens", _speed(ours), "tokens/s", baseline=_speed(theirs), aim=aim)
+    steps = [b / a for a, b in zip(ours["seconds"], theirs["seconds"], strict=True)]
+    for name, value in _quartiles(steps).items():
+        results.add(case, f"times as fast, {name} of the steps", value, "")
+    results.add(case, "peak memory", ours["peak_mib"], "MiB", baseline=theirs["peak_mib"])
+    peak = max(run["matrix_peak"] for run in runs.values())
+    share, baseline = (run["products"] / sum(run["seconds"]) / peak for run in (ours, theirs))
     results.add(case, "share of matrix peak", share, "", baseline=baseline)
     curve = CASES[case].curve
-    gap = _gap(ours[0][curve], theirs[0][curve])
+    gap = _gap(ours[curve], theirs[curve])
     results.add(case, f"largest relative gap of {curve}", gap, "", aim=CURVE_AIM)
     results.finish(case)
 
 
+def _take_turns(
+    names: Sequence[str], case: str, model: Path, options: argparse.Namespace
+) -> dict[str, dict[str, Any]]:
+    """The report of each contender; all take their first step, then all their second."""
+    with ExitStack() as stack:
+        contenders = {
+            name: stack.enter_context(_Contender(_order(name, case, model, options)))
+            for name in names
+        }
+        for _ in range(options.steps):
+            for contender in contenders.values():
+                contender.take_step()
+        return {name: contender.finish() for name, contender in contenders.items()}
+
+
+class _Contender:
+    """A child that takes a step when told; see :mod:`benchmarks.training_contender`."""
+
+    def __init__(self, order: Mapping[str, Any]) -> None:
+        self._name = order["contender"]
+        self._child = subprocess.Popen(
+            [sys.executable, "-m", CONTENDER, json.dumps(order)],
+            cwd=ROOT,
+            env={**ALLOCATOR, **os.environ},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._child.kill()
+        self._child.wait()
+
+    def take_step(self) -> None:
+        """Let it take one, and wait for the end.
+
+        Raises:
+            RuntimeError: it has ended.
+        """
+        self._go()
+        assert self._child.stdout is not None
+        while (line := self._child.stdout.readline().strip()) != STEP:
+            if not line and self._child.poll() is not None:
+                raise RuntimeError(f"{self._name} ended with status {self._child.returncode}")
+
+    def finish(self) -> dict[str, Any]:
+        """Its report, after the last step."""
+        self._go()
+        said, _ = self._child.communicate()
+        report: dict[str, Any] = json.loads(said.splitlines()[-1])
+        return report
+
+    def _go(self) -> None:
+        assert self._child.stdin is not None
+        self._child.stdin.write("\n")
+        self._child.stdin.flush()
+
+
 def _measure_edits(results: Results, model: Path, options: argparse.Namespace) -> None:
     """The training part of scoring self-edits: all at once, and one after another."""
-    together, serial = (
-        median(
-            _child(name, TOGETHER, model, options)["seconds_per_edit"]
-            for _ in range(options.rounds)
-        )
-        for name in ("many", "one-by-one")
-    )
+    seconds: dict[str, list[float]] = {"many": [], "one-by-one": []}
+    for _ in range(options.rounds):
+        for name, found in seconds.items():
+            order = _order(name, TOGETHER, model, options)
+            found.append(_child(order)["seconds_per_edit"])
+    together, serial = map(median, seconds.values())
     results.add(TOGETHER, "trained", 1 / together, "edits/s", baseline=1 / serial)
     results.finish(TOGETHER)
 
 
-def _child(name: str, case: str, model: Path, options: argparse.Namespace) -> dict[str, Any]:
-    order = {
+def _order(name: str, case: str, model: Path, options: argparse.Namespace) -> dict[str, Any]:
+    return {
         "contender": name,
         "case": case,
         "model": str(model),
@@ -106,8 +166,11 @@ def _child(name: str, case: str, model: Path, options: argparse.Namespace) -> di
         "threads": options.threads,
         "precision": options.precision,
     }
+
+
+def _child(order: Mapping[str, Any]) -> dict[str, Any]:
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.training_contender", json.dumps(order)],
+        [sys.executable, "-m", CONTENDER, json.dumps(order)],
         cwd=ROOT,
         env={**ALLOCATOR, **os.environ},
         stdout=subprocess.PIPE,
@@ -119,8 +182,13 @@ def _child(name: str, case: str, model: Path, options: argparse.Namespace) -> di
     return report
 
 
-def _mid(runs: Sequence[Mapping[str, Any]], key: str) -> float:
-    return float(median(run[key] for run in runs))
+def _speed(run: Mapping[str, Any]) -> float:
+    return float(run["tokens"] / sum(run["seconds"]))
+
+
+def _quartiles(values: Sequence[float]) -> dict[str, float]:
+    low, middle, high = quantiles(values, n=4, method="inclusive")
+    return {"first quarter": low, "median": middle, "third quarter": high}
 
 
 def _gap(one: Sequence[float], other: Sequence[float]) -> float:
@@ -132,7 +200,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", type=Path, help="model folder; SmolLM2-135M if not given")
     parser.add_argument("--cases", nargs="*", choices=CASES, help="all if not given")
     parser.add_argument("--steps", type=int, default=24, help="optimiser steps, warm-up included")
-    parser.add_argument("--rounds", type=int, default=3, help="runs of each; the median counts")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="runs of self-edits; the median counts"
+    )
     parser.add_argument("--edits", type=int, default=5, help="adapters trained at once")
     parser.add_argument("--threads", type=int, default=0, help="0 is all cores")
     parser.add_argument("--precision", default="auto", choices=["auto", "float32", "bfloat16"])

@@ -11,6 +11,8 @@ from benchmarks.results import ROOT
 
 SEED = 0
 BATCH = 8
+STEP = "a step is done"
+"""What a contender says on stdout after each."""
 
 Cut = Callable[[random.Random, Sequence[int]], list[TrainingSample]]
 
