@@ -117,7 +117,7 @@ class _Contender:
 
     def __exit__(self, *_: object) -> None:
         self._child.kill()
-        self._child.wait()
+        self._child.communicate()  # closes its pipes
 
     def take_step(self) -> None:
         """Let it take one, and wait for the end.
