@@ -68,11 +68,25 @@ class Cells:
         """Write it down for good."""
         for path, is_public in self._files.items():
             path.parent.mkdir(parents=True, exist_ok=True)
-            written = replace(cell, replies={}) if is_public else cell
+            written = _without_texts(cell) if is_public else cell
             row = {"digest": digest, "commit": self._commit, "cell": asdict(written)}
             with path.open("a") as file:
                 file.write(json.dumps(row) + "\n")
         self._cells[digest, *cell.key] = cell
+
+
+def _without_texts(cell: Cell) -> Cell:
+    """The same figures; a method's report may quote what it was taught, as replies do."""
+    report = {key: _figures(value) for key, value in cell.report.items()}
+    return replace(cell, replies={}, report=report)
+
+
+def _figures(value: JSON) -> JSON:
+    if isinstance(value, dict):
+        return {key: _figures(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_figures(inner) for inner in value]
+    return None if isinstance(value, str) else value
 
 
 def accuracy(answers: Sequence[bool]) -> float:

@@ -86,13 +86,17 @@ class TestCells:
 
     def test_what_is_published_counts_elsewhere_and_has_no_texts(self, tmp_path):
         published = tmp_path / "results" / "cells.jsonl"
-        measured = replace(cell("direct", 3, 1, [True]), replies={"3": ["the passage's words"]})
+        quoting = {"lesson": {"curve": [0.5, 1.0], "dropped": [{"text": "words of a passage"}]}}
+        replies = {"3": ["the passage's words"]}
+        measured = replace(cell("direct", 3, 1, [True]), replies=replies, report=quoting)
         Cells(tmp_path / "here.jsonl", published).add("abc", measured)
 
         elsewhere = Cells(tmp_path / "there.jsonl", published)
         here = Cells(tmp_path / "here.jsonl", published)
 
-        assert elsewhere.find("abc", "direct", 3, 1) == replace(measured, replies={})
+        figures = {"lesson": {"curve": [0.5, 1.0], "dropped": [{"text": None}]}}
+        bare = replace(measured, replies={}, report=figures)
+        assert elsewhere.find("abc", "direct", 3, 1) == bare
         assert here.find("abc", "direct", 3, 1) == measured
         assert "words" not in published.read_text()
 

@@ -69,7 +69,8 @@ def test_every_arm_has_settings_that_its_method_takes(study: Study) -> None:
 
     assert len(digests) == len(study.arms) + 1
     assert prompts.digest_of(study, START, 0) == prompts.digest_of(study, START, 1)
-    assert all(prompts.config_of(study, arm, 7).seed == 7 for arm in study.arms)  # type: ignore[union-attr]
+    configs = [prompts.config_of(study, arm, 7) for arm in study.arms]
+    assert all(config is not None and config.seed == 7 for config in configs)
 
 
 def test_studies_of_the_same_tasks_measure_their_start_once() -> None:
