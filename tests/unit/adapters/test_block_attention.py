@@ -65,11 +65,15 @@ def test_a_row_in_blocks_gives_what_the_whole_row_gives(
 
 @pytest.mark.usefixtures("eager")
 def test_no_sample_sees_another(random_model: Path) -> None:
-    first, *rest = samples([9, 20, 12])
-    together, _ = logits(random_model, [first, *rest])
+    """Not even one that is too short for a block of its own, and shares the next one's."""
+    first, short, *rest = samples([4, 1, 9, 12])
+    mask_TT = pack([first, short, *rest]).mask_11TT[0, 0]
+    begin = len(first.ids)
+    assert any(b.start <= begin and b.stop > begin + 4 for b in blocks_of(mask_TT))
+    together, _ = logits(random_model, [first, short, *rest])
     changed = [lesson((*unit.ids[:8], *reversed(unit.ids[8:])), len(PREFIX)) for unit in rest]
-    beside_others, _ = logits(random_model, [first, *changed])
-    count = first.trained_count
+    beside_others, _ = logits(random_model, [first, short, *changed])
+    count = first.trained_count + short.trained_count
 
     torch.testing.assert_close(together[:count], beside_others[:count])
     assert not torch.allclose(together[count:], beside_others[count:])
