@@ -2,7 +2,6 @@
 
 import json
 import time
-from pathlib import Path
 
 import pytest
 
@@ -12,6 +11,7 @@ from adapters.corpus.facts import disagreements, read_facts
 from adapters.corpus.inspection import FindingKind, Limits, Severity, inspect
 from adapters.corpus.instructions import find_suspects, neutralise, sentence_bounds
 from adapters.corpus.languages import language_of
+from benchmarks.passages import DATA_VARIABLE, data_file
 from tests.support.injections import HONEST, INJECTIONS
 from tests.support.texts import BAKERY_TEXT, LIGHTHOUSE_TEXT
 
@@ -19,11 +19,10 @@ BEFORE, AFTER = "The tower is old.\n\n", "\n\nIts boat is called Sirenka."
 
 
 def passages() -> list[str]:
-    for folder in Path(__file__).resolve().parents:
-        found = folder / "shared" / "data" / "squad_passages.json"
-        if found.exists():
-            return [row["context"] for row in json.loads(found.read_text())]
-    pytest.skip("squad_passages.json is not beside this checkout")
+    path = data_file()
+    if not path.is_file():
+        pytest.skip(f"{path.name} is missing; {DATA_VARIABLE} names the folder that holds it")
+    return [row["context"] for row in json.loads(path.read_text())]
 
 
 # Instructions to the learner
