@@ -32,11 +32,15 @@ def asked(text: str) -> Prompt:
     return Prompt(text, ({"role": "user", "content": text},))
 
 
-def test_liked_replies_become_likelier_than_before_and_disliked_ones_less(tmp_path: Path) -> None:
+@pytest.mark.parametrize("likes_answers", [True, False], ids=["thumbs", "thumbs-turned-round"])
+def test_liked_replies_become_likelier_than_before_and_disliked_ones_less(
+    tmp_path: Path, likes_answers: bool
+) -> None:
+    """The same replies with the thumbs turned round are the control: it is the thumbs that teach."""
     opinions = [
-        Opinion(asked(question), reply, "v1", is_liked=is_liked)
+        Opinion(asked(question), reply, "v1", is_liked=is_answer is likes_answers)
         for question, answer in LIGHTHOUSE_QUESTIONS[:4]
-        for reply, is_liked in ((f"{answer}.", True), ("It is a tower of stone.", False))
+        for reply, is_answer in ((f"{answer}.", True), ("It is a tower of stone.", False))
     ]
     config = KtoConfig(
         min_prompts=2,
