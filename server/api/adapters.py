@@ -7,19 +7,18 @@ from fastapi import APIRouter
 from sqlalchemy.orm import Session
 
 from server.api.deps import Admin, Read, RequestId, RuntimeDep
-from server.api.schemas import (
+from server.api.schemas.adapters import (
     AdapterChangesBody,
     AdapterView,
     AliasEventView,
     LineBody,
-    Listing,
     MoveView,
     PromoteBody,
     RetireBody,
     RollbackBody,
-    Text,
-    VersionView,
 )
+from server.api.schemas.base import Listing, Text
+from server.api.schemas.versions import VersionView
 from server.api.views import adapter_view, event_view, version_view
 from server.core.clock import monotonic
 from server.core.errors import InvalidRequest

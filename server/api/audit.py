@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query
 from sqlalchemy.orm import Session
 
 from server.api.deps import Admin, RuntimeDep
-from server.api.schemas import Id, Page, Text
+from server.api.schemas.base import Id, Page, Text
 from server.api.views import audit_view
 from server.services import audit
 

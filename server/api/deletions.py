@@ -6,7 +6,8 @@ from fastapi import APIRouter, Query
 from sqlalchemy.orm import Session
 
 from server.api.deps import Admin, RequestId, RuntimeDep
-from server.api.schemas import DeletionDetail, DeletionPage, DeletionView, Id, Text
+from server.api.schemas.base import Id, Text
+from server.api.schemas.deletions import DeletionDetail, DeletionPage, DeletionView
 from server.api.views import deletion_detail, deletion_view
 from server.db import DeletionState
 from server.runtime import Runtime

@@ -10,18 +10,15 @@ from adapters.types import MediaType
 from server.api import uploads
 from server.api.deletions import go_on
 from server.api.deps import Admin, Ingest, ReadOrIngest, RequestId, RuntimeDep
-from server.api.schemas import (
+from server.api.schemas.base import Listing, Page, Text, Title
+from server.api.schemas.deletions import DeletedDocumentView
+from server.api.schemas.documents import (
     BatchBody,
     BatchView,
     ChunkView,
-    DeletedDocumentView,
     DocumentBody,
     DocumentView,
-    Listing,
-    Page,
     RefusedView,
-    Text,
-    Title,
 )
 from server.api.uploads import Refused
 from server.api.views import document_view

@@ -6,7 +6,8 @@ from fastapi import APIRouter, Header, Query, Response
 from sqlalchemy.orm import Session
 
 from server.api.deps import Judge, Read, RuntimeDep
-from server.api.schemas import FeedbackBody, FeedbackListing, FeedbackPage, Id, Text
+from server.api.schemas.base import Id, Text
+from server.api.schemas.feedback import FeedbackBody, FeedbackListing, FeedbackPage
 from server.api.views import feedback_view
 from server.core.errors import InvalidRequest
 from server.db import FeedbackKind

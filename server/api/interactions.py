@@ -11,15 +11,9 @@ from sqlalchemy.orm import Session
 from adapters.redaction import build_redactor
 from server.api.deletions import go_on
 from server.api.deps import Admin, Read, RequestId, RuntimeDep
-from server.api.schemas import (
-    ForgottenView,
-    Id,
-    InteractionDetail,
-    InteractionPage,
-    InteractionView,
-    Moment,
-    Text,
-)
+from server.api.schemas.base import Id, Moment, Text
+from server.api.schemas.deletions import ForgottenView
+from server.api.schemas.interactions import InteractionDetail, InteractionPage, InteractionView
 from server.api.views import interaction_detail, interaction_view
 from server.db import Arm, Endpoint, Outcome
 from server.services import audit, deletions, experience, interactions

@@ -4,14 +4,8 @@ from fastapi import APIRouter
 from sqlalchemy.orm import Session
 
 from server.api.deps import Admin, KeyRingDep, RequestId, RuntimeDep
-from server.api.schemas import (
-    KeyBody,
-    KeyChangesBody,
-    KeyView,
-    Listing,
-    MintedKeyView,
-    Text,
-)
+from server.api.schemas.base import Listing, Text
+from server.api.schemas.keys import KeyBody, KeyChangesBody, KeyView, MintedKeyView
 from server.api.views import key_view
 from server.services import audit, keys
 from server.services.keys import Limits

@@ -3,7 +3,8 @@
 from fastapi import APIRouter
 
 from server.api.deps import ReadOrIngest, RuntimeDep
-from server.api.schemas import Listing, MethodView
+from server.api.schemas.base import Listing
+from server.api.schemas.runs import MethodView
 from server.services import methods
 
 router = APIRouter(prefix="/methods", tags=["methods"])

@@ -6,15 +6,9 @@ from fastapi import APIRouter
 from sqlalchemy.orm import Session
 
 from server.api.deps import Admin, Read, RequestId, RuntimeDep
-from server.api.schemas import (
-    DeletedView,
-    DryRunView,
-    Listing,
-    PolicyBody,
-    PolicyPatch,
-    PolicyView,
-    Text,
-)
+from server.api.schemas.base import Listing, Text
+from server.api.schemas.deletions import DeletedView
+from server.api.schemas.policies import DryRunView, PolicyBody, PolicyPatch, PolicyView
 from server.api.views import dry_run_view, policy_view
 from server.services import audit, policies, policy_rows, registry
 from server.services.policy_rows import Draft

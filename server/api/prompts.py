@@ -7,15 +7,9 @@ from sqlalchemy.orm import Session
 
 from server.api.deletions import go_on
 from server.api.deps import Admin, Ingest, ReadOrIngest, RequestId, RuntimeDep
-from server.api.schemas import (
-    DeletedPromptView,
-    Page,
-    PromptsBody,
-    PromptView,
-    SentPrompt,
-    SentPrompts,
-    Text,
-)
+from server.api.schemas.base import Page, Text
+from server.api.schemas.deletions import DeletedPromptView
+from server.api.schemas.prompts import PromptsBody, PromptView, SentPrompt, SentPrompts
 from server.api.views import prompt_view
 from server.services import deletions, prompts
 from server.services.prompts import PromptUpload

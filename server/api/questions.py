@@ -8,15 +8,15 @@ from sqlalchemy.orm import Session
 
 from adapters.types import ItemKind
 from server.api.deps import Admin, Ingest, Read, ReadOrIngest, RequestId, RuntimeDep
-from server.api.schemas import (
-    DeletedView,
+from server.api.schemas.base import Text
+from server.api.schemas.deletions import DeletedView
+from server.api.schemas.documents import (
     JudgeListing,
     JudgeView,
     QuestionBody,
     QuestionListing,
     QuestionPage,
     QuestionView,
-    Text,
 )
 from server.api.uploads import sent_question
 from server.core.errors import InvalidRequest, UnknownField

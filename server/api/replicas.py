@@ -6,15 +6,9 @@ from fastapi import APIRouter, Depends
 from sqlalchemy.orm import Session
 
 from server.api.deps import Admin, RequestId, RuntimeDep
-from server.api.schemas import (
-    DeletedView,
-    DrainBody,
-    FleetView,
-    GatewayView,
-    ReplicaBody,
-    ReplicaView,
-    Text,
-)
+from server.api.schemas.base import Text
+from server.api.schemas.deletions import DeletedView
+from server.api.schemas.fleet import DrainBody, FleetView, GatewayView, ReplicaBody, ReplicaView
 from server.core.clock import utc_now
 from server.db import Replica
 from server.runtime import Runtime

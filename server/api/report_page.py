@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from html import escape
 from typing import Any
 
-from server.api.schemas import ReportView, RunView
+from server.api.schemas.runs import ReportView, RunView
 
 _BAR_WIDTH, _BAR_HEIGHT = 220, 18
 

@@ -12,7 +12,8 @@ from sqlalchemy.orm import Session
 from adapters.spec import SealEditorConfig
 from server.api.deps import Admin, Read, ReadOrIngest, RequestId, RuntimeDep
 from server.api.report_page import render_report
-from server.api.schemas import Listing, ReportView, RunBody, RunView, Text
+from server.api.schemas.base import Listing, Text
+from server.api.schemas.runs import ReportView, RunBody, RunView
 from server.api.views import report_view, run_view
 from server.runtime import Runtime
 from server.services import audit, editing, orders, registry, runs

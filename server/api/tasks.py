@@ -10,17 +10,10 @@ from adapters.task_prompts import fitting_prompt, longest_output, room_of, task_
 from adapters.types import Task as PlainTask
 from server.api.deletions import go_on
 from server.api.deps import Admin, Ingest, ReadOrIngest, RequestId, RuntimeDep
-from server.api.schemas import (
-    DeletedTaskView,
-    LearnTaskBody,
-    Page,
-    PairBody,
-    RunView,
-    TaskBody,
-    TaskDetail,
-    TaskView,
-    Text,
-)
+from server.api.schemas.base import Page, Text
+from server.api.schemas.deletions import DeletedTaskView
+from server.api.schemas.runs import RunView
+from server.api.schemas.tasks import LearnTaskBody, PairBody, TaskBody, TaskDetail, TaskView
 from server.api.views import run_view, task_view
 from server.core.errors import TaskInvalid
 from server.db import Task, TaskState

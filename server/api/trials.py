@@ -4,7 +4,8 @@ from fastapi import APIRouter
 from sqlalchemy.orm import Session
 
 from server.api.deps import Admin, Read, RequestId, RuntimeDep
-from server.api.schemas import ApprovalBody, Listing, Text, TrialBody, TrialView
+from server.api.schemas.adapters import ApprovalBody, TrialBody, TrialView
+from server.api.schemas.base import Listing, Text
 from server.api.views import trial_view
 from server.core.errors import NoTrialWaits, RowNotFound
 from server.db import Adapter, Trial

@@ -13,7 +13,8 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import Field, File, FormParser, parse_options_header
 
 from adapters.types import Grader, MediaType
-from server.api.schemas import DocumentBody, QuestionBody, Title
+from server.api.schemas.base import Title
+from server.api.schemas.documents import DocumentBody, QuestionBody
 from server.core.errors import (
     AppError,
     DocumentNotText,

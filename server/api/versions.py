@@ -17,7 +17,9 @@ from adapters.artifact import CONFIG, MANIFEST, WEIGHTS
 from server.api import imports
 from server.api.archive import stream_zip
 from server.api.deps import Admin, Read, RequestId, RuntimeDep
-from server.api.schemas import ImportForm, RunView, Text, VersionDetail
+from server.api.schemas.base import Text
+from server.api.schemas.runs import RunView
+from server.api.schemas.versions import ImportForm, VersionDetail
 from server.api.views import run_view, version_detail
 from server.core.clock import new_id
 from server.core.errors import RowNotFound

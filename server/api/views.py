@@ -4,30 +4,17 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from server.api.schemas import (
-    AdapterView,
-    AliasEventView,
-    AuditEventView,
-    DeletionDetail,
-    DeletionView,
-    DocumentView,
-    DryRunView,
-    FeedbackView,
-    FindingView,
-    InteractionDetail,
-    InteractionView,
-    KeyView,
-    LineageView,
-    PolicyView,
-    PromptView,
-    ReportView,
-    RunView,
-    SignalView,
-    TaskView,
-    TrialView,
-    VersionDetail,
-    VersionView,
-)
+from server.api.schemas.adapters import AdapterView, AliasEventView, SignalView, TrialView
+from server.api.schemas.deletions import DeletionDetail, DeletionView
+from server.api.schemas.documents import DocumentView, FindingView
+from server.api.schemas.feedback import FeedbackView
+from server.api.schemas.interactions import InteractionDetail, InteractionView
+from server.api.schemas.keys import AuditEventView, KeyView
+from server.api.schemas.policies import DryRunView, PolicyView
+from server.api.schemas.prompts import PromptView
+from server.api.schemas.runs import ReportView, RunView
+from server.api.schemas.tasks import TaskView
+from server.api.schemas.versions import LineageView, VersionDetail, VersionView
 from server.core.settings import LearningSettings
 from server.db import (
     AdaptationPolicy,

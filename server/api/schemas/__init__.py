@@ -1,0 +1,1 @@
+"""Request and response models of /api/v1, by what they are about."""
