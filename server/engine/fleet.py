@@ -1,7 +1,7 @@
 """The replicas that serve, each tended by a loop of its own; which of them answers a request.
 
 A replica is never asked for weights that it does not hold, and one that is not healthy is asked for
-none, unless it is the only one.
+none, unless it is the only one, or all are away and it is merely slow to answer looks.
 
 Not covered: starting and stopping engines, and what other gateways have in flight on them.
 """
@@ -178,6 +178,8 @@ class Fleet:
             for replica in self.replicas.values()
             if replica.takes_requests and replica.holds(weights) and replica not in avoid
         ]
+        if not able:
+            able = self._silent(weights, avoid)
         if len(able) < 2:
             return able[0] if able else None
         most = LOAD_FACTOR * sum(r.outstanding for r in able) / len(able) + LOAD_SLACK
@@ -264,6 +266,20 @@ class Fleet:
         if any(replica.is_reachable for replica in self.replicas.values()):
             return None
         return self.why_none()
+
+    def _silent(self, weights: VersionRoute | None, avoid: Collection[Replica]) -> list[Replica]:
+        """Who may answer when every replica is away.
+
+        When all are slow to answer looks, it is likelier that users want much than that all have
+        failed at once, and refusing everybody would make of the one the other.
+        """
+        if any(replica.is_reachable for replica in self.replicas.values()):
+            return []  # it has the weights loaded, or will
+        return [
+            replica
+            for replica in self.replicas.values()
+            if replica.is_only_silent and replica.holds(weights) and replica not in avoid
+        ]
 
     def _may_load(self, affinity: bytes, avoid: Collection[Replica]) -> list[Replica]:
         """Whom to ask for weights that nobody holds, the best first."""

@@ -14,7 +14,13 @@ from typing import Protocol
 import structlog
 
 from server.core.clock import monotonic
-from server.core.errors import AppError, EngineError, EngineUnavailable, EngineUnsafe
+from server.core.errors import (
+    AppError,
+    EngineError,
+    EngineUnavailable,
+    EngineUnreachable,
+    EngineUnsafe,
+)
 from server.core.settings import EngineSettings
 from server.engine.client import EngineClient
 from server.engine.control import EngineControl
@@ -122,6 +128,19 @@ class Replica:
     def may_be_tried(self) -> bool:
         """Whether a request may go to it when there is no other: it was fit to serve once."""
         return self.has_served and self._state is not State.UNSAFE and not self.is_draining
+
+    @property
+    def is_only_silent(self) -> bool:
+        """Whether it is away for no other reason than that it took too long to answer a look: an
+        engine at its limit does that, too, and still serves."""
+        error = self.error
+        return (
+            self.may_be_tried
+            and self._state is State.AWAY
+            and isinstance(error, EngineUnavailable)
+            and not isinstance(error, EngineUnreachable)
+            and isinstance(error.__cause__, TimeoutError)
+        )
 
     def holds(self, version: VersionRoute | None) -> bool:
         """Whether it can answer with these weights; None is the base model."""

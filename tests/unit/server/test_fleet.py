@@ -11,6 +11,7 @@ import pytest
 
 from server.core.errors import AdapterRefused, EngineUnavailable, ReplicasNotReady
 from server.core.settings import EngineSettings
+from server.engine import control
 from server.engine.fleet import Fleet, needed_for
 from server.engine.replica import Probe, Replica, State
 from server.engine.routing import AdapterRoutes, Route, RoutingSnapshot, VersionRoute
@@ -377,6 +378,29 @@ async def test_with_every_replica_away_a_request_is_told_why() -> None:
             await rig.fleet.fetch(route(1), BASE)
 
         assert all(f"{url} is away" in str(caught.value) for url in rig.urls)
+
+
+async def test_with_every_replica_silent_those_that_hold_the_weights_are_asked_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Looks that take too long are what engines at their limit look like, too."""
+    monkeypatch.setattr(control, "QUESTION_TIMEOUT_S", 0.2)
+    async with rig_of(3, snapshot(champion=1)) as rig:
+        await rig.tend()
+        rig.cut(0)
+        for proxy in rig.proxies[1:]:
+            proxy.set_mode(Mode.HANG)
+        await rig.tend()
+        assert rig.states() == [State.AWAY] * 3
+
+        asked = {rig.place_of(rig.fleet.pick(route(1), bytes([n]))) for n in range(16)}
+        rig.mend(1)
+        await rig.tend(1)
+
+        assert asked == {1, 2}, "one that breaks off is not asked"
+        assert rig.fleet.pick(route(7), b"x") is None, "nobody holds it"
+        healed = {rig.place_of(rig.fleet.pick(route(1), bytes([n]))) for n in range(16)}
+        assert healed == {1}, "a healthy one goes before the silent"
 
 
 async def test_with_every_replica_restarted_a_request_waits_for_its_weights() -> None:
