@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Protocol
 from uuid import uuid4
 
+import torch
+
 from adapters.lesson import Weights
 from adapters.sampling import RolloutSampler
 from benchmarks import rig
@@ -98,13 +100,19 @@ class EngineDecoder:
 
 
 @contextmanager
-def open_decoder(name: str, model: Path, home: Path, *, rank: int) -> Iterator[Decoder]:
+def open_decoder(
+    name: str, model: Path, home: Path, *, rank: int, threads: int | None = None
+) -> Iterator[Decoder]:
     """The decoder of that name over a model folder; an engine is stopped at the end.
 
     Args:
         rank: highest rank of an adapter that will be served.
+        threads: of transformers; torch's own number when left out. Threads that wait for a core
+            that others use wait for each other, too: two benchmarks side by side need one each.
     """
     if name == "transformers":
+        if threads is not None:
+            torch.set_num_threads(threads)
         yield TorchDecoder(model)
         return
     if require_engine().is_cpu:

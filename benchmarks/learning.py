@@ -125,7 +125,7 @@ def main(arguments: list[str] | None = None) -> int:
     cells = Cells(options.state / "cells.jsonl", published)
     model = options.model or prepare_model(WHEEL, options.state).path
     home, rank = options.state / "home", setting.lora.rank
-    with open_decoder(options.decoder, model, home, rank=rank) as decoder:
+    with open_decoder(options.decoder, model, home, rank=rank, threads=options.threads) as decoder:
         asked_once = options.state / f"base-{decoder.name}-{model.name}.jsonl"
         decoder = RememberingDecoder(decoder, asked_once)
         ground = Ground(decoder, setting, model, cells, options.state, options.threads, _say)
@@ -408,7 +408,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--state", type=Path, default=STATE, help="folder of cells and lessons")
     parser.add_argument("--results", type=Path, default=FOLDER, help="folder of the figures")
     parser.add_argument("--images", type=Path, default=IMAGES, help="folder of the heat map")
-    parser.add_argument("--threads", type=int, default=2, help="of the trainer")
+    parser.add_argument(
+        "--threads", type=int, default=2, help="of the trainer, and of transformers"
+    )
     parser.add_argument("--again", action="store_true", help="also what was measured already")
     return parser.parse_args(arguments)
 

@@ -90,7 +90,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     state = options.state / options.model
     model = TINY_MODEL if options.model == "tiny" else prepare_model(WHEEL, state).path
-    with open_decoder(options.decoder, model, state / "home", rank=RANK) as decoder:
+    with open_decoder(
+        options.decoder, model, state / "home", rank=RANK, threads=options.threads
+    ) as decoder:
         kinds = dict.fromkeys(study.apprentice for study in studies if study.apprentice)
         taught = {kind: _apprentice(kind, decoder, model, state, options.threads) for kind in kinds}
         published = options.results / CELLS / f"learning-prompts-{options.model}.jsonl"
@@ -274,7 +276,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--state", type=Path, default=STATE, help="folder of cells and lessons")
     parser.add_argument("--results", type=Path, default=FOLDER, help="folder of the figures")
     parser.add_argument("--images", type=Path, default=IMAGES, help="folder of the curves")
-    parser.add_argument("--threads", type=int, default=2, help="of the trainer")
+    parser.add_argument(
+        "--threads", type=int, default=2, help="of the trainer, and of transformers"
+    )
     parser.add_argument("--again", action="store_true", help="write the figures anew")
     return parser.parse_args(arguments)
 
