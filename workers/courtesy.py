@@ -113,11 +113,15 @@ class Courtesy:
     _places: dict[str, _Place] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def take(self, url: str) -> bool:
-        """Begin a request, unless users need the engine and enough are there; `give` ends it."""
+    def take(self, url: str, *, one_by_one: bool = False) -> bool:
+        """Begin a request, unless users need the engine and enough are there; `give` ends it.
+
+        Args:
+            one_by_one: beside users one is enough, whatever the manners allow.
+        """
         with self._lock:
             place = self._place(url)
-            if self._excess(place) >= 0 or self._must_rest(place):
+            if self._excess(place, one_by_one) >= 0 or self._must_rest(place):
                 return False
             if not place.taken:
                 place.began_at = monotonic()
@@ -128,11 +132,11 @@ class Courtesy:
         with self._lock:
             self._end_one(self._place(url))
 
-    def take_back(self, url: str) -> bool:
+    def take_back(self, url: str, *, one_by_one: bool = False) -> bool:
         """Whether a request must be broken off for users; its place is given back already."""
         with self._lock:
             place = self._place(url)
-            if self._excess(place) <= 0:
+            if self._excess(place, one_by_one) <= 0:
                 return False
             self._end_one(place)
             self.aborted += 1
@@ -209,10 +213,12 @@ class Courtesy:
             return False
         return place.is_ending or monotonic() < place.rests_until
 
-    def _excess(self, place: _Place) -> float:
+    def _excess(self, place: _Place, one_by_one: bool) -> float:
         """Requests beyond what is allowed; without users each call bounds only its own."""
         allowed = self._allowed(place)
-        return place.taken - allowed if allowed < self.manners.most else -inf
+        if allowed == self.manners.most:
+            return -inf
+        return place.taken - (1 if one_by_one else allowed)
 
     def _allowed(self, place: _Place) -> int:
         return self.manners.allowed(None if place.users_at is None else self._quiet_s(place))

@@ -149,7 +149,12 @@ class EngineSampler:
     def score(
         self, beginnings: Sequence[Sequence[int]], *, on_progress: ProgressCallback | None = None
     ) -> list[TopK]:
-        """See :class:`adapters.sampling.MeasuringSampler`."""
+        """See :class:`adapters.sampling.MeasuringSampler`.
+
+        Beside users one at a time. A reply's steps cost the engine little however many it makes at
+        once; a beginning is all prompt, so several are as slow together as one by one, and a user
+        who waits for a token waits for all of them.
+        """
 
         def order(ids: Sequence[int]) -> Order[dict[int, float]]:
             return Order(
@@ -161,7 +166,7 @@ class EngineSampler:
 
         orders = [order(ids) for ids in beginnings]
         try:
-            found = asyncio.run(self._ask_all(orders, on_progress))
+            found = asyncio.run(self._ask_all(orders, on_progress, one_by_one=True))
         except SamplingError as failure:
             if isinstance(failure.__cause__, EngineUnavailable):
                 raise
@@ -169,13 +174,18 @@ class EngineSampler:
         return [TopK(tuple(place), tuple(place.values())) for place in found]
 
     async def _ask_all(
-        self, orders: Sequence[Order[_T]], on_progress: ProgressCallback | None
+        self,
+        orders: Sequence[Order[_T]],
+        on_progress: ProgressCallback | None,
+        *,
+        one_by_one: bool = False,
     ) -> list[_T]:
         async with self._opened() as controls:
             turns: Turns[_T] = Turns(
                 controls,
                 self._courtesy,
                 self._settings.engine.start_timeout_s,
+                one_by_one=one_by_one,
                 restore=self._restore if self._folder else None,
                 on_progress=on_progress,
             )

@@ -51,6 +51,8 @@ class Turns(Generic[_T]):
     courtesy: Courtesy
     patience_s: float
     """How long an engine may be away."""
+    one_by_one: bool = False
+    """Beside users one at a time, whatever the manners allow."""
     restore: Restore | None = None
     on_progress: ProgressCallback | None = None
     was_cut: bool = False
@@ -105,7 +107,7 @@ class Turns(Generic[_T]):
             while (
                 numbers
                 and len(self._at_work) < self.courtesy.manners.most
-                and self.courtesy.take(url)
+                and self.courtesy.take(url, one_by_one=self.one_by_one)
             ):
                 number = numbers.popleft()
                 task = asyncio.create_task(self._complete(number))
@@ -114,7 +116,7 @@ class Turns(Generic[_T]):
     def _make_room(self) -> None:
         """Break off the youngest, which have the least to lose."""
         for task, (number, url) in reversed(list(self._at_work.items())):
-            if not task.done() and self.courtesy.take_back(url):
+            if not task.done() and self.courtesy.take_back(url, one_by_one=self.one_by_one):
                 task.cancel()
                 self.broken_off += 1
                 self.was_cut = True

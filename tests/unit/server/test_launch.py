@@ -38,6 +38,7 @@ def test_the_engine_listens_on_loopback_with_lora_and_priorities(settings: Setti
         "--disable-uvicorn-access-log": None,
         "--enforce-eager": None,
         "--no-enable-chunked-prefill": None,
+        "--block-size": "32",
     }
     assert command.env == {
         "HF_HUB_OFFLINE": "1",
@@ -54,6 +55,16 @@ def test_a_cpu_engine_computes_a_prompt_in_one_piece(settings: Settings) -> None
 
     assert "--no-enable-chunked-prefill" in on_cpu.argv
     assert "--no-enable-chunked-prefill" not in on_gpu.argv
+
+
+def test_short_prompts_share_blocks_on_a_cpu_and_a_gpu_keeps_the_engines_own(
+    settings: Settings,
+) -> None:
+    on_cpu = engine_command(settings, Path("/m"), 8001, is_cpu=True)
+    on_gpu = engine_command(settings, Path("/m"), 8001, is_cpu=False)
+
+    assert options(on_cpu.argv)["--block-size"] == "32"
+    assert "--block-size" not in on_gpu.argv
 
 
 def test_a_gpu_compiles_and_keeps_the_models_own_type(settings: Settings) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from adapters.sampling import NotScored, SamplingError
 from adapters.types import SamplingParams, TopK
-from server.core.settings import EngineSettings, Settings
+from server.core.settings import EngineSettings, LearningSettings, Settings
 from tests.support.fake_engine import FakeEngine, Served, serve
 from workers.sampler import LEARNING_PRIORITY, EngineSampler
 
@@ -117,6 +117,34 @@ def test_what_is_likely_after_given_tokens_is_asked_token_by_token(
     assert asked[1,]["max_tokens"] == 1
     # It would kill vLLM 0.32 for all who use it.
     assert "prompt_logprobs" not in asked[1,]
+
+
+def test_beside_users_beginnings_are_scored_one_by_one(
+    engine: FakeEngine, served: Served, settings: Settings
+) -> None:
+    """Seen: eight at once were eight prompts in each step, and a user had his reply in 91 s."""
+    engine.users, engine.token_s = 1, 0.01
+    learning = LearningSettings(rollouts_beside_users=4, share_beside_users=1)
+    polite = settings.model_copy(update={"learning": learning})
+
+    sampler(polite, served.url).chat(CONVERSATIONS[:8], SamplingParams())
+    assert engine.most_running == 4
+
+    engine.most_running = 0
+    found = sampler(polite, served.url).score([(number,) for number in range(1, 9)])
+    assert len(found) == 8
+    assert engine.most_running == 1
+
+
+def test_without_users_beginnings_are_scored_side_by_side(
+    engine: FakeEngine, served: Served, settings: Settings
+) -> None:
+    engine.token_s = 0.01
+    learning = LearningSettings(rollout_concurrency=4)
+    alone = settings.model_copy(update={"learning": learning})
+
+    sampler(alone, served.url).score([(number,) for number in range(1, 9)])
+    assert engine.most_running == 4
 
 
 def test_an_engine_that_cannot_score_is_told_from_one_that_is_away(
