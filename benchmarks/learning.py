@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from adapters.rewards.answers import is_correct
 from adapters.sampling import Sampler
 from adapters.spec import (
     METHOD_CONFIG,
+    HealConfig,
     MethodConfig,
     ReplaySpec,
     SealConfig,
@@ -49,16 +50,17 @@ from benchmarks.results import CELLS, FOLDER, ROOT, Results
 from benchmarks.sequences import Course
 from server.embedded.up import prepare_model
 
-BASE, CONTEXT, PASSAGE, DIRECT, QUIZ, OUTER, DISTILL = (
+BASE, CONTEXT, PASSAGE, DIRECT, HEALED, QUIZ, OUTER, DISTILL = (
     "base",
     "context",
     "passage",
     "direct",
+    "healed",
     "quiz",
     "outer",
     "distill",
 )
-ARMS = (BASE, CONTEXT, PASSAGE, DIRECT, QUIZ, OUTER, DISTILL)
+ARMS = (BASE, CONTEXT, PASSAGE, DIRECT, HEALED, QUIZ, OUTER, DISTILL)
 ASKED_ONLY = (BASE, CONTEXT)
 """Arms without training: their answers are greedy, so one seed says all."""
 
@@ -93,6 +95,8 @@ class Ground:
         """What decides a cell, in short: settings, decoder, and how questions are asked."""
         config = config_of(self.setting, arm, seed)
         fields = config.model_dump_json(exclude_defaults=True) if config else ""
+        if arm == HEALED:
+            fields += _direct(self.setting, seed).model_dump_json(exclude_defaults=True)
         text = f"{_PROTOCOL}\0{self.decoder.name}\0{arm}\0{fields}"
         return sha256(text.encode()).hexdigest()[:12]
 
@@ -197,12 +201,20 @@ def config_of(setting: SealConfig, arm: str, seed: int) -> MethodConfig | None:
     fields = setting.model_dump() | {"seed": seed}
     if arm in ASKED_ONLY:
         return None
+    if arm == HEALED:
+        return HealConfig(seed=seed)
     if arm == OUTER:
         return METHOD_CONFIG.validate_python(fields | {"outer": {"is_enabled": True}})
     if arm == DISTILL:
         del fields["self_edits"], fields["outer"]
         return METHOD_CONFIG.validate_python(fields | {"type": "distill"})
     return METHOD_CONFIG.validate_python(fields)
+
+
+def _direct(setting: SealConfig, seed: int) -> MethodConfig:
+    config = config_of(setting, DIRECT, seed)
+    assert config is not None
+    return config
 
 
 def _can_be_learnt(arm: str, setting: SealConfig) -> bool:
@@ -300,11 +312,29 @@ def _learnt(arm: str) -> Callable[[Ground, str, Passage, int], Cell]:
     return make
 
 
+def _healed(ground: Ground, digest: str, passage: Passage, seed: int) -> Cell:
+    """Direct SEAL, then the healing run that the server starts by itself when what it has promoted
+    lost some of the general suite. It rehearses what was learnt by the rules' questions."""
+    heal = config_of(ground.setting, HEALED, seed)
+    assert heal is not None
+    assignment = _assignment(passage, HEALED, ground.setting)
+    with _workplace(ground, digest, passage, seed) as bench:
+        direct = build_method(_direct(ground.setting, seed))
+        champion = direct.learn(_assignment(passage, DIRECT, ground.setting), bench).weights
+        assert champion is not None
+        with bench.serving([champion]) as (bench.champion,):
+            outcome = build_method(heal).learn(replace(assignment, champion=champion), bench)
+        assert outcome.weights is not None
+        with bench.serving([outcome.weights]) as (sampler,):
+            return _asked(HEALED, passage, seed, sampler, bench, lesson=outcome.report)
+
+
 _MAKERS: Mapping[str, Callable[[Ground, str, Passage, int], Cell]] = {
     BASE: _base,
     CONTEXT: _context,
     PASSAGE: _passage,
     DIRECT: _learnt(DIRECT),
+    HEALED: _healed,
     QUIZ: _learnt(QUIZ),
     OUTER: _learnt(OUTER),
     DISTILL: _learnt(DISTILL),
@@ -314,11 +344,11 @@ _MAKERS: Mapping[str, Callable[[Ground, str, Passage, int], Cell]] = {
 def _assignment(passage: Passage, arm: str, setting: SealConfig) -> Assignment:
     """People's questions are held out. The outer loop's reward needs others: cut sentences, which
     the rules make. It teaches them, too; so does the arm `quiz`, which does nothing else that
-    `direct` does not, and is what the outer loop is to be held against.
+    `direct` does not, and is what the outer loop is to be held against. Healing rehearses by them.
     """
     document = passage.document()
     quiz: list[ExamItem] = []
-    if arm in (QUIZ, OUTER):
+    if arm in (HEALED, QUIZ, OUTER):
         held, rest = build_exam_items(document, sampler=None, exam=setting.exam, quiz=setting.quiz)
         quiz = [*held, *rest]  # the exam here is people's questions; of these none is in it
     return Assignment(

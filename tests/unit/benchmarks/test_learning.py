@@ -1,19 +1,22 @@
 """Learning from documents, measured: figures from the cells, and a run that goes on."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
-from adapters.lesson import Weights
+from adapters.lesson import Stage, Weights
 from adapters.rewards.answers import normalise
 from adapters.spec import SealConfig
 from benchmarks import learning, sequences
 from benchmarks.cells import Cell, Cells
 from benchmarks.heat_map import Grid, heat_map
 from benchmarks.intervals import differences, interval
+from benchmarks.learning_bench import LocalBench
 from benchmarks.learning_report import kept, mean_grid, report, report_sequences
 from benchmarks.passages import Passage, read_passages
 from benchmarks.results import Results, read_lines
@@ -207,6 +210,10 @@ class FakeDecoder:
             lambda messages: "nine" if TEXT in messages[-1]["content"] else "no idea"
         )
 
+    @contextmanager
+    def serving(self, weights: list[Weights]) -> Iterator[list[ScriptedSampler]]:
+        yield [ScriptedSampler(lambda _: "Nine.") for _ in weights]
+
 
 class TestRun:
     def ground(self, tmp_path: Path) -> learning.Ground:
@@ -266,6 +273,32 @@ class TestRun:
         digests |= {ground.digest("passage", 0), other.digest("direct", 0)}
         assert len(digests) == 4
         assert ground.digest("base", 0) == other.digest("base", 0)  # nothing was trained for it
+
+    def test_what_taught_decides_the_digest_of_what_was_healed(self, tmp_path):
+        ground = self.ground(tmp_path)
+        other = replace(ground, setting=SealConfig())
+
+        healed = ground.digest("healed", 0)
+        assert healed not in {ground.digest("direct", 0), other.digest("healed", 0)}
+
+    def test_healing_goes_on_from_what_direct_seal_learnt(self, tmp_path, monkeypatch):
+        trained: list[tuple[Stage, Path | None]] = []
+
+        def train(bench: LocalBench, stages, outputs, *, start=None, **_: object) -> None:
+            trained.append((stages[0], start and start.folder))
+            outputs[0].mkdir(parents=True)
+            (outputs[0] / "adapter_config.json").write_text('{"r": 8, "lora_alpha": 16}')
+
+        monkeypatch.setattr(LocalBench, "_run", train)
+        ground = self.ground(tmp_path)
+        learning._measure(ground, results(tmp_path), "healed", PASSAGES[0], 0, again=False)
+
+        (taught, from_base), (healed, from_taught) = trained
+        assert taught.edits
+        assert from_base is None
+        assert healed.distillations
+        assert from_taught is not None
+        assert (healed.lora.rank, healed.lora.alpha) == (8, 16)
 
     def test_another_setting_is_read_from_a_file(self, tmp_path):
         path = tmp_path / "setting.json"
