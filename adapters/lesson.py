@@ -38,6 +38,10 @@ class Stage:
     goes_on: bool = False
     """Whether the optimiser goes on from that of the training that it starts from, its moments and
     its count of steps: one step of many. Otherwise it begins anew."""
+    strength: float = 1.0
+    """Part of what was trained that the saved adapter adds to the base, in (0, 1]: the weights then
+    lie so far on the way from the base's to the trained ones (WiSE-FT, arXiv 2109.01903). Only of a
+    training from the clean base: one that goes on from an adapter keeps all."""
 
     @property
     def is_empty(self) -> bool:

@@ -135,6 +135,7 @@ def _stage(course: Course, passages: Sequence[Passage], lessons: Lessons) -> Sta
         seed=course.seed,
         edits=(*edits, *replay),
         anchors_per_epoch=config.replay.prompts_per_epoch,
+        strength=config.strength,
     )
 
 

@@ -91,6 +91,9 @@ class SealConfig(MethodSettings):
     type: Literal["seal"] = "seal"
     self_edits: SelfEditSpec = SelfEditSpec()
     outer: OuterLoopSpec = OuterLoopSpec()
+    strength: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Part of what a training from the base has changed that is kept (`Stage.strength`): less of it
+    forgets less of everything else."""
 
 
 class DistillSpec(Settings):

@@ -34,7 +34,15 @@ from adapters.training.distillation import Teacher, distill
 from adapters.training.given import encode_replies, judged_against
 from adapters.training.logprobs import target_logits
 from adapters.training.many import Course, LoraBank, train_many
-from adapters.training.model import Base, Trainee, attach, load_base, save_adapter, speaking_as
+from adapters.training.model import (
+    Base,
+    Trainee,
+    attach,
+    load_base,
+    save_adapter,
+    speaking_as,
+    weaken,
+)
 from adapters.training.moments import load_moments, save_moments
 from adapters.training.preferences import encode_pairs, preferences
 from adapters.training.speedups import apply_speedups, find_speedups
@@ -206,6 +214,8 @@ def _train_one(job: Job, out: TextIO, workshop: Workshop) -> dict[str, object]:
         checkpoints=_checkpoints(job),
         moments=moments,
     )
+    if job.start is None:
+        weaken(trainee.model, stage.strength)
     save_adapter(trainee.model, job.outputs[0], base_name=job.base_model.name)
     if job.keeps_moments:
         save_moments(moments, Weights(job.outputs[0]).moments)
@@ -259,7 +269,8 @@ def _train_together(job: Job, out: TextIO, workshop: Workshop) -> dict[str, obje
     failures = train_many(bank, courses, losses=first.losses, on_step=report)
     for index, (failure, output) in enumerate(zip(failures, job.outputs, strict=True)):
         if failure is None:
-            bank.save(index, output, base_name=job.base_model.name)
+            strength = job.stages[index].strength
+            bank.save(index, output, base_name=job.base_model.name, strength=strength)
     workshop.put_back(bank.give_back())
     return {
         "tokens": tokens,

@@ -30,6 +30,7 @@ from adapters.training.model import (
     load_base,
     lora_config,
     save_adapter,
+    weaken,
 )
 from adapters.training.objective import component_losses
 from adapters.training.optim import build_optimizer, set_rate
@@ -131,14 +132,15 @@ class LoraBank:
             keep.remove()
         return logits_NV
 
-    def save(self, adapter: int, folder: Path, *, base_name: str) -> None:
-        """Write one adapter as the PEFT folder that `save_adapter` describes."""
+    def save(self, adapter: int, folder: Path, *, base_name: str, strength: float = 1.0) -> None:
+        """Write one adapter, or this part of it, as the PEFT folder that `save_adapter` describes."""
         model = get_peft_model(self.base, lora_config(self._spec))
         try:
             with torch.no_grad():
                 for name, layer in _lora_layers(model.base_model.model):
                     layer.lora_A["default"].weight.copy_(self._adapters[adapter][name].down_RI)
                     layer.lora_B["default"].weight.copy_(self._adapters[adapter][name].up_OR)
+            weaken(model, strength)
             save_adapter(model, folder, base_name=base_name)
         finally:
             self.base = model.unload()

@@ -186,6 +186,17 @@ def save_adapter(model: PeftModel, folder: Path, *, base_name: str) -> None:
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
+def weaken(model: PeftModel, strength: float) -> None:
+    """Keep this part of what the adapter adds to its base, in place: `B A` becomes `strength B A`.
+
+    The scale alpha / rank stays, so that the adapter is a plain one of its shape.
+    """
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if ".lora_B." in name:
+                weight.mul_(strength)
+
+
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
     """Context of one forward pass whose matrix products are in `dtype`.
 

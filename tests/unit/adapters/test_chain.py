@@ -108,6 +108,30 @@ def test_three_trainings_that_go_on_are_one_of_three_steps(yard: Yard) -> None:
     assert {float(step) for step in steps} == {3.0}
 
 
+def test_a_part_of_the_strength_is_that_part_of_the_update(yard: Yard) -> None:
+    half = replace(STAGE, strength=0.5)
+    [whole, *parts] = [
+        yard.run(STAGE, "whole"),
+        yard.run(half, "half"),
+        yard.run_all([half, STAGE], ["half-of-two", "whole-of-two"])[0],
+    ]
+
+    full = tensors(whole)
+    for part in parts:
+        for name, tensor in tensors(part).items():
+            wanted = full[name] * (0.5 if ".lora_B." in name else 1.0)
+            torch.testing.assert_close(tensor, wanted, atol=1e-6, rtol=0)
+    shapes = [(folder / "adapter_config.json").read_text() for folder in (whole, *parts)]
+    assert len(set(shapes)) == 1
+
+
+def test_what_goes_on_from_an_adapter_keeps_its_strength(yard: Yard) -> None:
+    first = yard.run(STAGE, "first")
+
+    on = yard.run(replace(STAGE, strength=0.5), "on", start=first)
+    assert bytes_of(on)[0] == bytes_of(yard.run(STAGE, "full", start=first))[0]
+
+
 def test_the_warm_up_is_that_of_the_first_training_only(yard: Yard) -> None:
     """With a warm-up over all of its steps, the first would move by half the rate."""
     slow = replace(STAGE, training=SPEC.model_copy(update={"warmup_share": 1.0}))
