@@ -50,17 +50,18 @@ from benchmarks.results import CELLS, FOLDER, ROOT, Results
 from benchmarks.sequences import Course
 from server.embedded.up import prepare_model
 
-BASE, CONTEXT, PASSAGE, DIRECT, HEALED, QUIZ, OUTER, DISTILL = (
+BASE, CONTEXT, PASSAGE, DIRECT, WEAKENED, HEALED, QUIZ, OUTER, DISTILL = (
     "base",
     "context",
     "passage",
     "direct",
+    "weakened",
     "healed",
     "quiz",
     "outer",
     "distill",
 )
-ARMS = (BASE, CONTEXT, PASSAGE, DIRECT, HEALED, QUIZ, OUTER, DISTILL)
+ARMS = (BASE, CONTEXT, PASSAGE, DIRECT, WEAKENED, HEALED, QUIZ, OUTER, DISTILL)
 ASKED_ONLY = (BASE, CONTEXT)
 """Arms without training: their answers are greedy, so one seed says all."""
 
@@ -70,6 +71,9 @@ SETTING = SealConfig(
     replay=ReplaySpec(prompts=64, prompts_per_epoch=32),
 )
 """What the arms train with, unless `--setting` gives another; chosen on passages 16 to 19."""
+
+STRENGTH = 0.7
+"""Of what the arm `weakened` keeps; chosen on passages 16 to 19, as the setting was."""
 
 REPLY_TOKENS = 64
 """As in the paper."""
@@ -203,10 +207,12 @@ def config_of(setting: SealConfig, arm: str, seed: int) -> MethodConfig | None:
         return None
     if arm == HEALED:
         return HealConfig(seed=seed)
+    if arm == WEAKENED:
+        return METHOD_CONFIG.validate_python(fields | {"strength": STRENGTH})
     if arm == OUTER:
         return METHOD_CONFIG.validate_python(fields | {"outer": {"is_enabled": True}})
     if arm == DISTILL:
-        del fields["self_edits"], fields["outer"]
+        del fields["self_edits"], fields["outer"], fields["strength"]
         return METHOD_CONFIG.validate_python(fields | {"type": "distill"})
     return METHOD_CONFIG.validate_python(fields)
 
@@ -334,6 +340,7 @@ _MAKERS: Mapping[str, Callable[[Ground, str, Passage, int], Cell]] = {
     CONTEXT: _context,
     PASSAGE: _passage,
     DIRECT: _learnt(DIRECT),
+    WEAKENED: _learnt(WEAKENED),
     HEALED: _healed,
     QUIZ: _learnt(QUIZ),
     OUTER: _learnt(OUTER),

@@ -274,6 +274,21 @@ class TestRun:
         assert len(digests) == 4
         assert ground.digest("base", 0) == other.digest("base", 0)  # nothing was trained for it
 
+    def test_the_arms_of_seal_differ_by_what_they_are_named_for(self):
+        direct, weakened, outer = (
+            learning.config_of(learning.SETTING, arm, 0) for arm in ("direct", "weakened", "outer")
+        )
+
+        assert isinstance(weakened, SealConfig)
+        assert weakened.strength == learning.STRENGTH < 1
+        assert weakened.model_copy(update={"strength": 1.0}) == direct
+        assert isinstance(outer, SealConfig)
+        assert outer.model_copy(update={"outer": learning.SETTING.outer}) == direct
+
+    @pytest.mark.parametrize("arm", learning.ARMS)
+    def test_every_arm_has_a_method_here(self, arm):
+        assert learning._can_be_learnt(arm, learning.SETTING)
+
     def test_what_taught_decides_the_digest_of_what_was_healed(self, tmp_path):
         ground = self.ground(tmp_path)
         other = replace(ground, setting=SealConfig())
