@@ -315,6 +315,21 @@ class TestRun:
         assert {each.reply for each in healed.distillations} == {"Nine."}  # the champion's words
         assert (healed.lora.rank, healed.lora.alpha) == (8, 16)
 
+    @pytest.mark.parametrize("arm", ["direct", "weakened"])
+    def test_what_an_arm_keeps_reaches_the_training(self, tmp_path, monkeypatch, arm):
+        trained: list[Stage] = []
+
+        def train(bench: LocalBench, stages, outputs, **_: object) -> None:
+            trained.extend(stages)
+            outputs[0].mkdir(parents=True)
+
+        monkeypatch.setattr(LocalBench, "_run", train)
+        ground = self.ground(tmp_path)
+        learning._measure(ground, results(tmp_path), arm, PASSAGES[0], 0, again=False)
+
+        [stage] = trained
+        assert stage.strength == {"direct": 1.0, "weakened": learning.STRENGTH}[arm]
+
     def test_another_setting_is_read_from_a_file(self, tmp_path):
         path = tmp_path / "setting.json"
         path.write_text('{"training": {"epochs": 3}}')
@@ -413,3 +428,13 @@ def test_without_span_questions_only_text_and_key_words_are_taught():
     edits = plan.plan([PASSAGES[0].document()], sampler=ScriptedSampler(lambda _: "Yes.")).edits
 
     assert {"passage", "sentence", "question", "replay"} == {edit.kind.value for edit in edits}
+
+
+def test_a_sequence_keeps_what_its_setting_says(tmp_path):
+    config = learning.SETTING.model_copy(update={"strength": 0.5})
+    course = sequences.Course(tuple(PASSAGES[:1]), 0, config, 8, "d")
+    plan = sequences.Seal(config).plan(
+        [PASSAGES[0].document()], sampler=ScriptedSampler(lambda _: "Yes.")
+    )
+
+    assert sequences._stage(course, PASSAGES[:1], lambda _: plan).strength == 0.5
