@@ -77,15 +77,15 @@ def write_lesson(passage: Passage, config: SealConfig, bench: LocalBench) -> Les
 
 def run(name: str, course: Course, bench: LocalBench, cells: Cells, lessons: Lessons) -> None:
     """Every step of one protocol that is not among the cells yet."""
-    model = bench.model
-    for step in range(len(course.passages) + 1):
-        merged = bench.folder / f"{name}-{course.seed}-{step}"
-        known = cells.find(course.digest, name, 0, course.seed, step)
-        if known is not None and (name != MERGED or step == 0 or merged.exists()):
-            model = merged if name == MERGED and step else model
+    steps = range(len(course.passages) + 1)
+    missing = {s for s in steps if cells.find(course.digest, name, 0, course.seed, s) is None}
+    if not missing:
+        return
+    models = [bench.model, *(bench.folder / f"{name}-{course.seed}-{step}" for step in steps[1:])]
+    ready = _newest(models, min(missing)) if name == MERGED else 0
+    for step in steps:
+        if step not in missing and (name != MERGED or step <= ready):
             continue
-        if known is not None and step == len(course.passages):
-            return
         bench.say(f"{name}, seed {course.seed}, step {step}")
         began = time.monotonic()
         if step == 0:
@@ -95,14 +95,24 @@ def run(name: str, course: Course, bench: LocalBench, cells: Cells, lessons: Les
             sampler = TorchSampler.load(bench.model, weights.folder)
             shutil.rmtree(weights.folder)
         else:
-            newest = course.passages[step - 1 : step]
-            weights = bench.train_on(model, _stage(course, newest, lessons))
-            model = _merged(model, weights.folder, merged, base=bench.model)
-            sampler = TorchSampler.load(model)
-        if known is None:
+            if step > ready:
+                before, newest = models[step - 1], course.passages[step - 1 : step]
+                weights = bench.train_on(before, _stage(course, newest, lessons))
+                _merge(before, weights.folder, models[step], base=bench.model)
+            sampler = TorchSampler.load(models[step])
+        if step in missing:
             cells.add(course.digest, _asked(name, course, step, sampler, began))
-    if model != bench.model:
-        shutil.rmtree(model)
+    if name == MERGED:
+        shutil.rmtree(models[-1])
+
+
+def _newest(models: Sequence[Path], missing: int) -> int:
+    """The step from whose merged model the missing ones can be reached; 0: only from the base.
+
+    Each merged model replaces the one before it on disk. One later than the first missing step is
+    of no use.
+    """
+    return max((step for step in range(1, missing + 1) if models[step].exists()), default=0)
 
 
 def steps_of(name: str, course: Course, cells: Cells) -> list[Cell] | None:
@@ -139,8 +149,8 @@ def _stage(course: Course, passages: Sequence[Passage], lessons: Lessons) -> Sta
     )
 
 
-def _merged(model: Path, adapter: Path, output: Path, *, base: Path) -> Path:
-    """The model with the adapter in its weights; the one before it is not needed any more."""
+def _merge(model: Path, adapter: Path, output: Path, *, base: Path) -> None:
+    """Write the model with the adapter in its weights; the one before it is not needed any more."""
     shutil.rmtree(output, ignore_errors=True)
     unfinished = output.with_suffix(".new")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -149,7 +159,6 @@ def _merged(model: Path, adapter: Path, output: Path, *, base: Path) -> Path:
     shutil.rmtree(adapter)
     if model != base:
         shutil.rmtree(model)
-    return output
 
 
 def _asked(name: str, course: Course, step: int, sampler: Sampler, began: float) -> Cell:

@@ -338,58 +338,6 @@ class TestRun:
         assert learning._setting(None) == learning.SETTING
 
 
-class TestSequences:
-    def test_an_order_is_the_seeds(self):
-        one, other = (sequences.order_of(PASSAGES, 3, seed) for seed in (0, 1))
-
-        assert one == sequences.order_of(PASSAGES, 3, 0)
-        assert {p.number for p in one} == {p.number for p in other} == {0, 1, 2}
-
-    def test_everlearn_trains_on_all_so_far_and_merging_on_the_new_one(self, tmp_path, monkeypatch):
-        bench = RecordingBench(tmp_path)
-        monkeypatch.setattr(sequences.TorchSampler, "load", lambda *_: ScriptedSampler(str))
-        monkeypatch.setattr(sequences, "merge", lambda model, adapter, output: output.mkdir())
-        config = learning.SETTING
-        course = sequences.Course(tuple(PASSAGES[:2]), 0, config, 8, "d")
-        cells = Cells(tmp_path / "cells.jsonl")
-        plan = sequences.Seal(
-            config.model_copy(
-                update={"self_edits": config.self_edits.model_copy(update={"rewordings": 0})}
-            )
-        )
-
-        def lesson(passage: Passage) -> sequences.LessonPlan:
-            return plan.plan([passage.document()], sampler=ScriptedSampler(lambda _: "Yes."))
-
-        for name in sequences.PROTOCOLS:
-            sequences.run(name, course, bench, cells, lesson)  # type: ignore[arg-type]
-
-        assert bench.learnt == [
-            ("base", {"passage-00"}),
-            ("base", {"passage-00", "passage-01"}),
-            ("base", {"passage-00"}),
-            ("merged-0-1", {"passage-01"}),
-        ]
-        assert all(sequences.steps_of(name, course, cells) for name in sequences.PROTOCOLS)
-        assert not list(tmp_path.glob("merged-*"))  # models of half a gigabyte do not stay
-
-        sequences.run("everlearn", course, bench, cells, lesson)  # type: ignore[arg-type]
-        assert len(bench.learnt) == 4
-
-    def test_a_grid_has_a_row_a_passage_and_a_column_a_step(self, tmp_path):
-        course = sequences.Course(tuple(PASSAGES[:2]), 0, learning.SETTING, 8, "d")
-        cells = Cells(tmp_path / "cells.jsonl")
-        for step in range(3):
-            right = {"0": [step > 0, False], "1": [step > 1, True]}
-            cells.add("d", replace(cell("merged", 0, 0, []), step=step, correct=right))
-
-        steps = sequences.steps_of("merged", course, cells)
-
-        assert steps is not None
-        assert sequences.grid_of(course, steps) == [[0.0, 0.5, 0.5], [0.5, 0.5, 1.0]]
-        assert sequences.steps_of("everlearn", course, cells) is None
-
-
 class RecordingBench:
     """Notes on what model which documents are learnt."""
 
@@ -409,6 +357,94 @@ class RecordingBench:
         weights = self.folder / f"weights-{len(self.learnt)}"
         weights.mkdir()
         return Weights(weights)
+
+
+class TestSequences:
+    def test_an_order_is_the_seeds(self):
+        one, other = (sequences.order_of(PASSAGES, 3, seed) for seed in (0, 1))
+
+        assert one == sequences.order_of(PASSAGES, 3, 0)
+        assert {p.number for p in one} == {p.number for p in other} == {0, 1, 2}
+
+    def run(self, bench, name: str, course: sequences.Course, cells: Cells) -> None:
+        spec = learning.SETTING.self_edits.model_copy(update={"rewordings": 0})
+        plan = sequences.Seal(learning.SETTING.model_copy(update={"self_edits": spec}))
+
+        def lesson(passage: Passage) -> sequences.LessonPlan:
+            return plan.plan([passage.document()], sampler=ScriptedSampler(lambda _: "Yes."))
+
+        sequences.run(name, course, bench, cells, lesson)
+
+    @pytest.fixture
+    def bench(self, tmp_path, monkeypatch) -> RecordingBench:
+        monkeypatch.setattr(sequences.TorchSampler, "load", lambda *_: ScriptedSampler(str))
+        monkeypatch.setattr(sequences, "merge", lambda model, adapter, output: output.mkdir())
+        return RecordingBench(tmp_path)
+
+    def test_everlearn_trains_on_all_so_far_and_merging_on_the_new_one(self, tmp_path, bench):
+        course = sequences.Course(tuple(PASSAGES[:2]), 0, learning.SETTING, 8, "d")
+        cells = Cells(tmp_path / "cells.jsonl")
+
+        for name in sequences.PROTOCOLS:
+            self.run(bench, name, course, cells)
+
+        assert bench.learnt == [
+            ("base", {"passage-00"}),
+            ("base", {"passage-00", "passage-01"}),
+            ("base", {"passage-00"}),
+            ("merged-0-1", {"passage-01"}),
+        ]
+        assert all(sequences.steps_of(name, course, cells) for name in sequences.PROTOCOLS)
+        assert not list(tmp_path.glob("merged-*"))  # models of half a gigabyte do not stay
+
+    @pytest.mark.parametrize("name", sequences.PROTOCOLS)
+    def test_what_is_measured_is_not_trained_again(self, tmp_path, bench, name):
+        course = sequences.Course(tuple(PASSAGES[:2]), 0, learning.SETTING, 8, "d")
+        cells = Cells(tmp_path / "cells.jsonl")
+        self.run(bench, name, course, cells)
+        bench.learnt.clear()
+
+        self.run(bench, name, course, cells)
+
+        assert not bench.learnt
+
+    @pytest.mark.parametrize(
+        ("asked", "merged", "learnt"),
+        [
+            pytest.param(3, 2, ["merged-0-2"], id="goes on from the model that is there"),
+            pytest.param(2, 2, ["merged-0-2"], id="asks the model that was merged, then goes on"),
+            pytest.param(3, None, ["base", "merged-0-1", "merged-0-2"], id="its model is gone"),
+            pytest.param(
+                1, 2, ["base", "merged-0-1", "merged-0-2"], id="its model is of a later step"
+            ),
+        ],
+    )
+    def test_merging_goes_on_where_it_was_broken_off(self, tmp_path, bench, asked, merged, learnt):
+        course = sequences.Course(tuple(PASSAGES[:3]), 0, learning.SETTING, 8, "d")
+        cells = Cells(tmp_path / "cells.jsonl")
+        for step in range(asked):
+            cells.add("d", replace(cell("merged", 0, 0, []), step=step))
+        if merged:
+            (tmp_path / f"merged-0-{merged}").mkdir()
+
+        self.run(bench, "merged", course, cells)
+
+        assert [model for model, _ in bench.learnt] == learnt
+        assert sequences.steps_of("merged", course, cells)
+        assert not list(tmp_path.glob("merged-*"))
+
+    def test_a_grid_has_a_row_a_passage_and_a_column_a_step(self, tmp_path):
+        course = sequences.Course(tuple(PASSAGES[:2]), 0, learning.SETTING, 8, "d")
+        cells = Cells(tmp_path / "cells.jsonl")
+        for step in range(3):
+            right = {"0": [step > 0, False], "1": [step > 1, True]}
+            cells.add("d", replace(cell("merged", 0, 0, []), step=step, correct=right))
+
+        steps = sequences.steps_of("merged", course, cells)
+
+        assert steps is not None
+        assert sequences.grid_of(course, steps) == [[0.0, 0.5, 0.5], [0.5, 0.5, 1.0]]
+        assert sequences.steps_of("everlearn", course, cells) is None
 
 
 def test_the_setting_teaches_with_key_words():
