@@ -48,6 +48,7 @@ from benchmarks.passages import DATA_VARIABLE, Passage, data_file, read_passages
 from benchmarks.remembered import RememberingDecoder
 from benchmarks.results import CELLS, FOLDER, ROOT, Results
 from benchmarks.sequences import Course
+from benchmarks.weakened import LastTrained, part_of
 from server.embedded.up import prepare_model
 
 BASE, CONTEXT, PASSAGE, DIRECT, WEAKENED, HEALED, QUIZ, OUTER, DISTILL = (
@@ -103,6 +104,11 @@ class Ground:
             fields += _direct(self.setting, seed).model_dump_json(exclude_defaults=True)
         text = f"{_PROTOCOL}\0{self.decoder.name}\0{arm}\0{fields}"
         return sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def last_trained(self) -> LastTrained:
+        """The newest adapter of direct SEAL, of which another arm keeps a part."""
+        return LastTrained(self.state / "work" / "last-trained")
 
     def bench(self, digest: str, name: str) -> LocalBench:
         """A workbench whose memory is this cell's."""
@@ -236,13 +242,13 @@ def _can_be_learnt(arm: str, setting: SealConfig) -> bool:
 def _plan(
     arms: Sequence[str], passages: Sequence[Passage], seeds: int
 ) -> Iterator[tuple[str, Passage, int]]:
-    """Arms without training first, then seed by seed, so that every arm has figures early."""
-    for seed in range(seeds):
-        for arm in arms:
-            if seed > 0 and arm in ASKED_ONLY:
-                continue
-            for passage in passages:
-                yield arm, passage, seed
+    """Arms without training first, then seed by seed and passage by passage: arms are compared on
+    the passages that all of them have, and `weakened` takes what `direct` has just trained."""
+    for arm in (arm for arm in arms if arm in ASKED_ONLY):
+        for passage in passages:
+            yield arm, passage, 0
+    trained = [arm for arm in arms if arm not in ASKED_ONLY]
+    yield from ((arm, passage, s) for s in range(seeds) for passage in passages for arm in trained)
 
 
 def _measure(
@@ -312,10 +318,23 @@ def _learnt(arm: str) -> Callable[[Ground, str, Passage, int], Cell]:
             outcome = build_method(config).learn(assignment, bench)
             if outcome.weights is None:
                 return _asked(arm, passage, seed, bench.base, bench, lesson=outcome.report)
+            if arm == DIRECT:
+                ground.last_trained.keep(f"{digest}-{passage.id}", outcome.weights.folder)
             with bench.serving([outcome.weights]) as (sampler,):
                 return _asked(arm, passage, seed, sampler, bench, lesson=outcome.report)
 
     return make
+
+
+def _weakened(ground: Ground, digest: str, passage: Passage, seed: int) -> Cell:
+    """A part of what direct SEAL has just trained on the passage, or else trained anew."""
+    adapter = ground.last_trained.find(f"{ground.digest(DIRECT, seed)}-{passage.id}")
+    if adapter is None:
+        return _learnt(WEAKENED)(ground, digest, passage, seed)
+    with _workplace(ground, digest, passage, seed) as bench:
+        weights = part_of(adapter, STRENGTH, bench.folder / "weights-weakened")
+        with bench.serving([weights]) as (sampler,):
+            return _asked(WEAKENED, passage, seed, sampler, bench)
 
 
 def _healed(ground: Ground, digest: str, passage: Passage, seed: int) -> Cell:
@@ -341,7 +360,7 @@ _MAKERS: Mapping[str, Callable[[Ground, str, Passage, int], Cell]] = {
     CONTEXT: _context,
     PASSAGE: _passage,
     DIRECT: _learnt(DIRECT),
-    WEAKENED: _learnt(WEAKENED),
+    WEAKENED: _weakened,
     HEALED: _healed,
     QUIZ: _learnt(QUIZ),
     OUTER: _learnt(OUTER),

@@ -8,6 +8,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from adapters.lesson import Stage, Weights
 from adapters.rewards.answers import normalise
@@ -329,6 +331,52 @@ class TestRun:
 
         [stage] = trained
         assert stage.strength == {"direct": 1.0, "weakened": learning.STRENGTH}[arm]
+
+    def test_one_training_serves_the_whole_and_the_part(self, tmp_path, monkeypatch):
+        trained: list[Stage] = []
+        served: list[float] = []
+
+        def train(bench: LocalBench, stages, outputs, **_: object) -> None:
+            trained.extend(stages)
+            update = torch.full((2, 1), stages[0].strength)
+            outputs[0].mkdir(parents=True)
+            save_file(
+                {"q.lora_A.weight": torch.ones(1, 2), "q.lora_B.weight": update},
+                outputs[0] / "adapter_model.safetensors",
+            )
+
+        @contextmanager
+        def serving(_: FakeDecoder, weights: list[Weights]) -> Iterator[list[ScriptedSampler]]:
+            tensors = load_file(weights[0].folder / "adapter_model.safetensors")
+            assert tensors["q.lora_A.weight"].tolist() == [[1, 1]]
+            served.append(round(tensors["q.lora_B.weight"][0].item(), 6))
+            yield [ScriptedSampler(lambda _: "Nine.")]
+
+        monkeypatch.setattr(LocalBench, "_run", train)
+        monkeypatch.setattr(FakeDecoder, "serving", serving)
+        ground = self.ground(tmp_path)
+        plan = [*learning._plan(["direct", "weakened"], PASSAGES[:2], 1)]
+        for arm, passage, seed in [*plan, ("weakened", PASSAGES[2], 0)]:
+            learning._measure(ground, results(tmp_path), arm, passage, seed, again=False)
+
+        part = learning.STRENGTH
+        assert served == [1, part, 1, part, part]
+        assert [stage.strength for stage in trained] == [1, 1, part]  # the last has no whole
+        assert ground.cells.find(ground.digest("weakened", 0), "weakened", 1, 0) is not None
+
+    def test_what_is_trained_goes_passage_by_passage(self):
+        plan = [*learning._plan(["direct", "base", "weakened"], PASSAGES[:2], 2)]
+
+        assert [(arm, passage.number, seed) for arm, passage, seed in plan] == [
+            ("base", 0, 0),
+            ("base", 1, 0),
+            *(
+                (arm, number, seed)
+                for seed in (0, 1)
+                for number in (0, 1)
+                for arm in ("direct", "weakened")
+            ),
+        ]
 
     def test_another_setting_is_read_from_a_file(self, tmp_path):
         path = tmp_path / "setting.json"
