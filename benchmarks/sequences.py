@@ -145,6 +145,7 @@ def _stage(course: Course, passages: Sequence[Passage], lessons: Lessons) -> Sta
         seed=course.seed,
         edits=(*edits, *replay),
         anchors_per_epoch=config.replay.prompts_per_epoch,
+        anchor_weight=config.replay.weight,
         strength=config.strength,
     )
 

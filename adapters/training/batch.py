@@ -120,10 +120,15 @@ def lesson(ids: tuple[int, ...], trained_from: int) -> TrainingSample:
     )
 
 
-def as_anchor(sample: TrainingSample) -> TrainingSample:
-    """The same tokens, not learnt: there the model is held to what the base would say."""
-    weights = sample.weights[Component.CE]
-    return dataclasses.replace(sample, weights={Component.REF_KL: weights})
+def as_anchor(sample: TrainingSample, weight: float = 1.0) -> TrainingSample:
+    """The same tokens, not learnt: there the model is held to what the base would say.
+
+    Args:
+        sample: for `ce`.
+        weight: of its tokens against those that are learnt.
+    """
+    held = tuple(weight * token for token in sample.weights[Component.CE])
+    return dataclasses.replace(sample, weights={Component.REF_KL: held}, mass=weight * sample.mass)
 
 
 def encode_prompt(prompt: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from adapters.spec import LossSpec, TrainingSpec
-from adapters.training.batch import Batch, RowCost, as_anchor, pack, split_by_tokens
+from adapters.training.batch import Batch, RowCost, pack, split_by_tokens
 from adapters.training.checkpoints import Checkpoints, fingerprint
 from adapters.training.logprobs import target_logits
 from adapters.training.mismatch import kl_estimate
@@ -71,8 +71,8 @@ def train(
 ) -> Moments:
     """Run `spec.epochs` passes over `units`, each mixed with the next few of `anchors`.
 
-    The anchors, samples for `ce`, are not learnt: on their trained tokens the model is held to the
-    base's distribution, which guards what it could do before.
+    The anchors (`as_anchor`) are not learnt: on their trained tokens the model is held to the base's
+    distribution, which guards what it could do before.
 
     With `checkpoints` the training goes on from where one with the same arguments was broken off,
     and on CPU ends with the same weights, bit for bit, as if it had not been.
@@ -164,14 +164,13 @@ def plan_steps(
     """
     if not units:
         raise ValueError("no sample to train; the plan is empty")
-    held = [as_anchor(anchor) for anchor in anchors]
     shuffler = random.Random(seed)
     steps: list[list[Unit]] = []
     drawn = 0
     for _ in range(spec.epochs):
         epoch: list[Unit] = list(units)
-        for _ in range(anchors_per_epoch if held else 0):
-            epoch.append(held[drawn % len(held)])
+        for _ in range(anchors_per_epoch if anchors else 0):
+            epoch.append(anchors[drawn % len(anchors)])
             drawn += 1
         shuffler.shuffle(epoch)
         starts = range(0, len(epoch), spec.batch_size)

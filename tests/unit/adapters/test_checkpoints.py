@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from adapters.spec import LoraSpec, Precision, TrainingSpec
-from adapters.training.batch import lesson
+from adapters.training.batch import as_anchor, lesson
 from adapters.training.checkpoints import Checkpoints
 from adapters.training.job import read_job, run_job
 from adapters.training.model import Trainee, load_trainee
@@ -51,7 +51,7 @@ def run(
     train(
         trainee,
         units,
-        anchors=[lesson((9, 8, 7, 6), 2)],
+        anchors=[as_anchor(lesson((9, 8, 7, 6), 2))],
         anchors_per_epoch=1,
         spec=spec,
         seed=3,

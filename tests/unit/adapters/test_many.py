@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from adapters.spec import LoraSpec, Precision, TrainingSpec
-from adapters.training.batch import lesson
+from adapters.training.batch import as_anchor, lesson
 from adapters.training.many import Course, LoraBank, load_bank, train_many
 from adapters.training.model import load_base, load_trainee, save_adapter
 from adapters.training.trainer import StepReport, TrainingCancelled, TrainingDiverged, train
@@ -48,7 +48,7 @@ COURSES = [
         [lesson(text(n, 30), 20) for n in range(3)],
         SPEC.model_copy(update={"epochs": 5, "learning_rate": 1e-3}),
         seed=2,
-        anchors=[lesson(text(9, 12), 4)],
+        anchors=[as_anchor(lesson(text(9, 12), 4), 3.0)],
         anchors_per_epoch=2,
     ),
     Course([lesson(text(7, 4), 1)], SPEC, seed=3),

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from adapters.spec import LoraSpec, LossSpec, Precision, TrainingSpec
 from adapters.training import job
-from adapters.training.batch import encode, lesson
+from adapters.training.batch import as_anchor, encode, lesson
 from adapters.training.losses import reference_kl
 from adapters.training.model import Trainee, load_trainee, save_adapter
 from adapters.training.optim import rate_factor
@@ -52,7 +52,7 @@ def run(folder: Path, spec: TrainingSpec = SPEC, seed: int = 0) -> tuple[Trainee
     train(
         trainee,
         segments[:3],
-        anchors=segments[3:],
+        anchors=[as_anchor(segment) for segment in segments[3:]],
         anchors_per_epoch=1,
         spec=spec,
         seed=seed,
@@ -105,13 +105,13 @@ def test_base_weights_stay_untouched(random_model: Path) -> None:
 def test_anchors_hold_the_model_to_the_base(random_model: Path) -> None:
     base = AutoModelForCausalLM.from_pretrained(random_model)
     drifts = []
-    for anchors_per_epoch in (0, 4):
+    for anchors_per_epoch, weight in ((0, 1.0), (4, 1.0), (4, 10.0)):
         trainee = load_trainee(random_model, spec=LoraSpec(rank=4, alpha=8), seed=0)
         segments = [encode(edit, trainee.tokenizer, max_tokens=200) for edit in EDITS]
         train(
             trainee,
             segments[:3],
-            anchors=segments[3:],
+            anchors=[as_anchor(segment, weight) for segment in segments[3:]],
             anchors_per_epoch=anchors_per_epoch,
             spec=SPEC,
             seed=0,
@@ -122,6 +122,7 @@ def test_anchors_hold_the_model_to_the_base(random_model: Path) -> None:
         drifts.append(float(drift[segments[3].trained_from - 1 : -1].mean()))
 
     assert drifts[1] < 0.5 * drifts[0]
+    assert drifts[2] < 0.9 * drifts[1]  # a large rate never settles; the weight pulls all the same
 
 
 def test_saved_adapter_is_plain_sorted_and_reloads_to_the_same_logits(
