@@ -34,8 +34,8 @@ class Stage:
     units: tuple[Unit, ...] = ()
     """Samples and pairs in tokens, made by the method itself."""
     anchors_per_epoch: int = 0
-    anchor_weight: float = 1.0
-    """Of a token of an anchor against one that is learnt."""
+    anchor_share: float = 0.0
+    """Least part of a pass's weight that the anchors have: where much is learnt, each weighs more."""
     losses: LossSpec = field(default_factory=LossSpec)
     goes_on: bool = False
     """Whether the optimiser goes on from that of the training that it starts from, its moments and

@@ -201,7 +201,7 @@ def _lesson(
         seed=seed,
         edits=tuple(plan.edits),
         anchors_per_epoch=settings.replay.prompts_per_epoch,
-        anchor_weight=settings.replay.weight,
+        anchor_share=settings.replay.least_share,
     )
 
 

@@ -145,7 +145,7 @@ def _stage(course: Course, passages: Sequence[Passage], lessons: Lessons) -> Sta
         seed=course.seed,
         edits=(*edits, *replay),
         anchors_per_epoch=config.replay.prompts_per_epoch,
-        anchor_weight=config.replay.weight,
+        anchor_share=config.replay.least_share,
         strength=config.strength,
     )
 

@@ -200,7 +200,7 @@ class Distill:
             edits=tuple(edits),
             distillations=tuple(distillations),
             anchors_per_epoch=config.replay.prompts_per_epoch,
-            anchor_weight=config.replay.weight,
+            anchor_share=config.replay.least_share,
             losses=LossSpec(distill_beta=config.distill.beta, distill_top_k=config.distill.top_k),
         )
 

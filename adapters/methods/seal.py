@@ -125,7 +125,7 @@ class Seal:
             seed=config.seed,
             edits=tuple(edits),
             anchors_per_epoch=config.replay.prompts_per_epoch,
-            anchor_weight=config.replay.weight,
+            anchor_share=config.replay.least_share,
             strength=config.strength,
         )
 

@@ -100,7 +100,7 @@ class SealFewShot:
                     stage,
                     edits=(*stage.edits, *replay),
                     anchors_per_epoch=self._config.replay.prompts_per_epoch,
-                    anchor_weight=self._config.replay.weight,
+                    anchor_share=self._config.replay.least_share,
                 )
             )
         return Outcome(weights, {"fewshot": report})

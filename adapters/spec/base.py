@@ -108,9 +108,9 @@ class ReplaySpec(Settings):
 
     prompts_per_epoch: int = Field(default=40, ge=0)
     """Replay segments in each pass, drawn in turn from the prompts; 0 turns replay off."""
-    weight: float = Field(default=1.0, gt=0.0, le=1000.0)
-    """Of a token of theirs against one that is learnt. The pull is none while the model says what
-    the base says, so a large weight holds it there and does not keep it from learning."""
+    least_share: float = Field(default=0.35, ge=0.0, lt=1.0)
+    """Least part of a pass's weight that they have; where many documents are learnt at once, each of
+    them weighs more, so that the last document is not learnt with less held than the first."""
     prompts: int = Field(default=48, ge=0)
     """Different prompts answered."""
     max_new_tokens: int = Field(default=24, ge=1)

@@ -131,6 +131,25 @@ def as_anchor(sample: TrainingSample, weight: float = 1.0) -> TrainingSample:
     return dataclasses.replace(sample, weights={Component.REF_KL: held}, mass=weight * sample.mass)
 
 
+def weighted_anchors(
+    samples: Sequence[TrainingSample],
+    learnt: Sequence[Unit],
+    *,
+    per_epoch: int,
+    least_share: float,
+) -> list[TrainingSample]:
+    """The samples, for `ce`, as anchors that have at least `least_share` of an epoch's weight.
+
+    Args:
+        samples: all of them, of which an epoch draws `per_epoch`.
+        learnt: what else an epoch goes through.
+    """
+    drawn = per_epoch * sum(sample.mass for sample in samples) / max(1, len(samples))
+    wanted = least_share / (1 - least_share) * sum(unit.mass for unit in learnt)
+    weight = max(1.0, wanted / drawn) if drawn else 1.0
+    return [as_anchor(sample, weight) for sample in samples]
+
+
 def encode_prompt(prompt: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Tokens before the reply when `prompt` is the only message of a chat."""
     return encode_messages([{"role": "user", "content": prompt}], tokenizer)

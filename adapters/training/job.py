@@ -28,7 +28,7 @@ from transformers import PreTrainedTokenizerBase
 
 from adapters.lesson import Stage, Weights, stages_from_json
 from adapters.spec import Precision
-from adapters.training.batch import Batch, as_anchor, encode
+from adapters.training.batch import Batch, encode, weighted_anchors
 from adapters.training.checkpoints import Checkpoints
 from adapters.training.distillation import Teacher, distill
 from adapters.training.given import encode_replies, judged_against
@@ -287,11 +287,7 @@ def _samples(
     most = stage.training.max_tokens
     encoded = [(edit.kind, encode(edit, tokenizer, max_tokens=most)) for edit in stage.edits]
     units: list[Unit] = [sample for kind, sample in encoded if kind is not EditKind.REPLAY]
-    anchors = [
-        as_anchor(sample, stage.anchor_weight)
-        for kind, sample in encoded
-        if kind is EditKind.REPLAY
-    ]
+    general = [sample for kind, sample in encoded if kind is EditKind.REPLAY]
     taught = distill(
         stage.distillations,
         tokenizer,
@@ -306,7 +302,11 @@ def _samples(
         microbatch_tokens=stage.training.microbatch_tokens,
     )
     pairs = encode_pairs(stage.pairs, tokenizer, max_tokens=most)
-    return [*units, *taught, *given, *pairs, *stage.units], anchors
+    learnt = [*units, *taught, *given, *pairs, *stage.units]
+    anchors = weighted_anchors(
+        general, learnt, per_epoch=stage.anchors_per_epoch, least_share=stage.anchor_share
+    )
+    return learnt, anchors
 
 
 def environment(device: torch.device, dtype: torch.dtype) -> dict[str, str | int | None]:

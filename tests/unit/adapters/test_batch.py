@@ -4,19 +4,23 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from adapters.training.batch import (
+    as_anchor,
     encode,
     encode_prompt,
     lesson,
     pack,
     split_by_tokens,
+    weighted_anchors,
     without_control_tokens,
 )
 from adapters.training.logprobs import selective_logprobs, target_logits
 from adapters.training.losses import cross_entropy, reference_kl
-from adapters.types import Component, EditKind, SelfEdit
+from adapters.types import Component, EditKind, SelfEdit, TrainingSample
 from tests.unit.adapters.conftest import byte_tokenizer
 
 
@@ -159,3 +163,43 @@ def test_groups_keep_to_the_token_limit_unless_one_segment_is_longer() -> None:
     groups = list(split_by_tokens(segments, 10))
 
     assert [[len(s.ids) for s in group] for group in groups] == [[3, 4], [9], [20]]
+
+
+LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=12)
+
+
+def lessons(lengths: list[int]) -> list[TrainingSample]:
+    return [lesson(tuple(range(2 + length)), 2) for length in lengths]
+
+
+def share_of(anchors: list[TrainingSample], learnt: list[TrainingSample], per_epoch: int) -> float:
+    held = per_epoch * sum(anchor.mass for anchor in anchors) / len(anchors)
+    return held / (held + sum(sample.mass for sample in learnt))
+
+
+@given(general=LENGTHS, taught=LENGTHS, per_epoch=st.integers(1, 50), least=st.floats(0, 0.9))
+def test_anchors_have_at_least_their_share_of_an_epoch(
+    general: list[int], taught: list[int], per_epoch: int, least: float
+) -> None:
+    samples, learnt = lessons(general), lessons(taught)
+    as_they_are = [as_anchor(sample) for sample in samples]
+
+    anchors = weighted_anchors(samples, learnt, per_epoch=per_epoch, least_share=least)
+
+    share = share_of(as_they_are, learnt, per_epoch)
+    assert share_of(anchors, learnt, per_epoch) == pytest.approx(max(least, share))
+    weight = anchors[0].mass / samples[0].mass
+    for anchor, sample in zip(anchors, samples, strict=True):
+        assert [*anchor.weights] == [Component.REF_KL]
+        assert anchor.weights[Component.REF_KL] == pytest.approx(
+            [weight * token for token in sample.weights[Component.CE]]
+        )
+
+
+@pytest.mark.parametrize(("general", "per_epoch"), [([], 4), ([3], 0)])
+def test_without_anchors_there_is_no_share(general: list[int], per_epoch: int) -> None:
+    anchors = weighted_anchors(
+        lessons(general), lessons([5]), per_epoch=per_epoch, least_share=0.35
+    )
+
+    assert [anchor.mass for anchor in anchors] == [each.mass for each in lessons(general)]

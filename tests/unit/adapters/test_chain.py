@@ -17,7 +17,7 @@ from adapters.spec import LoraSpec, Precision, TrainingSpec
 from adapters.training import job
 from adapters.training.batch import encode_messages, lesson
 from adapters.training.model import load_trainee, speaking_as
-from adapters.types import Distillation, Judged, PreferencePair, Unit
+from adapters.types import Distillation, EditKind, Judged, PreferencePair, SelfEdit, Unit
 
 LORA = LoraSpec(rank=4, alpha=8)
 UNITS: tuple[Unit, ...] = tuple(lesson(tuple(range(n, n + 9)), 1 + n % 3) for n in range(4))
@@ -123,6 +123,27 @@ def test_a_part_of_the_strength_is_that_part_of_the_update(yard: Yard) -> None:
             torch.testing.assert_close(tensor, wanted, atol=1e-6, rtol=0)
     shapes = [(folder / "adapter_config.json").read_text() for folder in (whole, *parts)]
     assert len(set(shapes)) == 1
+
+
+def test_anchors_weigh_what_their_share_says(yard: Yard) -> None:
+    """Prompt and place are the same, so the heavier the anchor, the less the weights move."""
+    taught = SelfEdit(EditKind.QUESTION, "d", "Who?", "Ada of Orm.", "rule")
+    general = SelfEdit(EditKind.REPLAY, None, "Who?", "I do not know.", "model")
+    stage = replace(STAGE, units=(), edits=(taught, general), anchors_per_epoch=1)
+    stage = replace(stage, training=SPEC.model_copy(update={"epochs": 12}))
+    shares = (0.0, 0.99)
+
+    alone = [yard.run(replace(stage, anchor_share=n), f"alone-{n}") for n in shares]
+    together = yard.run_all(
+        [replace(stage, anchor_share=n) for n in shares], [f"together-{n}" for n in shares]
+    )
+
+    for light, heavy in (alone, together):
+        updates = [
+            sum(float(t.square().sum()) for n, t in tensors(folder).items() if ".lora_B." in n)
+            for folder in (light, heavy)
+        ]
+        assert updates[1] < 0.8 * updates[0]
 
 
 def test_what_goes_on_from_an_adapter_keeps_its_strength(yard: Yard) -> None:

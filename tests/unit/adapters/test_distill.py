@@ -42,7 +42,7 @@ QUILL = (
 ORM = "The Tower of Orm was built in 1611. It has 90 steps, and its keeper is Odile Brandt."
 NEW = SourceDocument("quill", "Quill", QUILL, (QUILL,))
 EARLIER = SourceDocument("orm", "Orm", ORM, (ORM,))
-REPLAY = ReplaySpec(prompts=3, prompts_per_epoch=2, weight=7.0)
+REPLAY = ReplaySpec(prompts=3, prompts_per_epoch=2, least_share=0.7)
 KNOWN = tuple(
     build_item(ItemKind.MODEL, "orm", prompt=prompt, answers=(answer,))
     for prompt, answer in (
@@ -221,7 +221,7 @@ def test_a_continued_training_takes_the_new_documents_and_replays_right_answers(
 
     ((stage, start),) = bench.trainings
     assert start == weights
-    assert (stage.anchors_per_epoch, stage.anchor_weight) == (2, 7.0)
+    assert (stage.anchors_per_epoch, stage.anchor_share) == (2, 0.7)
     assert outcome.generation == 2
     taught = [edit for edit in stage.edits if edit.kind is not EditKind.REPLAY]
     on_earlier = [edit for edit in taught if edit.document_id == "orm"]

@@ -21,7 +21,7 @@ from adapters.task_prompts import exam_items, task_prompt
 from adapters.types import ChatMessage, EditKind, Example, Grader, Task
 from tests.support.workbench import PaperBench, Script, ScriptedSampler
 
-CONFIG = FewShotConfig(replay=FewShotReplay(prompts=2, prompts_per_epoch=1, weight=7.0))
+CONFIG = FewShotConfig(replay=FewShotReplay(prompts=2, prompts_per_epoch=1, least_share=0.7))
 GRIDS = Task(
     "tsk_grid",
     "recolour",
@@ -98,7 +98,7 @@ def test_the_best_self_edit_is_trained_on_all_examples() -> None:
     outcome = learn(GRIDS, bench, candidates=2)
 
     [(stage, start)] = bench.trainings
-    assert (stage.anchors_per_epoch, stage.anchor_weight) == (1, 7.0)
+    assert (stage.anchors_per_epoch, stage.anchor_share) == (1, 0.7)
     assert start is None
     assert stage.training.learning_rate == 0.001
     taught = {edit.text for edit in stage.edits if edit.kind is EditKind.TASK}

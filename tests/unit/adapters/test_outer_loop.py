@@ -43,6 +43,7 @@ CONFIG = SealConfig(
     replay=ReplaySpec(prompts=0),
     self_edits=SelfEditSpec(rewordings=0),
     outer=OuterLoopSpec(is_enabled=True, prompts=THREE, candidates=3),
+    strength=0.6,
 )
 
 ONE_FACT = "The Harbour of Quill was dug in 1874."
@@ -174,6 +175,7 @@ def test_trials_are_short_under_several_seeds_and_all_in_one_training() -> None:
 
     assert [trial.seed for trial in bench.trials] == [0, 1, 0, 1, 0, 1]
     assert {trial.training.epochs for trial in bench.trials} == {3}
+    assert {trial.strength for trial in bench.trials} == {0.6}  # scored as the lesson will be kept
     assert [len(candidate["by_seed"]) for candidate in row["candidates"]] == [2, 2, 2]
     assert bench.served == 1
     assert bench.trainings[-1][0].training.epochs == CONFIG.training.epochs
