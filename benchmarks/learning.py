@@ -155,27 +155,27 @@ def main(arguments: list[str] | None = None) -> int:
 def _learn_sequences(
     ground: Ground, results: Results, passages: Sequence[Passage], options: argparse.Namespace
 ) -> None:
-    courses = _courses(ground, passages, options)
-    for course in courses:
-        bench = ground.bench(course.digest, f"sequence-seed-{course.seed}")
-        for name in options.protocols:
+    courses = {name: _courses(ground, name, passages, options) for name in options.protocols}
+    for of_a_seed in zip(*courses.values(), strict=True):
+        for name, course in zip(courses, of_a_seed, strict=True):
+            bench = ground.bench(course.digest, f"sequence-seed-{course.seed}")
             sequences.run(name, course, bench, ground.cells, _lessons(ground, course.seed))
-    whole = {name: _whole(name, courses, ground.cells) for name in options.protocols}
+    whole = {name: _whole(name, courses[name], ground.cells) for name in courses}
     grids = {name: [grid for grid, _ in found] for name, found in whole.items()}
     suites = {name: [ends for _, ends in found] for name, found in whole.items()}
     report_sequences(results, grids, suites, options.images)
 
 
 def _courses(
-    ground: Ground, passages: Sequence[Passage], options: argparse.Namespace
+    ground: Ground, name: str, passages: Sequence[Passage], options: argparse.Namespace
 ) -> list[Course]:
-    """A sequence for each seed; none where there are too few passages for one."""
+    """A protocol's sequence for each seed; none where there are too few passages for one."""
     if not 0 < options.sequence <= len(passages):
         return []
     courses = []
     for seed in range(options.sequence_seeds or options.seeds):
         drawn = sequences.order_of(passages, options.sequence, seed)
-        config = ground.setting.model_copy(update={"seed": seed})
+        config = sequences.config_of(ground.setting, name, seed)
         digest = sequences.digest_of(config, drawn, f"{_PROTOCOL}, {ground.decoder.name}")
         courses.append(Course(drawn, seed, config, REPLY_TOKENS, digest))
     return courses

@@ -1,11 +1,13 @@
 """Passages learnt one after another, by two protocols, asked after each step about all of them.
 
-- ``everlearn``: one adapter from the clean base on all that was learnt so far.
+- ``everlearn``: one adapter from the clean base on all that was learnt so far, as the server does it.
+- ``unheld``: the same, but the anchors stay as many and as light however much is learnt, and all of
+  the update is kept: what the two settings of the server are worth.
 - ``merged``: SEAL's: an adapter on the new passage alone, merged into the weights, on which the next
-  one is trained. It exists as the control.
+  one is trained. It exists as the control, with the settings of ``unheld``.
 
-Both train on the same self-edits with the same settings, and transformers answers for both, since an
-engine would have to be started anew for each merged model.
+All train on the same self-edits, and transformers answers for all, since an engine would have to be
+started anew for each merged model.
 """
 
 import random
@@ -29,8 +31,8 @@ from benchmarks.learning_bench import LocalBench
 from benchmarks.passages import Passage
 from benchmarks.torch_decoder import TorchSampler
 
-EVERLEARN, MERGED = "everlearn", "merged"
-PROTOCOLS = (EVERLEARN, MERGED)
+EVERLEARN, UNHELD, MERGED = "everlearn", "unheld", "merged"
+PROTOCOLS = (EVERLEARN, UNHELD, MERGED)
 
 Lessons = Callable[[Passage], LessonPlan]
 
@@ -56,6 +58,16 @@ def digest_of(config: SealConfig, passages: Sequence[Passage], protocol: str) ->
     numbers = [passage.number for passage in passages]
     text = f"{protocol}\0{numbers}\0{config.model_dump_json(exclude_defaults=True)}"
     return sha256(text.encode()).hexdigest()[:12]
+
+
+def config_of(setting: SealConfig, name: str, seed: int) -> SealConfig:
+    """The setting as a protocol takes it; what holds the base is the server's in its own."""
+    config = setting.model_copy(update={"seed": seed})
+    if name != EVERLEARN:
+        return config
+    server = SealConfig()
+    replay = config.replay.model_copy(update={"least_share": server.replay.least_share})
+    return config.model_copy(update={"replay": replay, "strength": server.strength})
 
 
 def write_lesson(passage: Passage, config: SealConfig, bench: LocalBench) -> LessonPlan:
@@ -90,7 +102,7 @@ def run(name: str, course: Course, bench: LocalBench, cells: Cells, lessons: Les
         began = time.monotonic()
         if step == 0:
             sampler = TorchSampler.load(bench.model)
-        elif name == EVERLEARN:
+        elif name != MERGED:
             weights = bench.train(_stage(course, course.passages[:step], lessons))
             sampler = TorchSampler.load(bench.model, weights.folder)
             shutil.rmtree(weights.folder)

@@ -440,6 +440,8 @@ class TestSequences:
             ("base", {"passage-00"}),
             ("base", {"passage-00", "passage-01"}),
             ("base", {"passage-00"}),
+            ("base", {"passage-00", "passage-01"}),
+            ("base", {"passage-00"}),
             ("merged-0-1", {"passage-01"}),
         ]
         assert all(sequences.steps_of(name, course, cells) for name in sequences.PROTOCOLS)
@@ -514,11 +516,18 @@ def test_without_span_questions_only_text_and_key_words_are_taught():
     assert {"passage", "sentence", "question", "replay"} == {edit.kind.value for edit in edits}
 
 
-def test_a_sequence_keeps_what_its_setting_says(tmp_path):
-    config = learning.SETTING.model_copy(update={"strength": 0.5})
-    course = sequences.Course(tuple(PASSAGES[:1]), 0, config, 8, "d")
+@pytest.mark.parametrize("name", sequences.PROTOCOLS)
+def test_only_everlearns_protocol_holds_the_base_as_the_server_does(name):
+    server = SealConfig()
+    held = (server.strength, server.replay.least_share)
+    assert held != (1.0, 0.0)
+
+    config = sequences.config_of(learning.SETTING, name, 3)
+    course = sequences.Course(tuple(PASSAGES[:1]), 3, config, 8, "d")
     plan = sequences.Seal(config).plan(
         [PASSAGES[0].document()], sampler=ScriptedSampler(lambda _: "Yes.")
     )
+    stage = sequences._stage(course, PASSAGES[:1], lambda _: plan)
 
-    assert sequences._stage(course, PASSAGES[:1], lambda _: plan).strength == 0.5
+    assert (stage.strength, stage.anchor_share) == (held if name == "everlearn" else (1.0, 0.0))
+    assert stage.seed == 3
