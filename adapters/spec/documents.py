@@ -93,8 +93,8 @@ class SealConfig(MethodSettings):
     outer: OuterLoopSpec = OuterLoopSpec()
     strength: float = Field(default=0.7, gt=0.0, le=1.0)
     """Part of what a training from the base has changed that is kept (`Stage.strength`): less of it
-    forgets less of everything else. At 0.7 the facts were all there still, at 0.5 they went
-    (docs/lab-log.md). 1 keeps all, as the paper does."""
+    forgets less of everything else. At 0.7 nine in ten facts stay and half of what is forgotten comes
+    back; at 0.5 the facts go (docs/lab-log.md). 1 keeps all, as the paper does."""
 
 
 class DistillSpec(Settings):
