@@ -1,8 +1,8 @@
 """Passages learnt one after another, by two protocols, asked after each step about all of them.
 
 - ``everlearn``: one adapter from the clean base on all that was learnt so far, as the server does it.
-- ``unheld``: the same, but the anchors stay as many and as light however much is learnt, and all of
-  the update is kept: what the two settings of the server are worth.
+- ``unheld``: the same, but the anchors stay as light however much is learnt: what the share that the
+  server gives them is worth.
 - ``merged``: SEAL's: an adapter on the new passage alone, merged into the weights, on which the next
   one is trained. It exists as the control, with the settings of ``unheld``.
 
@@ -65,9 +65,8 @@ def config_of(setting: SealConfig, name: str, seed: int) -> SealConfig:
     config = setting.model_copy(update={"seed": seed})
     if name != EVERLEARN:
         return config
-    server = SealConfig()
-    replay = config.replay.model_copy(update={"least_share": server.replay.least_share})
-    return config.model_copy(update={"replay": replay, "strength": server.strength})
+    held = {"least_share": SealConfig().replay.least_share}
+    return config.model_copy(update={"replay": config.replay.model_copy(update=held)})
 
 
 def write_lesson(passage: Passage, config: SealConfig, bench: LocalBench) -> LessonPlan:

@@ -91,10 +91,10 @@ class SealConfig(MethodSettings):
     type: Literal["seal"] = "seal"
     self_edits: SelfEditSpec = SelfEditSpec()
     outer: OuterLoopSpec = OuterLoopSpec()
-    strength: float = Field(default=0.7, gt=0.0, le=1.0)
-    """Part of what a training from the base has changed that is kept (`Stage.strength`): less of it
-    forgets less of everything else. At 0.7 nine in ten facts stay and half of what is forgotten comes
-    back; at 0.5 the facts go (docs/lab-log.md). 1 keeps all, as the paper does."""
+    strength: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Part of what a training from the base has changed that is kept (`Stage.strength`). With one
+    passage at a time, 0.7 keeps nine in ten facts and brings back half of what was forgotten; with
+    eight at once it only loses facts (docs/lab-log.md)."""
 
 
 class DistillSpec(Settings):

@@ -518,9 +518,8 @@ def test_without_span_questions_only_text_and_key_words_are_taught():
 
 @pytest.mark.parametrize("name", sequences.PROTOCOLS)
 def test_only_everlearns_protocol_holds_the_base_as_the_server_does(name):
-    server = SealConfig()
-    held = (server.strength, server.replay.least_share)
-    assert held != (1.0, 0.0)
+    held = SealConfig().replay.least_share
+    assert held > 0
 
     config = sequences.config_of(learning.SETTING, name, 3)
     course = sequences.Course(tuple(PASSAGES[:1]), 3, config, 8, "d")
@@ -529,5 +528,5 @@ def test_only_everlearns_protocol_holds_the_base_as_the_server_does(name):
     )
     stage = sequences._stage(course, PASSAGES[:1], lambda _: plan)
 
-    assert (stage.strength, stage.anchor_share) == (held if name == "everlearn" else (1.0, 0.0))
+    assert stage.anchor_share == (held if name == "everlearn" else 0.0)
     assert stage.seed == 3
