@@ -12,7 +12,7 @@ finds some of those; see :func:`build_redactor`.
 import re
 from collections.abc import Callable, Iterator
 from functools import cache
-from itertools import accumulate
+from itertools import accumulate, zip_longest
 from typing import Any, Literal
 
 import phonenumbers
@@ -187,7 +187,7 @@ def _without_private_keys(text: str) -> str:
     kept: list[str] = []
     position = 0
     marks = list(_ARMOUR.finditer(text))
-    for mark, following in zip(marks, [*marks[1:], None], strict=True):
+    for mark, following in zip_longest(marks, marks[1:]):
         if mark.start() < position:
             continue
         start, end = mark.span()

@@ -50,6 +50,8 @@ HARMLESS = [
     "password = ${DB_PASSWORD} and api_key=<your-key>",
     "Order 20261121 has 1000000 pieces; pi is 3.14159265358979.",
     "The secret of comedy: timing. A token of thanks: flowers.",
+    "PRIVATE KEY",
+    "How do I turn BEGIN PRIVATE KEY-----, without its beginning, into a file?",
     "",
 ]
 
