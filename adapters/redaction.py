@@ -70,6 +70,10 @@ _PHONE_LABEL = re.compile(
     r"(\+?\(?[0-9][0-9 ()/.-]{5,22}[0-9])",
     re.IGNORECASE,
 )
+_DIGIT_ROW = re.compile(
+    r"(?<![0-9()/.+-])[+(]{0,2}[0-9][0-9()/.+-]{0,20}(?:\s{1,3}[0-9()/.+-]{1,20}){1,8}"
+    r"(?!\s{0,3}[0-9()/.+-])"
+)
 _MAYBE_PHONE = re.compile(r"[0-9](?:[^\w\n]{0,3}[0-9]){6}")
 
 
@@ -276,8 +280,28 @@ def _without_phones(text: str) -> str:
 
 
 def _phones(text: str) -> Iterator[tuple[int, int]]:
-    for match in phonenumbers.PhoneNumberMatcher(text, PHONE_REGION):
-        yield match.start, match.end
+    """Places of the numbers, in order. The library takes all digits in a row for one number, so a
+    row that it finds none in is looked through again for the longest beginning that is one: "call
+    (212) 736-5000 24 hours a day". Of a row of more than nine parts only the last nine are.
+    """
+    found = [(m.start, m.end) for m in phonenumbers.PhoneNumberMatcher(text, PHONE_REGION)]
+    known = iter([*found, (len(text), len(text))])
+    start, end = next(known)
+    for row in _DIGIT_ROW.finditer(text):
+        while end <= row.start():
+            yield start, end
+            start, end = next(known)
+        if row.end() <= start:
+            yield from _phone_at_start(row)
+    yield from [(start, end), *known][:-1]
+
+
+def _phone_at_start(row: re.Match[str]) -> Iterator[tuple[int, int]]:
+    gaps = [gap.start() for gap in re.finditer(r"\s+", row[0])]
+    for length in reversed(gaps):
+        for match in phonenumbers.PhoneNumberMatcher(row[0][:length], PHONE_REGION):
+            yield row.start() + match.start, row.start() + match.end
+            return
 
 
 def _with_presidio() -> Redactor:
