@@ -10,7 +10,7 @@ finds some of those; see :func:`build_redactor`.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from itertools import accumulate, zip_longest
 from typing import Any, Literal
@@ -271,37 +271,27 @@ def _without_phones(text: str) -> str:
     text = _PHONE_LABEL.sub(_marked("[PHONE]"), text)
     if not _MAYBE_PHONE.search(text):
         return text
+    return _DIGIT_ROW.sub(_phone_row, _without_found_phones(text))
+
+
+def _without_found_phones(text: str) -> str:
     kept: list[str] = []
     position = 0
-    for start, end in _phones(text):
-        kept += [text[position:start], "[PHONE]"]
-        position = end
+    for match in phonenumbers.PhoneNumberMatcher(text, PHONE_REGION):
+        kept += [text[position : match.start], "[PHONE]"]
+        position = match.end
     return "".join([*kept, text[position:]])
 
 
-def _phones(text: str) -> Iterator[tuple[int, int]]:
-    """Places of the numbers, in order. The library takes all digits in a row for one number, so a
-    row that it finds none in is looked through again for the longest beginning that is one: "call
-    (212) 736-5000 24 hours a day". Of a row of more than nine parts only the last nine are.
-    """
-    found = [(m.start, m.end) for m in phonenumbers.PhoneNumberMatcher(text, PHONE_REGION)]
-    known = iter([*found, (len(text), len(text))])
-    start, end = next(known)
-    for row in _DIGIT_ROW.finditer(text):
-        while end <= row.start():
-            yield start, end
-            start, end = next(known)
-        if row.end() <= start:
-            yield from _phone_at_start(row)
-    yield from [(start, end), *known][:-1]
-
-
-def _phone_at_start(row: re.Match[str]) -> Iterator[tuple[int, int]]:
-    gaps = [gap.start() for gap in re.finditer(r"\s+", row[0])]
-    for length in reversed(gaps):
-        for match in phonenumbers.PhoneNumberMatcher(row[0][:length], PHONE_REGION):
-            yield row.start() + match.start, row.start() + match.end
-            return
+def _phone_row(match: re.Match[str]) -> str:
+    """The library takes all digits in a row for one number: of a row in which it finds none, the
+    longest beginning that holds one is marked ("(212) 736-5000 24 hours a day")."""
+    row = match[0]
+    for gap in reversed([found.start() for found in re.finditer(r"\s+", row)]):
+        begun = _without_found_phones(row[:gap])
+        if begun != row[:gap]:
+            return begun + row[gap:]
+    return row
 
 
 def _with_presidio() -> Redactor:

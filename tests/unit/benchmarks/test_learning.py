@@ -229,7 +229,7 @@ class TestRun:
         for _ in range(2):
             learning._measure(ground, results(tmp_path), "context", PASSAGES[0], 0, again=False)
 
-        assert len(ground.decoder.base.asked) == 2  # type: ignore[attr-defined]
+        assert len(ground.decoder.base.asked) == 2
         assert values(tmp_path)["context, passage-00, seed 0", "accuracy"] == 0.5
 
     def test_the_base_answers_the_general_suite_once(self, tmp_path):
@@ -237,7 +237,7 @@ class TestRun:
         for passage in PASSAGES[:2]:
             learning._measure(ground, results(tmp_path), "base", passage, 0, again=False)
 
-        assert len(ground.decoder.base.asked) == 40 + 2 + 2  # type: ignore[attr-defined]
+        assert len(ground.decoder.base.asked) == 40 + 2 + 2
         kept_there = ground.cells.find(ground.digest("base", 0), "base", 1, 0)
         assert kept_there is not None
         assert len(kept_there.general) == 40
@@ -396,11 +396,11 @@ class RecordingBench:
 
     def say(self, words: str) -> None: ...
 
-    def train(self, stage: object) -> Weights:
+    def train(self, stage: Stage) -> Weights:
         return self.train_on(self.model, stage)
 
-    def train_on(self, model: Path, stage: object) -> Weights:
-        documents = {e.document_id for e in stage.edits if e.document_id}  # type: ignore[attr-defined]
+    def train_on(self, model: Path, stage: Stage) -> Weights:
+        documents = {e.document_id for e in stage.edits if e.document_id}
         self.learnt.append((model.name, documents))
         weights = self.folder / f"weights-{len(self.learnt)}"
         weights.mkdir()
