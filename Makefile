@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 demo up down clean: export EVERLEARN_HOME ?= $(CURDIR)/.everlearn
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test up down fmt lint type unit constraints env-example \
+.PHONY: help install demo test up down fmt lint type unit explore constraints env-example \
         bench-gateway bench-vllm bench-store bench-swap bench-training bench-fewshot bench-gate \
         bench-learning-documents bench-learning-prompts bench-courtesy bench-draw clean
 
@@ -53,6 +53,9 @@ type: install ## Types
 
 unit: install ## The unit tests alone: the ones to run all day
 	@$(BIN)/python -m pytest tests/unit
+
+explore: install ## Unit tests and lives of a line on examples that were not tried before
+	@$(BIN)/python -m pytest tests/unit tests/contract/test_life_of_an_adapter.py --hypothesis-profile=explore
 
 constraints: install ## Resolve all versions anew into constraints.txt
 	@$(BIN)/python scripts/constraints.py

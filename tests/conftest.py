@@ -14,11 +14,11 @@ from server.services.bootstrap import ensure_line
 
 BASE_HASH = "0" * 64
 
-# Developers explore with fresh examples; CI repeats the same ones, so that a red run is a change's
-# doing. No deadline: a busy machine is no defect.
+# The same examples each time, so that a red run is a change's doing; `make explore` looks for new ones.
+# No deadline: a busy machine is no defect.
 hypothesis.settings.register_profile("explore", deadline=None)
 hypothesis.settings.register_profile("repeat", deadline=None, derandomize=True)
-hypothesis.settings.load_profile("repeat" if os.environ.get("CI") else "explore")
+hypothesis.settings.load_profile("repeat")
 
 
 class RecordingQueue:

@@ -563,7 +563,6 @@ def test_any_life_of_a_line_is_what_the_model_says(tmp_path: Path) -> None:
                 max_examples=15,
                 stateful_step_count=25,
                 deadline=None,
-                derandomize=False,
                 print_blob=True,
                 # A shorter life fails at another moment: the one that failed is shown whole.
                 phases=[Phase.explicit, Phase.reuse, Phase.generate],
