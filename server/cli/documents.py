@@ -85,11 +85,21 @@ def learn(
     tag: Annotated[
         str | None, typer.Option(help="Only prompts of this tag, where it learns from prompts.")
     ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="What is to differ from the settings of the method, such as strength=0.7 or "
+            "training.epochs=5; as often as needed.",
+        ),
+    ] = None,
     wait: Wait = False,
 ) -> None:
     """Start a run now: over all documents, or over prompts or feedback by a method of those."""
     material = {"tag": tag} if tag else None
-    asked = {"adapter": adapter, "method": method, "material": material}
+    config = _config(changes or [])
+    asked = {"adapter": adapter, "method": method, "material": material, "config": config}
     with connect() as api:
         run = api.post("/api/v1/runs", {name: value for name, value in asked.items() if value})
         out.print(f"{run['id']}  {run['method']}  {run['status']}")
@@ -97,6 +107,28 @@ def learn(
             out.print(f"  {reason['why']}", markup=False)
         if wait:
             finish(follow(api, run["id"], out))
+
+
+def _config(changes: list[str]) -> dict[str, Any]:
+    """`a.b=1` is ``{"a": {"b": 1}}``; a value that is no JSON is a word."""
+    config: dict[str, Any] = {}
+    for change in changes:
+        path, is_set, value = change.partition("=")
+        *outer, name = path.split(".")
+        if not is_set or not all([*outer, name]):
+            raise Failure(f"--set takes NAME=VALUE, such as strength=0.7; not {change!r}.")
+        place = config
+        for part in outer:
+            place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise Failure(f"--set {change!r} stands against another --set of {part!r}.")
+        if name in place:
+            raise Failure(f"--set {path} stands twice.")
+        try:
+            place[name] = json.loads(value)
+        except ValueError:
+            place[name] = value
+    return config
 
 
 def show(

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from server.cli.main import app
 from server.core.settings import Settings
 from server.db.session import Database
+from server.services import runs
 from tests.support.api import ADMIN_KEY, Api, running_api
 
 
@@ -100,6 +101,48 @@ def test_a_policy_is_made_tried_changed_and_deleted(api: Api) -> None:
     assert policy_id in listed
     run("policies", "delete", policy_id)
     assert policy_id not in run("policies", "list")
+
+
+def test_a_run_by_hand_can_differ_from_the_settings(api: Api) -> None:
+    api.client.post("/api/v1/documents", json={"text": "The weir at Kell was built in 1904. " * 9})
+
+    started = run(
+        "learn",
+        "--set",
+        "strength=0.7",
+        "--set",
+        "training.precision=float32",
+        "--set",
+        "training.epochs=2",
+    )
+
+    with api.database.unit_of_work() as session:
+        config = runs.get_run(session, first_id(started, "run")).config
+    assert config["strength"] == 0.7
+    assert (config["training"]["precision"], config["training"]["epochs"]) == ("float32", 2)
+
+
+@pytest.mark.usefixtures("api")
+@pytest.mark.parametrize(
+    ("changes", "remedy"),
+    [
+        (["strength"], "NAME=VALUE"),
+        (["=1"], "NAME=VALUE"),
+        (["training.=1"], "NAME=VALUE"),
+        (["strength=0.7", "strength=0.8"], "twice"),
+        (["training=1", "training.epochs=1"], "training"),
+        (["strength=2"], "strength"),
+        (["no_such_thing=2"], "no_such_thing"),
+    ],
+    ids=str,
+)
+def test_a_run_with_settings_that_cannot_be_is_refused(changes: list[str], remedy: str) -> None:
+    words = [word for change in changes for word in ("--set", change)]
+
+    result = CliRunner().invoke(app, ["learn", *words])
+
+    assert result.exit_code == 1
+    assert remedy in result.output.replace("\n", "")
 
 
 def test_learning_from_prompts_by_hand(api: Api) -> None:
