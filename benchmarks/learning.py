@@ -70,6 +70,7 @@ SETTING = SealConfig(
     training=TrainingSpec(epochs=6),
     self_edits=SelfEditSpec(span_questions=False, rewordings=0, keyword_questions=4),
     replay=ReplaySpec(prompts=64, prompts_per_epoch=32, least_share=0.0),
+    strength=1.0,
 )
 """What the arms train with, unless `--setting` gives another; chosen on passages 16 to 19."""
 

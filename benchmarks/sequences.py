@@ -157,7 +157,7 @@ def _stage(course: Course, passages: Sequence[Passage], lessons: Lessons) -> Sta
         edits=(*edits, *replay),
         anchors_per_epoch=config.replay.prompts_per_epoch,
         anchor_share=config.replay.least_share,
-        strength=config.strength,
+        strength=config.strength_for(len(passages)),
     )
 
 

@@ -314,7 +314,7 @@ def _trial(
         training=config.training.model_copy(update={"epochs": config.outer.epochs}),
         seed=config.seed + seed,
         edits=(*passages, *as_self_edits(document, edits, read_text(document.rule_text))),
-        strength=config.strength,
+        strength=config.strength_for(len(document.chunks)),
     )
 
 

@@ -89,7 +89,9 @@ class Seal:
             new_rows = sum(edit.kind is not EditKind.REPLAY for edit in plan.edits)
             replay = replayed(beginning, bench, self._config, new_rows=new_rows)
         with bench.stage("training"):
-            weights = bench.train(self._stage([*plan.edits, *replay]), start=beginning.start)
+            chunks = sum(len(document.chunks) for document in beginning.assignment.documents)
+            stage = self._stage([*plan.edits, *replay], self._config.strength_for(chunks))
+            weights = bench.train(stage, start=beginning.start)
         report: dict[str, JSON] = {
             "self_edits": plan.report,
             "continual": beginning.report(len(replay)),
@@ -117,7 +119,7 @@ class Seal:
         )
         return plan.to_json()
 
-    def _stage(self, edits: Sequence[SelfEdit]) -> Stage:
+    def _stage(self, edits: Sequence[SelfEdit], strength: float) -> Stage:
         config = self._config
         return Stage(
             lora=config.lora,
@@ -126,7 +128,7 @@ class Seal:
             edits=tuple(edits),
             anchors_per_epoch=config.replay.prompts_per_epoch,
             anchor_share=config.replay.least_share,
-            strength=config.strength,
+            strength=strength,
         )
 
     def plan(

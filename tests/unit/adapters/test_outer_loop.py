@@ -371,6 +371,26 @@ def test_by_default_nothing_is_searched_and_nothing_written_freely() -> None:
     assert "outer_loop" not in outcome.report
 
 
+@pytest.mark.parametrize(
+    ("chosen", "documents", "chunks", "kept"),
+    [(None, 1, 1, 0.7), (None, 1, 2, 1.0), (None, 2, 1, 1.0), (0.6, 1, 1, 0.6), (1.0, 1, 1, 1.0)],
+    ids=["short", "longer", "two", "chosen", "all of a short one"],
+)
+def test_of_a_lesson_on_one_short_text_a_part_is_kept(
+    chosen: float | None, documents: int, chunks: int, kept: float
+) -> None:
+    bench = Bench()
+    size = -(-len(TEXT) // chunks)
+    pieces = tuple(TEXT[at : at + size] for at in range(0, len(TEXT), size))
+    texts = tuple(SourceDocument(f"doc{n}", "Quill", TEXT, pieces) for n in range(documents))
+    assignment = Assignment(texts, frozenset(text.id for text in texts), (), frozenset(), ())
+
+    learn(bench, SealConfig(replay=ReplaySpec(prompts=0), strength=chosen), assignment)
+
+    [(stage, _)] = bench.trainings
+    assert stage.strength == kept
+
+
 def test_free_edits_are_taught_beside_the_rules_with_counts_by_kind_and_reason() -> None:
     bench = Bench()
     spec = SelfEditSpec(rewordings=0, prompts=THREE, edits_per_document=3)

@@ -283,7 +283,7 @@ class TestRun:
 
         assert isinstance(weakened, SealConfig)
         assert weakened.strength == learning.STRENGTH < 1
-        assert weakened.model_copy(update={"strength": 1.0}) == direct
+        assert weakened.model_copy(update={"strength": learning.SETTING.strength}) == direct
         assert isinstance(outer, SealConfig)
         assert outer.model_copy(update={"outer": learning.SETTING.outer}) == direct
 
