@@ -37,8 +37,12 @@ ALL_STUDIES = [
 ]
 
 
-NEEDS_GYM = pytest.mark.skipif(
-    find_spec("reasoning_gym") is None, reason="reasoning-gym comes with the extra `bench`"
+NEEDS_GYM = (
+    pytest.mark.skipif(
+        find_spec("reasoning_gym") is None, reason="reasoning-gym comes with the extra `bench`"
+    ),
+    # What it imports compares with a literal, and says so when it is compiled for the first time.
+    pytest.mark.filterwarnings('ignore:"is" with a literal:SyntaxWarning'),
 )
 
 
