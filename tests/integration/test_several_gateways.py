@@ -138,9 +138,8 @@ async def test_what_was_admitted_during_an_exchange_is_not_lost(
     async with limiters(valkey_url, database, 1) as (one,):
         for _ in range(10):
             exchange = asyncio.create_task(one.sync())
-            for _ in range(
-                20
-            ):  # not until it is done: a slow exchange would let more come than may
+            # Not until it is done: during a slow exchange more would come than may.
+            for _ in range(20):
                 one.admit(who)
                 await asyncio.sleep(0)
             await exchange
