@@ -1,7 +1,9 @@
-"""A fake engine that waits in the middle of a stream until a test lets it go on."""
+"""A fake engine that waits in the middle of a stream or a load until a test lets it go on."""
 
 import asyncio
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,12 +18,25 @@ WARM_UP_TOKENS = 4
 
 @dataclass
 class PatientEngine(FakeEngine):
-    """Stops in the middle of a stream while its prompt is held, and knows what is being proven."""
+    """Stops in a stream or a load while a test holds it, and knows what is being proven."""
 
     held: dict[str, threading.Event] = field(default_factory=dict)
     cut: set[str] = field(default_factory=set)
     unproven: set[str] = field(default_factory=set)
     """What was loaded, and has not been asked for its first words yet, which end the proof."""
+    loads_may_end: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self.loads_may_end.set()
+
+    @contextmanager
+    def loads_held(self) -> Iterator[None]:
+        """No load ends in here, however long it is."""
+        self.loads_may_end.clear()
+        try:
+            yield
+        finally:
+            self.loads_may_end.set()
 
     def hold(self, prompt: str) -> None:
         self.held[prompt] = threading.Event()
@@ -50,6 +65,7 @@ class PatientEngine(FakeEngine):
                 raise ConnectionAbortedError("ordered by the test")
 
     async def _load(self, request: Request) -> Response:
+        await asyncio.to_thread(self.loads_may_end.wait)
         answer = await super()._load(request)
         if answer.status_code == 200:
             self.unproven.add((await request.json())["lora_name"])
