@@ -96,7 +96,7 @@ def test_a_formula_that_hangs_again_and_again_is_compared_no_more() -> None:
 
     began = time.monotonic()
     assert not any(comparer.are_equal(TOWER, f"x+{number}") for number in range(1000))
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 10  # 1,000 waits would take 50
     comparer.close()
 
 

@@ -68,8 +68,8 @@ def test_a_slow_server_holds_up_no_later_request():
         seen = run(port)
 
     assert seen["failures"] == {}
-    assert 300 <= seen["latency_ms"]["p50"] < 600  # one after the other would take seconds
-    assert seen["lateness_ms"]["p50"] < 100
+    assert 300 <= seen["latency_ms"]["p50"] < 2000  # one after the other would take many seconds
+    assert seen["lateness_ms"]["p50"] < 300
 
 
 def test_a_reply_that_is_not_whole_is_a_failure():
