@@ -14,6 +14,7 @@ import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from openai import OpenAI, OpenAIError
@@ -259,8 +260,8 @@ def show_summary(
     colour = "red" if other.failures else "green"
     console.print(
         f"Meanwhile a second client sent [bold]{len(other.seconds)}[/] requests, "
-        f"[{colour}]{len(other.failures)} failed[/], the slowest took "
-        f"{max(other.seconds, default=0):.1f} s."
+        f"[{colour}]{len(other.failures)} failed[/], half were answered within "
+        f"{median(other.seconds or [0]):.1f} s, the slowest in {max(other.seconds, default=0):.1f} s."
     )
 
 
