@@ -74,6 +74,10 @@ def _add_arm(
     base: Sequence[Sequence[Cell]] | None,
 ) -> None:
     own = table(cells)
+    searched = [number for row in cells for each in row if (number := edits_kept(each)) is not None]
+    if searched:
+        share = sum(number > 0 for number in searched) / len(searched)
+        results.add(arm, "searches that kept an edit", 100 * share, "%")
     for passage, row in zip(passages, cells, strict=True):
         share = mean(accuracy(cell.own()) for cell in row)
         results.add(arm, f"accuracy on {passage.id}", 100 * share, "%")
@@ -94,6 +98,14 @@ def _add_interval(
     results.add(case, metric, 100 * found.mean, unit, aim=aim)
     results.add(case, f"{metric}, low", 100 * found.low, unit)
     results.add(case, f"{metric}, high", 100 * found.high, unit)
+
+
+def edits_kept(cell: Cell) -> int | None:
+    """How many documents the outer loop found an edit for; None where it did not search."""
+    lesson = cell.report.get("lesson")
+    loop = lesson.get("outer_loop") if isinstance(lesson, dict) else None
+    number = loop.get("kept") if isinstance(loop, dict) else None
+    return number if isinstance(number, int) else None
 
 
 def table(cells: Sequence[Sequence[Cell]]) -> Table:

@@ -159,6 +159,20 @@ class TestReport:
         assert found["base", "accuracy"] == 0
         assert not any(case == "passage" for case, _ in found)  # not measured: no figure
 
+    def test_how_often_the_outer_loop_found_something_is_said(self, tmp_path):
+        cells = Cells(tmp_path / "cells.jsonl")
+        for passage, found in zip(PASSAGES, (0, 1, 0), strict=True):
+            searched = cell("outer", passage.number, 0, [True, False])
+            searched.report["lesson"] = {"outer_loop": {"kept": found}}
+            cells.add("d", searched)
+            cells.add("d", cell("direct", passage.number, 0, [True, False]))
+        arms = ["outer", "direct"]
+        report(results(tmp_path), cells, lambda *_: "d", PASSAGES, arms=arms, seeds=1)
+
+        found_by = values(tmp_path)
+        assert found_by["outer", "searches that kept an edit"] == pytest.approx(100 / 3)
+        assert ("direct", "searches that kept an edit") not in found_by
+
     def test_what_is_kept_is_of_what_was_just_learnt(self):
         grid = [[0.0, 0.8, 0.4], [0.2, 0.2, 0.5]]
 
@@ -316,6 +330,28 @@ class TestRun:
         assert from_taught == champion
         assert {each.reply for each in healed.distillations} == {"Nine."}  # the champion's words
         assert (healed.lora.rank, healed.lora.alpha) == (8, 16)
+
+    @pytest.mark.parametrize("found", [0, 1])
+    def test_a_search_that_kept_nothing_was_the_training_of_its_control(
+        self, tmp_path, monkeypatch, found
+    ):
+        trained: list[Stage] = []
+
+        def train(bench: LocalBench, stages, outputs, **_: object) -> None:
+            trained.extend(stages)
+            outputs[0].mkdir(parents=True)
+
+        monkeypatch.setattr(LocalBench, "_run", train)
+        ground = self.ground(tmp_path)
+        searched = cell("outer", 0, 0, [True, False], general=31)
+        searched.report["lesson"] = {"outer_loop": {"kept": found}}
+        ground.cells.add(ground.digest("outer", 0), searched)
+        learning._measure(ground, results(tmp_path), "quiz", PASSAGES[0], 0, again=False)
+
+        control = ground.cells.find(ground.digest("quiz", 0), "quiz", 0, 0)
+        assert control is not None
+        assert len(trained) == found
+        assert (sum(control.general) == 31) == (found == 0)
 
     @pytest.mark.parametrize("arm", ["direct", "weakened"])
     def test_what_an_arm_keeps_reaches_the_training(self, tmp_path, monkeypatch, arm):
