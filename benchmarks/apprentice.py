@@ -11,7 +11,7 @@ from random import Random
 
 from adapters.lesson import Stage, Weights
 from adapters.methods.replay import PROMPTS
-from adapters.methods.sd_zero import turn
+from adapters.methods.revising import turn
 from adapters.sampling import Sampler
 from adapters.spec import ControlPhrases, LoraSpec, TrainingSpec
 from adapters.types import EditKind, GivenReply, SamplingParams, SelfEdit

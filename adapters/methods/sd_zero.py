@@ -6,7 +6,7 @@ of its verdict and a revision stand in one assistant turn; the revisions that ar
 by the loss on the revision plus the loss on the whole turn. Phase 2: each step the student replies,
 the teacher (phase 1's weights, frozen) has reply, phrase and the same reply again in its turn, and
 the student learns the teacher's distribution at each token of the second copy. Ours differs:
-- one layout of the turn for sampling, both losses and the teacher, made by `turn` alone; the
+- one layout of the turn for sampling, both losses and the teacher, made by `revising.turn`; the
   paper's code trains the revision loss with reply and phrase in the user's turn;
 - both losses in one pass: a token of the revision carries the weights of both. The paper's code
   trains one after the other;
@@ -24,9 +24,9 @@ generations, which the report counts.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import fmean
 
 from pydantic import TypeAdapter
@@ -34,66 +34,48 @@ from pydantic import TypeAdapter
 from adapters.lesson import Stage, Weights
 from adapters.methods.continual import Beginning, begin
 from adapters.methods.prompt_sets import draws, usable_prompts
+from adapters.methods.revising import (
+    CUT_OFF,
+    EMPTY,
+    TOO_LONG,
+    UNTOLD,
+    Judged,
+    Revised,
+    is_revised,
+    joint,
+    keep_revisions,
+    phrase_of,
+    reasons_of,
+    turn,
+)
 from adapters.methods.workbench import Assignment, Outcome, Workbench
 from adapters.sampling import RolloutSampler
-from adapters.spec import ControlPhrases, LossSpec, RevisionSpec, SdZeroConfig
+from adapters.spec import ControlPhrases, LossSpec, SdZeroConfig
 from adapters.types import (
     JSON,
     Attempt,
     ChatMessage,
-    Component,
     Distillation,
     Prompt,
     Rollout,
     SamplingParams,
-    TrainingSample,
     Verdict,
 )
-
-EMPTY = "the reply is empty"
-CUT_OFF = "the reply was cut off"
-REVISION_CUT_OFF = "the revision was cut off"
-REVISION_WRONG = "the revision is not right"
-REPEATS_ITSELF = "the revision repeats itself"
-SAID_BEFORE = "the same revision again"
-TOO_LONG = "longer than training.max_tokens"
-LAID_OUT_OTHERWISE = "the engine laid the turn out otherwise"
-UNTOLD = "the verifier could not tell"
 
 _SEEDS_PER_RUN = 100_003
 _FIRST_SEED, _REVISION_SEED, _STEP_SEED = 1, 2, 3
 _JUDGED_AT_ONCE = 64
-_LONGEST_UNIT = 300
-_LEAST_REPEATED = 60
-
-
-@dataclass(frozen=True, slots=True)
-class _Judged:
-    """A reply to a prompt, with its verdict."""
-
-    prompt: Prompt
-    rollout: Rollout
-    verdict: Verdict
-
-
-@dataclass(frozen=True, slots=True)
-class _Revised:
-    """A revision of a reply, with its verdict; `of` is the reply's place among the judged ones."""
-
-    of: int
-    rollout: Rollout
-    verdict: Verdict
 
 
 @dataclass(frozen=True, slots=True)
 class _Step:
     """What the student said in one step of phase 2."""
 
-    judged: tuple[_Judged, ...]
+    judged: tuple[Judged, ...]
 
 
-_JUDGED = TypeAdapter(list[_Judged])
-_REVISED = TypeAdapter(list[_Revised])
+_JUDGED = TypeAdapter(list[Judged])
+_REVISED = TypeAdapter(list[Revised])
 _STEP: TypeAdapter[_Step | None] = TypeAdapter(_Step | None)
 
 
@@ -206,7 +188,7 @@ class _Run:
         self._phase_1 |= {
             "right": right,
             "wrong": wrong,
-            "reasons": _reasons(each.verdict for each in first),
+            "reasons": reasons_of(each.verdict for each in first),
         }
         if not right + wrong:
             raise _NoUpdate(_cannot_tell(first))
@@ -215,14 +197,14 @@ class _Run:
                 f"The verifier called all {right} replies right, so nothing is to be revised."
             )
         revised = self._revisions(first)
-        kept = _kept(first, revised, self._config.revision)
+        kept = keep_revisions(first, revised, self._config.revision)
         self._phase_1 |= {
             "revisions": len(revised),
             "kept": len(kept.units),
             "corrected": kept.corrected,
             "rephrased": kept.rephrased,
             "not_learnt": dict(kept.dropped),
-            "verdicts_on_revisions": _reasons(each.verdict for each in revised),
+            "verdicts_on_revisions": reasons_of(each.verdict for each in revised),
         }
         if not right and not any(each.verdict.is_right for each in revised):
             raise _NoUpdate(
@@ -243,7 +225,7 @@ class _Run:
         with self._bench.stage("training"):
             return self._bench.train(stage, start=self._beginning.start)
 
-    def _first_replies(self) -> list[_Judged]:
+    def _first_replies(self) -> list[Judged]:
         spec = self._config.revision
 
         def ask() -> JSON:
@@ -270,9 +252,9 @@ class _Run:
         self._generated["first"].add([each.rollout for each in found])
         return found
 
-    def _revisions(self, first: Sequence[_Judged]) -> list[_Revised]:
+    def _revisions(self, first: Sequence[Judged]) -> list[Revised]:
         spec = self._config.revision
-        places = [at for at, each in enumerate(first) if _is_revised(each, spec)]
+        places = [at for at, each in enumerate(first) if is_revised(each, spec)]
 
         def ask() -> JSON:
             if not self._bench.has_budget():
@@ -289,7 +271,7 @@ class _Run:
             ]
             judged = self._judge([(first[at].prompt, rollout) for at, rollout in said])
             found = [
-                _Revised(at, rollout, one.verdict)
+                Revised(at, rollout, one.verdict)
                 for (at, rollout), one in zip(said, judged, strict=True)
             ]
             rows: JSON = _REVISED.dump_python(found, mode="json")
@@ -302,8 +284,8 @@ class _Run:
         self._generated["revisions"].add([each.rollout for each in found])
         return found
 
-    def _conversation(self, one: _Judged) -> list[ChatMessage]:
-        said = turn(one.rollout.text, _phrase(one.verdict, self._config.phrases))
+    def _conversation(self, one: Judged) -> list[ChatMessage]:
+        said = turn(one.rollout.text, phrase_of(one.verdict, self._config.phrases))
         return [*one.prompt.messages, {"role": "assistant", "content": said}]
 
     def _distill(self, start: Weights | None) -> Weights | None:
@@ -346,7 +328,7 @@ class _Run:
 
     def _student_said(
         self, step: int, drawn: Sequence[Prompt], weights: Weights | None
-    ) -> tuple[_Judged, ...] | None:
+    ) -> tuple[Judged, ...] | None:
         """The student's replies in one step, judged; None where the budget was used up before."""
         spec = self._config.rollouts
         params = SamplingParams(
@@ -384,14 +366,14 @@ class _Run:
         with self._bench.serving([weights]) as (student,):
             yield student
 
-    def _judge(self, said: Sequence[tuple[Prompt, Rollout]]) -> list[_Judged]:
+    def _judge(self, said: Sequence[tuple[Prompt, Rollout]]) -> list[Judged]:
         attempts = [Attempt(prompt, rollout.text) for prompt, rollout in said]
         verdicts: list[Verdict] = []
         for first in range(0, len(attempts), _JUDGED_AT_ONCE):
             verdicts += self._verifier.verify(attempts[first : first + _JUDGED_AT_ONCE])
             self._bench.progress(len(verdicts), len(attempts))  # tests and services take their time
         return [
-            _Judged(prompt, rollout, verdict)
+            Judged(prompt, rollout, verdict)
             for (prompt, rollout), verdict in zip(said, verdicts, strict=True)
         ]
 
@@ -436,7 +418,7 @@ class _Course:
         self._learnt = 0
         self.trained_steps = 0
 
-    def take(self, step: int, said: Sequence[_Judged]) -> list[Distillation]:
+    def take(self, step: int, said: Sequence[Judged]) -> list[Distillation]:
         """What is learnt of a step's replies."""
         found: list[Distillation] = []
         for one in said:
@@ -480,14 +462,14 @@ class _Course:
             "not_learnt": dict(self._not_learnt),
             "right": sum(each.is_right is True for each in self._verdicts),
             "wrong": sum(each.is_right is False for each in self._verdicts),
-            "reasons": _reasons(self._verdicts),
+            "reasons": reasons_of(self._verdicts),
             "synced_after": self._syncs,
             "steps": self._curve,
         }
 
-    def _fault(self, one: _Judged) -> str | None:
+    def _fault(self, one: Judged) -> str | None:
         config = self._config
-        phrase = _phrase(one.verdict, config.phrases)
+        phrase = phrase_of(one.verdict, config.phrases)
         rollout = one.rollout
         if one.verdict.is_right is None:
             return UNTOLD
@@ -495,147 +477,22 @@ class _Course:
             return EMPTY
         if rollout.is_truncated and not config.distillation.keeps_truncated:
             return CUT_OFF
-        most = len(rollout.prompt_ids) + 2 * len(rollout.ids) + len(_joint(phrase).encode())
+        most = len(rollout.prompt_ids) + 2 * len(rollout.ids) + len(joint(phrase).encode())
         return TOO_LONG if most > config.training.max_tokens else None
 
 
-@dataclass(slots=True)
-class _Kept:
-    """What phase 1 learns, and an account of it."""
-
-    units: list[TrainingSample] = field(default_factory=list)
-    corrected: int = 0
-    """Right revisions of wrong replies."""
-    rephrased: int = 0
-    """Right revisions of right ones."""
-    dropped: Counter[str] = field(default_factory=Counter)
-
-
-def turn(reply: str, phrase: str) -> str:
-    """The beginning of an assistant's turn that comes to a revision, or to the teacher's copy.
-
-    Without the reply's outer white space, which chat templates may strip or not, and without what it
-    repeats at its end.
-    """
-    return without_repeated_tail(reply.strip()) + _joint(phrase)
-
-
-def without_repeated_tail(text: str) -> str:
-    """The text with a passage that it ends with three times or more said once.
-
-    Passages of up to 300 characters are found, where the repeats have 60 or more together.
-    """
-    for period in range(1, min(_LONGEST_UNIT, len(text) // 3) + 1):
-        same = 0
-        while same < len(text) - period and text[-1 - same] == text[-1 - same - period]:
-            same += 1
-        if same >= max(2 * period, _LEAST_REPEATED):
-            return text[: len(text) - same + same % period].rstrip()  # ends as it did
-    return text
-
-
-def revision_sample(
-    first: Rollout, revision: Rollout, spec: RevisionSpec, *, group: str | None = None
-) -> TrainingSample | None:
-    """Both losses of phase 1 on one turn; None where the engine did not go on with the prompt.
-
-    The revision's own prompt is the tokens of prompt, reply and phrase. Each loss is a mean over
-    its tokens: those after the prompt, and those of the revision.
-    """
-    head, ids = len(first.prompt_ids), revision.prompt_ids + revision.ids
-    if ids[:head] != first.prompt_ids or len(revision.prompt_ids) <= head or not revision.ids:
-        return None
-    shown, said = len(revision.prompt_ids) - head, len(revision.ids)
-    generation = spec.generation_weight / (shown + said)
-    weights = (generation,) * shown + (generation + spec.revision_weight / said,) * said
-    trained = tuple(weight > 0 for weight in weights)
-    return TrainingSample(
-        ids,
-        (False,) * head + trained,
-        weights={Component.CE: tuple(weight for weight in weights if weight > 0)},
-        mass=1.0,
-        group=group,
-    )
-
-
-def _kept(first: Sequence[_Judged], revised: Sequence[_Revised], spec: RevisionSpec) -> _Kept:
-    kept = _Kept()
-    seen: set[tuple[int, str]] = set()
-    for each in first:
-        if (fault := _fault_of_first(each)) is not None:
-            kept.dropped[fault] += 1
-    for one in revised:
-        fault = _fault_of_revision(one)
-        sample = None if fault else revision_sample(first[one.of].rollout, one.rollout, spec)
-        if fault is None and (one.of, one.rollout.text.strip()) in seen:
-            fault = SAID_BEFORE
-        elif fault is None and sample is None:
-            fault = LAID_OUT_OTHERWISE
-        elif sample is not None and len(sample.ids) > spec.training.max_tokens:
-            fault = TOO_LONG
-        if fault is not None or sample is None:
-            kept.dropped[fault or LAID_OUT_OTHERWISE] += 1
-            continue
-        seen.add((one.of, one.rollout.text.strip()))
-        kept.units.append(sample)
-        if first[one.of].verdict.is_right:
-            kept.rephrased += 1
-        else:
-            kept.corrected += 1
-    return kept
-
-
-def _fault_of_first(one: _Judged) -> str | None:
-    """Why a reply is not revised at all."""
-    if one.verdict.is_right is None:
-        return UNTOLD
-    if not one.rollout.text.strip():
-        return EMPTY
-    return CUT_OFF if one.rollout.is_truncated else None
-
-
-def _is_revised(one: _Judged, spec: RevisionSpec) -> bool:
-    return _fault_of_first(one) is None and (spec.revises_right or not one.verdict.is_right)
-
-
-def _fault_of_revision(one: _Revised) -> str | None:
-    """Why a revision is not learnt."""
-    if one.verdict.is_right is None:
-        return UNTOLD
-    if not one.verdict.is_right:
-        return REVISION_WRONG
-    if one.rollout.is_truncated:
-        return REVISION_CUT_OFF
-    text = one.rollout.text.strip()
-    return REPEATS_ITSELF if without_repeated_tail(text) != text else None
-
-
-def _distillation(one: _Judged, phrases: ControlPhrases) -> Distillation:
+def _distillation(one: Judged, phrases: ControlPhrases) -> Distillation:
     return Distillation(
         one.prompt.messages,
         one.prompt.messages,
         one.rollout.text,
-        teacher_prefix=turn(one.rollout.text, _phrase(one.verdict, phrases)),
+        teacher_prefix=turn(one.rollout.text, phrase_of(one.verdict, phrases)),
         reply_ids=one.rollout.ids,
     )
 
 
-def _phrase(verdict: Verdict, phrases: ControlPhrases) -> str:
-    return phrases.right if verdict.is_right else phrases.wrong
-
-
-def _joint(phrase: str) -> str:
-    return f"\n\n{phrase}\n\n"
-
-
-def _reasons(verdicts: Iterable[Verdict]) -> dict[str, JSON]:
-    """How often each reason was given, the most frequent first."""
-    counts = Counter(verdict.reason for verdict in verdicts if verdict.reason)
-    return dict(counts.most_common())
-
-
-def _cannot_tell(first: Sequence[_Judged]) -> str:
-    reasons = _reasons(each.verdict for each in first)
+def _cannot_tell(first: Sequence[Judged]) -> str:
+    reasons = reasons_of(each.verdict for each in first)
     mostly = f"; mostly because {next(iter(reasons))}" if reasons else ""
     return f"The verifier could tell of none of {len(first)} replies whether it is right{mostly}."
 

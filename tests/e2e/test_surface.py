@@ -9,7 +9,7 @@ import openai
 import pytest
 from transformers import AutoTokenizer
 
-from adapters.methods.sd_zero import turn
+from adapters.methods.revising import turn
 from adapters.spec import ControlPhrases
 from tests.support.stack import ADMIN_KEY, TINY_MODEL, TINY_SETTINGS, Stack, running_stack
 

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 
 from adapters.lesson import Weights, stages_to_json
 from adapters.methods import Assignment, Outcome, build_method
-from adapters.methods.sd_zero import revision_sample, turn, without_repeated_tail
+from adapters.methods.revising import revision_sample, turn, without_repeated_tail
 from adapters.spec import LossSpec, RevisionSpec, SdZeroConfig, UnitTestsVerifier
 from adapters.training import job
 from adapters.training.batch import encode_messages, pack

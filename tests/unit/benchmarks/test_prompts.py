@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from adapters.methods.sd_zero import turn
+from adapters.methods.revising import turn
 from adapters.rewards.contracts import fault_of
 from adapters.spec import ControlPhrases
 from benchmarks import prompts
