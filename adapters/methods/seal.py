@@ -95,6 +95,7 @@ class Seal:
         report: dict[str, JSON] = {
             "self_edits": plan.report,
             "continual": beginning.report(len(replay)),
+            "strength": stage.strength,
         }
         if self._config.outer.is_enabled:
             report["outer_loop"] = searched.report

@@ -1,5 +1,6 @@
 """A run's report as one HTML page: no script, nothing fetched, every word of a model escaped."""
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from html import escape
 from typing import Any
@@ -50,6 +51,7 @@ def render_report(report: ReportView) -> str:
         _curves(run.report),
         _lineage(report),
         _questions(report.questions),
+        _settings(report.config),
     ]
     body = "\n".join(part for part in parts if part)
     return (
@@ -68,6 +70,12 @@ def _facts(run: RunView) -> str:
         facts.append(f"ended {run.finished_at:%Y-%m-%d %H:%M} UTC")
     error = f'<p class="reject">{escape(run.error)}</p>' if run.error else ""
     return f'<p class="what">{escape(" · ".join(facts))}</p>{error}'
+
+
+def _settings(config: Mapping[str, Any]) -> str:
+    text = escape(json.dumps(config, indent=2))
+    title = "<h2>Settings</h2><details><summary>All that it learnt with</summary>"
+    return f"{title}<pre>{text}</pre></details>"
 
 
 def _sentences(title: str, sentences: Iterable[str]) -> str:

@@ -293,6 +293,7 @@ def report_view(session: Session, run: AdaptationRun) -> ReportView:
     ancestry = registry.ancestry(session, version) if version is not None else []
     return ReportView(
         run=run_view(session, run),
+        config=run.config,
         exam=exam,
         questions=questions,
         lineage=[_step(session, adapter, step) for step in ancestry],

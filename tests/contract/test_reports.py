@@ -18,6 +18,8 @@ from tests.support.factories import make_document, make_run, make_version
 
 NASTY = "<script>alert('x')</script> & \"quoted\""
 
+CONFIG = {"type": "seal", "training": {"learning_rate": 0.001}, "note": f"</pre>{NASTY}"}
+
 OLD_DECISION = {
     "verdict": "promote",
     "reasons": [f"new documents: 0 of 8 -> 7 of 8 {NASTY}"],
@@ -91,6 +93,7 @@ def examined(session: Session, settings: Settings, decision: dict[str, object]) 
     run = session.get(AdaptationRun, version.run_id)
     assert run is not None
     run.status, run.verdict = "succeeded", str(decision["verdict"])
+    run.config = CONFIG
     run.report = {"self_edits": {"written": {"cloze by rule": 12}, "dropped": {"repeated": 3}}}
     evaluations.record(
         session,
@@ -130,6 +133,7 @@ def test_the_report_tells_the_exam_with_lost_and_gained_first(
     report = api.client.get(f"/api/v1/runs/{run_id}/report").json()
 
     assert report["run"]["id"] == run_id
+    assert report["config"] == CONFIG
     assert report["exam"] == decision
     order = [row["item_id"] for row in report["questions"]]
     assert order == ["c-lost", "b-gained", "a-kept", "d-never"]
@@ -156,6 +160,7 @@ def test_the_page_needs_nothing_else_and_runs_nothing(
     text = " ".join(page.words)
     assert NASTY in text  # as words
     assert "cloze by rule" in text
+    assert '"learning_rate": 0.001' in text
     assert ("about 14 more, about doc_1" in text) is (decision is NEW_DECISION)
     assert re.search(r"\+88%, between \+62% and \+100%", answer.text)
 

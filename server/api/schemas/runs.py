@@ -73,6 +73,9 @@ class ReportView(View):
     """All that a run found: the gate's decision, both answers to every question, the lineage."""
 
     run: RunView
+    config: dict[str, Any]
+    """All settings of its method, as they were when it was ordered; ``POST /api/v1/runs`` takes the
+    same fields."""
     exam: dict[str, Any]
     """The gate's decision; empty where there was no exam."""
     questions: list[dict[str, Any]]

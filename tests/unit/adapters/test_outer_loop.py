@@ -385,10 +385,11 @@ def test_of_a_lesson_on_one_short_text_a_part_is_kept(
     texts = tuple(SourceDocument(f"doc{n}", "Quill", TEXT, pieces) for n in range(documents))
     assignment = Assignment(texts, frozenset(text.id for text in texts), (), frozenset(), ())
 
-    learn(bench, SealConfig(replay=ReplaySpec(prompts=0), strength=chosen), assignment)
+    config = SealConfig(replay=ReplaySpec(prompts=0), strength=chosen)
+    outcome = learn(bench, config, assignment)
 
     [(stage, _)] = bench.trainings
-    assert stage.strength == kept
+    assert stage.strength == outcome.report["strength"] == kept
 
 
 def test_free_edits_are_taught_beside_the_rules_with_counts_by_kind_and_reason() -> None:
