@@ -77,6 +77,11 @@ SETTING = SealConfig(
 STRENGTH = 0.7
 """Of what the arm `weakened` keeps; chosen on passages 16 to 19, as the setting was."""
 
+WRITTEN = {"needs_agreement": False, "edit_temperature": 0.3, "edit_tokens": 256}
+"""How the outer loop's candidates are written and held to the text. SmolLM2-135M denies the text's own
+sentences when it is asked whether they are true, so the rules alone decide; and at the paper's
+temperature of 1 it writes next to nothing that they let pass."""
+
 REPLY_TOKENS = 64
 """As in the paper."""
 
@@ -217,7 +222,10 @@ def config_of(setting: SealConfig, arm: str, seed: int) -> MethodConfig | None:
     if arm == WEAKENED:
         return METHOD_CONFIG.validate_python(fields | {"strength": STRENGTH})
     if arm == OUTER:
-        return METHOD_CONFIG.validate_python(fields | {"outer": {"is_enabled": True}})
+        written = fields["self_edits"] | WRITTEN
+        return METHOD_CONFIG.validate_python(
+            fields | {"outer": {"is_enabled": True}, "self_edits": written}
+        )
     if arm == DISTILL:
         del fields["self_edits"], fields["outer"], fields["strength"]
         return METHOD_CONFIG.validate_python(fields | {"type": "distill"})

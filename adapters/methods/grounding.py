@@ -2,7 +2,9 @@
 
 The rules come first, because they cost nothing and a model's yes is worth little where the model is
 small. What they leave is asked of the base model, which is shown the passage: of a statement,
-whether it is true; of a question, its answer, which must hold the one that was written.
+whether it is true; of a question, its answer, which must hold the one that was written. Who says no
+to every statement is asked about the text's own sentences, too: a model that denies those is no judge
+(SmolLM2-135M denies all), and the count says so.
 """
 
 import re
@@ -11,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from adapters.corpus.grounding import Source
+from adapters.corpus.sentences import split_sentences
 from adapters.evaluation.form import is_sound
 from adapters.evaluation.open_book import open_book
 from adapters.methods.edit_prompts import AGREES
@@ -25,6 +28,10 @@ _ENDS = re.compile(r"[.!?\u2026][\"'\u201d\u2019)*_]*$")
 _OPEN_END = re.compile(r"[,;:\u2013\u2014-]$")
 _YES_TOKENS = 4
 _ANSWER_TOKENS = 32
+_OWN_SENTENCES = 4
+
+NOT_SO = "not so, says the model that was shown the text"
+NO_JUDGE = "cannot be judged: the model denies the text's own sentences, too"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +59,7 @@ def ground(
     reader: Sampler,
     exam: HeldOut,
     is_apart: bool = False,
+    needs_agreement: bool = True,
     on_progress: ProgressCallback | None = None,
 ) -> list[Grounded]:
     """What of each candidate is true to the document, in their order.
@@ -60,6 +68,7 @@ def ground(
         reader: who is shown the text and asked; the base model.
         exam: no question of it is left.
         is_apart: candidates are judged each alone; else a piece counts once over all of them.
+        needs_agreement: the reader must call a statement true; else the rules alone decide of it.
 
     Raises:
         SamplingError: the engine failed.
@@ -81,7 +90,9 @@ def ground(
             look.fault = _fault_by_rule(look, source, exam, seen)
     # A second look costs a request, and candidates of one model often say the same.
     left = [look for mine in looks for look in mine if look.fault is None]
-    _look_again(left, reader, on_progress)
+    if needs_agreement:
+        _judge([each for each in left if each.piece.question is None], reader, on_progress)
+    _answer([each for each in left if each.piece.question is not None], reader, on_progress)
     return [_summed(candidate, mine) for candidate, mine in zip(candidates, looks, strict=True)]
 
 
@@ -121,21 +132,45 @@ def _fault_of_form(look: _Look, whole: str) -> str | None:
     return "gives the answer away" if is_correct(piece.question, [piece.text]) else None
 
 
-def _look_again(
-    looks: Sequence[_Look], reader: Sampler, on_progress: ProgressCallback | None
+def _judge(
+    statements: Sequence[_Look], reader: Sampler, on_progress: ProgressCallback | None
 ) -> None:
-    """Ask the reader about what is left, each distinct question once."""
+    """Ask the reader whether each statement is true."""
     _ask(
-        [look for look in looks if look.piece.question is None],
+        statements,
         lambda look: AGREES.format(passage=look.edit.passage, statement=look.piece.text),
         lambda look, reply: says_yes(reply),
-        "not so, says the model that was shown the text",
+        NOT_SO,
         reader=reader,
         params=SamplingParams(max_tokens=_YES_TOKENS),
         on_progress=on_progress,
     )
+    if statements and all(look.fault for look in statements) and _denies_all(statements, reader):
+        for look in statements:
+            look.fault = NO_JUDGE
+
+
+def _denies_all(statements: Sequence[_Look], reader: Sampler) -> bool:
+    """Whether the reader calls most of the texts' own first sentences untrue as well."""
+    passages = dict.fromkeys(look.edit.passage for look in statements)
+    prompts = [
+        AGREES.format(passage=passage, statement=sentence)
+        for passage in passages
+        for sentence in split_sentences(passage)[:_OWN_SENTENCES]
+    ]
+    replies = reader.chat(
+        [[{"role": "user", "content": prompt}] for prompt in prompts],
+        SamplingParams(max_tokens=_YES_TOKENS),
+    )
+    return 2 * sum(map(says_yes, replies)) < len(prompts)
+
+
+def _answer(
+    questions: Sequence[_Look], reader: Sampler, on_progress: ProgressCallback | None
+) -> None:
+    """Ask the reader each question, which it must answer from the text as it was written."""
     _ask(
-        [look for look in looks if look.piece.question is not None],
+        questions,
         lambda look: open_book(look.edit.passage, look.piece.question or ""),
         lambda look, reply: is_correct(reply, [look.piece.text]),
         "answered otherwise from the text",

@@ -164,6 +164,7 @@ class OuterLoop:
                 reader=bench.base,
                 exam=exam,
                 is_apart=True,
+                needs_agreement=self._config.self_edits.needs_agreement,
                 on_progress=search.on_progress,
             )
             rows: JSON = _GROUNDED.dump_python(grounded, mode="json")

@@ -238,6 +238,7 @@ class Seal:
             candidates,
             reader=writing.base,
             exam=writing.exam,
+            needs_agreement=spec.needs_agreement,
             on_progress=writing.on_progress,
         )
         for candidate, left in zip(candidates, grounded, strict=True):

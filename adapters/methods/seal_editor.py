@@ -208,7 +208,14 @@ class _Comparison:
             spec=inner.self_edits,
             seed=self.seed,
         )
-        return ground(self.document, written, reader=bench.base, exam=self.exam, is_apart=True)
+        return ground(
+            self.document,
+            written,
+            reader=bench.base,
+            exam=self.exam,
+            is_apart=True,
+            needs_agreement=inner.self_edits.needs_agreement,
+        )
 
 
 _SCORE = TypeAdapter(EditorScore)

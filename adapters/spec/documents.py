@@ -60,6 +60,9 @@ class SelfEditSpec(Settings):
     """Of the free edits; the checks on them are greedy."""
     edit_top_p: float = Field(default=0.95, gt=0.0, le=1.0)
     """Of the free edits: the likeliest tokens that make up this share are drawn from."""
+    needs_agreement: bool = True
+    """Whether the model, shown the text, must call a free statement true before it is taught. False
+    leaves it to the rules on names, numbers and dates; for a model that calls nothing true."""
 
 
 class OuterLoopSpec(Settings):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from adapters.corpus.grounding import Source, Ungrounded
 from adapters.corpus.sentences import split_sentences
 from adapters.methods.free_edits import PassageEdit, Piece, split_reply
-from adapters.methods.grounding import Grounded, ground
+from adapters.methods.grounding import NO_JUDGE, NOT_SO, Grounded, ground
 from adapters.methods.held_out import HeldOut
 from adapters.spec import EditPrompt
 from adapters.types import SourceDocument
@@ -25,6 +25,8 @@ TEXT = (
 DOCUMENT = SourceDocument("doc", "Quill", TEXT, (TEXT,))
 SOURCE = Source(TEXT)
 NO_EXAM = HeldOut([])
+INFERRED = ("Long Meg is a crane.", "Otto Brane never saw a whale.")
+"""True or not, but with no name or number that the text has not."""
 
 SENTENCES = st.lists(
     st.builds(
@@ -164,6 +166,42 @@ def test_statements_that_stand_up_to_both_looks_are_kept() -> None:
 
     assert kept(grounded) == [true]
     assert grounded.dropped == {"not so, says the model that was shown the text": 1}
+
+
+@pytest.mark.parametrize(
+    ("denied_of_text", "reason"),
+    [(6, NO_JUDGE), (3, NO_JUDGE), (2, NOT_SO), (0, NOT_SO)],
+    ids=["all", "most of four", "half of four", "none"],
+)
+def test_a_model_that_denies_the_text_itself_is_no_judge(denied_of_text: int, reason: str) -> None:
+    denied = {*split_sentences(TEXT)[:denied_of_text], *INFERRED}
+    grounded = look(
+        statements(*INFERRED),
+        lambda p: "No." if p.split("Statement: ")[1].split("\n")[0] in denied else "Yes.",
+    )
+
+    assert kept(grounded) == []
+    assert grounded.dropped == {reason: len(INFERRED)}
+
+
+def test_who_agrees_to_something_is_not_asked_about_the_text_itself() -> None:
+    reader = ScriptedSampler(
+        lambda said: "Yes." if "has 12" in said[-1]["content"][-150:] else "No."
+    )
+
+    ground(DOCUMENT, [[statements("The harbour has 12 cranes.")]], reader=reader, exam=NO_EXAM)
+
+    assert len(reader.asked) == 1
+
+
+def test_without_the_models_word_the_rules_alone_decide() -> None:
+    reader = ScriptedSampler(lambda _: "No.")
+    edit = statements("The harbour has 12 cranes.", "The harbour has 7 cranes.")
+
+    [grounded] = ground(DOCUMENT, [[edit]], reader=reader, exam=NO_EXAM, needs_agreement=False)
+
+    assert kept(grounded) == ["The harbour has 12 cranes."]
+    assert reader.asked == []
 
 
 def test_the_model_is_not_asked_about_what_the_rules_have_dropped() -> None:

@@ -299,7 +299,9 @@ class TestRun:
         assert weakened.strength == learning.STRENGTH < 1
         assert weakened.model_copy(update={"strength": learning.SETTING.strength}) == direct
         assert isinstance(outer, SealConfig)
-        assert outer.model_copy(update={"outer": learning.SETTING.outer}) == direct
+        unsearched = {"outer": learning.SETTING.outer, "self_edits": learning.SETTING.self_edits}
+        assert outer.model_copy(update=unsearched) == direct
+        assert outer.outer.is_enabled
 
     @pytest.mark.parametrize("arm", learning.ARMS)
     def test_every_arm_has_a_method_here(self, arm):
