@@ -351,7 +351,7 @@ def _quiz(ground: Ground, digest: str, passage: Passage, seed: int) -> Cell:
     two searches of nothing do not differ, and a training is the same from the same seed."""
     outer = ground.cells.find(ground.digest(OUTER, seed), OUTER, passage.number, seed)
     if outer is not None and edits_kept(outer) == 0:
-        return replace(outer, arm=QUIZ)
+        return replace(outer, arm=QUIZ, report={})  # its report is of a search
     return _learnt(QUIZ)(ground, digest, passage, seed)
 
 

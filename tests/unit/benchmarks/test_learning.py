@@ -19,7 +19,7 @@ from benchmarks.cells import Cell, Cells
 from benchmarks.heat_map import Grid, heat_map
 from benchmarks.intervals import differences, interval
 from benchmarks.learning_bench import LocalBench
-from benchmarks.learning_report import kept, mean_grid, report, report_sequences
+from benchmarks.learning_report import edits_kept, kept, mean_grid, report, report_sequences
 from benchmarks.passages import Passage, read_passages
 from benchmarks.results import Results, read_lines
 from tests.support.workbench import ScriptedSampler
@@ -354,6 +354,7 @@ class TestRun:
         assert control is not None
         assert len(trained) == found
         assert (sum(control.general) == 31) == (found == 0)
+        assert edits_kept(control) is None  # it searched for nothing
 
     @pytest.mark.parametrize("arm", ["direct", "weakened"])
     def test_what_an_arm_keeps_reaches_the_training(self, tmp_path, monkeypatch, arm):
