@@ -173,6 +173,7 @@ class Adaptation:
                     self._owned,
                     served=settings.model.name,
                     lesson_chunks=settings.documents.lesson_chunks,
+                    general_suite=settings.learning.general_suite,
                     redactor=self._redactor,
                 )
             if material.contained:

@@ -6,12 +6,15 @@ from typing import Any
 
 from celery import signals
 
+from adapters.evaluation.general import load_general_suite
 from server.core.logging import configure_logging
 from server.core.queue import READY_FILE_VARIABLE, TICK, build_celery
 from server.core.settings import Settings
 from workers.context import redis_url
 
 _settings = Settings()
+# An operator's file that no exam could use ends the start, not the first lesson.
+load_general_suite(_settings.learning.general_suite)
 
 app = build_celery(
     redis_url(_settings),

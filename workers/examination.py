@@ -108,7 +108,7 @@ def examine(
     known = taught_before(context, version)
     chosen = [item for item in held_out if item.id in set(asked)]
     about_material = [item for item in chosen if not known.covers(item.prompt)]
-    questions = (*about_material, *load_general_suite())
+    questions = (*about_material, *load_general_suite(context.settings.learning.general_suite))
     challenger_name = registry.engine_name(material.adapter.name, version)
     thresholds = context.settings.learning.gate
     total = 2 * (len(questions) + len(prompts))

@@ -72,6 +72,8 @@ class Material:
     """Held out by the runs that the champion comes from."""
     has_learnt_prompts: bool = False
     """Whether the champion comes from any such run."""
+    general_suite: Path | None = None
+    """File of the questions on what was known before; None: ours."""
 
     @property
     def champion_engine_name(self) -> str:
@@ -122,6 +124,7 @@ def collect(
     *,
     served: str,
     lesson_chunks: int | None = None,
+    general_suite: Path | None = None,
     redactor: Redactor = redact,
 ) -> Material:
     """The union of all live documents of the line's owner, or the run's task; and who champions it.
@@ -131,6 +134,7 @@ def collect(
     Args:
         served: the settings' model name, under which the engine knows its base model.
         lesson_chunks: how many chunks of one document a lesson takes; None: all.
+        general_suite: file of the questions that no lesson may ask; None: ours.
         redactor: takes out of traffic what nobody may learn.
 
     Raises:
@@ -162,6 +166,7 @@ def collect(
         base_engine_name=registry.base_engine_name_of(session, adapter, served),
         champion_revision=0,
         learnt_before=frozenset(),
+        general_suite=general_suite,
         documents=tuple(one.document for one in lessons if one.document.text.strip()),
         hashes={row.id: text_hash(row) for row in rows},
         contained={one.document.id: one.counts for one in lessons if one.counts},
@@ -210,11 +215,16 @@ def with_prompts(
     Raises:
         NoPrompts: there is nothing that the run may learn from.
     """
-    general = [item.prompt for item in load_general_suite()]
+    general = [item.prompt for item in load_general_suite(material.general_suite)]
     taken = prompt_material.prompts_of(session, owned, asked=general, redactor=redactor)
     held_out = prompt_material.held_out_of(session, owned.run_id, redactor=redactor)
     earlier = (prompt for each in material.earlier_prompts for prompt in each.prompts)
-    fit = teachable(taken.train, taken.opinions, held_out=[*held_out, *earlier])
+    fit = teachable(
+        taken.train,
+        taken.opinions,
+        held_out=[*held_out, *earlier],
+        general_suite=material.general_suite,
+    )
     return dataclasses.replace(
         material,
         prompts=fit.prompts,
@@ -236,7 +246,7 @@ def assignment_of(
         tasks=material.tasks,
         held_out=frozenset(
             [
-                *(item.prompt for item in (*exam, *load_general_suite())),
+                *(item.prompt for item in (*exam, *load_general_suite(material.general_suite))),
                 *map(last_turn, material.all_held_out_prompts),
             ]
         ),

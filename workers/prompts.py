@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from sqlalchemy.orm import Session
 
@@ -38,14 +39,18 @@ class Teachable:
 
 
 def teachable(
-    prompts: Iterable[Prompt], opinions: Iterable[Opinion], *, held_out: Iterable[Prompt]
+    prompts: Iterable[Prompt],
+    opinions: Iterable[Opinion],
+    *,
+    held_out: Iterable[Prompt],
+    general_suite: Path | None = None,
 ) -> Teachable:
     """Without what the exam asks, and without what speaks to the learner.
 
     Prompts are often alike, "What is 3 + 5?" and "What is 3 + 6?", so that only the same words are
     the same question.
     """
-    asked = {_plain(item.prompt) for item in load_general_suite()}
+    asked = {_plain(item.prompt) for item in load_general_suite(general_suite)}
     asked |= {_plain(last_turn(prompt)) for prompt in held_out}
     left_out: Counter[str] = Counter()
 

@@ -7,7 +7,7 @@ defaults, and a test keeps that file equal to this one.
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, FilePath, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from adapters.spec import (
@@ -180,6 +180,8 @@ class LearningSettings(Group):
     """Hosts of users' own verifiers that learning may call, as a JSON list of `name`, `name:port` or address; empty: none."""
     auto: AutoSpec = AutoSpec()
     """From what on a policy whose method is `auto` chooses a method."""
+    general_suite: FilePath | None = None
+    """JSON file of the exam's questions on what the model knew before, `[{"id": "SLICE-NAME", "slice": "SLICE", "prompt": "...", "answers": ["..."]}]`; empty: our forty. The more, the smaller a loss the gate can tell."""
     gate: GateThresholds = GateThresholds()
     """What a challenger must show before it serves."""
     judge: JudgeSpec = JudgeSpec()

@@ -1,5 +1,9 @@
 """The end of a run: verdict, alias and status together, or nothing of it."""
 
+import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -238,6 +242,30 @@ def test_what_the_general_suite_asks_is_held_out_of_every_lesson(ending: Ending)
     told = assignment_of(ending.material, (item,), ())
 
     assert {one.prompt for one in load_general_suite()} | {item.prompt} == told.held_out
+
+
+def test_so_is_what_the_operators_own_suite_asks(ending: Ending, tmp_path: Path) -> None:
+    path = tmp_path / "suite.json"
+    row = {"id": "ours-01", "slice": "ours", "prompt": "Which port is ours?", "answers": ["8000"]}
+    path.write_text(json.dumps([row]))
+
+    told = assignment_of(replace(ending.material, general_suite=path), (), ())
+
+    assert told.held_out == {"Which port is ours?"}
+
+
+def test_a_suite_that_cannot_be_used_ends_the_start_of_a_worker(tmp_path: Path) -> None:
+    path = tmp_path / "suite.json"
+    path.write_text("[]")
+    env = {**os.environ, "EVERLEARN_LEARNING__GENERAL_SUITE": str(path)}
+    env |= {"EVERLEARN_REDIS_URL": "redis://127.0.0.1:1"}
+
+    ended = subprocess.run(
+        [sys.executable, "-c", "import workers.app"], env=env, capture_output=True, text=True
+    )
+
+    assert ended.returncode != 0
+    assert f"general suite {path} is empty; give it at least one item" in ended.stderr
 
 
 def test_no_document_answers_a_question_that_this_run_asks_about_another(ending: Ending) -> None:

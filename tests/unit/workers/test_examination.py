@@ -1,7 +1,10 @@
 """The exam of a run: each question by its grader, and by the judge only when it is believed."""
 
+import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -188,6 +191,24 @@ def test_no_judge_is_asked_where_no_question_wants_one(
 
     assert exam.judge is None
     assert exam.to_json()["judge"] is None
+
+
+def test_the_general_suite_is_the_operators_file_where_there_is_one(
+    hall: Hall, engines: Callable[..., None], tmp_path: Path
+) -> None:
+    engines(honest)
+    path = tmp_path / "suite.json"
+    row = {"id": "ours-01", "slice": "ours", "prompt": "Which port is ours?", "answers": ["8000"]}
+    path.write_text(json.dumps([row]))
+    settings = hall.context.settings
+    learning = settings.learning.model_copy(update={"general_suite": path})
+    hall.context = replace(
+        hall.context, settings=settings.model_copy(update={"learning": learning})
+    )
+
+    exam = hall.sit()
+
+    assert [item.prompt for item in exam.items if item.is_general] == ["Which port is ours?"]
 
 
 def test_what_a_version_was_taught_is_not_asked_of_one_trained_on_from_it(

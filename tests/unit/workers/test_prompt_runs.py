@@ -190,7 +190,7 @@ def server(
     monkeypatch.setattr(versions, "check_held", lambda *_: None)
     monkeypatch.setattr(examination, "EngineSampler", sampler)
     monkeypatch.setattr(adaptation, "EngineSampler", sampler)
-    monkeypatch.setattr(examination, "load_general_suite", lambda: general)
+    monkeypatch.setattr(examination, "load_general_suite", lambda _: general)
     monkeypatch.setattr(adaptation, "build_method", lambda config: Listener(config, found.heard))
     monkeypatch.setattr("adapters.methods.continual.shape_of", lambda _: (16, 32))
     assert SealConfig().lora == LoraSpec(rank=16, alpha=32)

@@ -263,7 +263,7 @@ def whole(learner: Learner, queue: RecordingQueue, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(examination, "EngineSampler", EngineOnPaper)
     monkeypatch.setattr(adaptation, "EngineSampler", EngineOnPaper)
     general = [ExamItem(f"g{n}", ItemKind.GENERAL, None, "?", ("x",)) for n in range(40)]
-    monkeypatch.setattr(examination, "load_general_suite", lambda: general)
+    monkeypatch.setattr(examination, "load_general_suite", lambda _: general)
     return WholeRun(learner, adapting, bench, heart)
 
 
