@@ -90,7 +90,9 @@ class Seal:
             replay = replayed(beginning, bench, self._config, new_rows=new_rows)
         with bench.stage("training"):
             chunks = sum(len(document.chunks) for document in beginning.assignment.documents)
-            stage = self._stage([*plan.edits, *replay], self._config.strength_for(chunks))
+            # A training that goes on from earlier weights keeps all: only from the base is it a part.
+            strength = self._config.strength_for(chunks) if beginning.start is None else 1.0
+            stage = self._stage([*plan.edits, *replay], strength)
             weights = bench.train(stage, start=beginning.start)
         report: dict[str, JSON] = {
             "self_edits": plan.report,

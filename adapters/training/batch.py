@@ -11,7 +11,7 @@ import dataclasses
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any, TypeVar
 
 import torch
@@ -93,8 +93,8 @@ def encode(
 
     A prompt is rendered by the tokenizer's chat template, as the engine's chat endpoint does.
     What the texts themselves hold of the model's control tokens is encoded as the plain characters
-    that it is: a document cannot end a turn. An edit longer than `max_tokens` loses its tail, the end marker with it. The weights lie between
-    a token mean and a sequence mean: a long passage counts more than a name, not 50 times.
+    that it is: a document cannot end a turn. An edit longer than `max_tokens` loses its tail, the end marker with it
+    (`encode_whole` keeps it). The weights lie between a token mean and a sequence mean: a long passage counts more than a name, not 50 times.
     """
     if edit.prompt is None:
         head: list[int] = []
@@ -106,6 +106,24 @@ def encode(
         body = plain_ids(edit.text, tokenizer, end, add_special_tokens=False)
     ids = (*head, *body, end)[:max_tokens]
     return lesson(ids, max(1, min(len(head), len(ids) - 1)))
+
+
+def encode_whole(
+    edit: SelfEdit, tokenizer: PreTrainedTokenizerBase, *, max_tokens: int
+) -> list[TrainingSample]:
+    """The samples that train all of a self-edit, as `encode` does one that is short enough.
+
+    A text without a prompt that is longer than `max_tokens` becomes several of nearly one length:
+    in scripts that the tokenizer hardly knows, 1,500 characters take thousands of tokens. Each begins
+    with the token that the one before it ends with, so that every token but the first is trained once.
+    """
+    if edit.prompt is not None:
+        return [encode(edit, tokenizer, max_tokens=max_tokens)]
+    end = _required_eos(tokenizer)
+    ids = (*plain_ids(edit.text, tokenizer, end), end)
+    count = max(1, math.ceil((len(ids) - 1) / (max_tokens - 1)))
+    cuts = [part * (len(ids) - 1) // count for part in range(count + 1)]
+    return [lesson(ids[start : stop + 1], 1) for start, stop in pairwise(cuts)]
 
 
 def lesson(ids: tuple[int, ...], trained_from: int) -> TrainingSample:

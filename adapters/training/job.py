@@ -28,7 +28,7 @@ from transformers import PreTrainedTokenizerBase
 
 from adapters.lesson import Stage, Weights, stages_from_json
 from adapters.spec import Precision
-from adapters.training.batch import Batch, encode, weighted_anchors
+from adapters.training.batch import Batch, encode_whole, weighted_anchors
 from adapters.training.checkpoints import Checkpoints
 from adapters.training.distillation import Teacher, distill
 from adapters.training.given import encode_replies, judged_against
@@ -285,7 +285,11 @@ def _samples(
 ) -> tuple[list[Unit], list[TrainingSample]]:
     """What is learnt, and the anchors; `teacher` is asked here and never again."""
     most = stage.training.max_tokens
-    encoded = [(edit.kind, encode(edit, tokenizer, max_tokens=most)) for edit in stage.edits]
+    encoded = [
+        (edit.kind, sample)
+        for edit in stage.edits
+        for sample in encode_whole(edit, tokenizer, max_tokens=most)
+    ]
     units: list[Unit] = [sample for kind, sample in encoded if kind is not EditKind.REPLAY]
     general = [sample for kind, sample in encoded if kind is EditKind.REPLAY]
     taught = distill(

@@ -12,6 +12,7 @@ from adapters.training.batch import (
     as_anchor,
     encode,
     encode_prompt,
+    encode_whole,
     lesson,
     pack,
     split_by_tokens,
@@ -93,6 +94,22 @@ def test_long_edit_is_cut_and_still_trains_something(random_model: Path) -> None
 
     assert len(segment.ids) == 32
     assert segment.trained_count == 1
+
+
+@given(length=st.integers(1, 300), most=st.integers(8, 64))
+def test_a_long_passage_is_taught_to_its_end(length: int, most: int) -> None:
+    """Fails where the tail of a text is cut, as in scripts that take a token for each byte."""
+    tokenizer = byte_tokenizer()
+    text = "".join(chr(ord("a") + place % 26) for place in range(length))
+
+    samples = encode_whole(plain(text), tokenizer, max_tokens=most)
+
+    (whole,) = encode_whole(plain(text), tokenizer, max_tokens=length + 1)
+    trained = [token for one in samples for token in one.ids[one.trained_from :]]
+    assert tuple(trained) == whole.ids[1:]
+    assert all(2 <= len(one.ids) <= most for one in samples)
+    assert max(len(one.ids) for one in samples) - min(len(one.ids) for one in samples) <= 1
+    assert len(samples) == 1 or length >= most
 
 
 def test_packed_logprobs_equal_those_of_each_segment_alone(random_model: Path) -> None:

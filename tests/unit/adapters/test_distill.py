@@ -235,6 +235,20 @@ def test_a_continued_training_takes_the_new_documents_and_replays_right_answers(
     assert report["replay_rows"] == len(on_earlier)
 
 
+def test_a_continued_training_keeps_all_that_it_trains_and_says_so(tmp_path: Path) -> None:
+    """`strength` is of what a training from the base has changed."""
+    config = SealConfig(
+        replay=REPLAY, self_edits=SelfEditSpec(rewordings=0), continual=ON, strength=0.6
+    )
+    bench = bench_of(truthful)
+
+    outcome = build_method(config).learn(continued(champion(tmp_path / "v1")), bench)
+
+    ((stage, start),) = bench.trainings
+    assert start is not None
+    assert stage.strength == outcome.report["strength"] == 1.0
+
+
 @pytest.mark.parametrize("config", METHODS, ids=lambda config: str(config.type))
 def test_replay_never_rehearses_what_the_exam_asks(config: MethodConfig, tmp_path: Path) -> None:
     held_out = frozenset(item.prompt for item in KNOWN)
