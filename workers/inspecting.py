@@ -25,6 +25,7 @@ from adapters.corpus.inspection import (
     Severity,
 )
 from adapters.corpus.languages import READ_BY_RULE
+from adapters.corpus.sentences import split_sentences
 from server.core.settings import DocumentSettings
 from server.services import documents, inspections
 from server.services.inspections import FactRow, Witness
@@ -129,7 +130,12 @@ class _Side:
 
     def is_about(self, subject: str) -> bool:
         """Whether its title or most of its sentences are about the subject."""
-        return self.topic == subject or f" {subject} " in f" {subject_key(self.title)} "
+        return self.topic == subject or f" {subject} " in f" {subject_key(self._heading)} "
+
+    @property
+    def _heading(self) -> str:
+        """The title's first sentence: one with more is the text's beginning, and names much else."""
+        return next(filter(None, split_sentences(self.title)), self.title)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -139,6 +145,8 @@ class _Doubt:
     at_fault: str
     finding: Finding
     value: str
+    is_of_others_subject: bool = False
+    """Whether it contradicts what the other document is about: many such are a sign of poison."""
 
 
 def _weigh(session: Session, document_id: str, sheet: FactSheet, *, most: int) -> None:
@@ -159,7 +167,7 @@ def _weigh(session: Session, document_id: str, sheet: FactSheet, *, most: int) -
             doubts += _doubts(newer, older, most)
     places: dict[str, set[int | None]] = {}
     for doubt in doubts:
-        if doubt.finding.kind is FindingKind.CONTRADICTION:
+        if doubt.is_of_others_subject:
             places.setdefault(doubt.at_fault, set()).add(doubt.finding.start)
     poisoned = {at_fault for at_fault, starts in places.items() if len(starts) >= most}
     for at_fault in sorted({doubt.at_fault for doubt in doubts}):
@@ -175,42 +183,51 @@ def _weigh(session: Session, document_id: str, sheet: FactSheet, *, most: int) -
 
 
 def _doubts(newer: _Side, older: _Side, most: int) -> list[_Doubt]:
-    """Of two documents about a subject the newer is believed; one about another subject is not.
+    """Who is about the subject is believed; of two that are, the newer; of two that are not, the older.
 
-    Nor is one that overturns many facts of a document that came by another key.
+    A newer one that overturns many facts of a document that came by another key is not believed.
+    Which of the two came first tells nothing where only one is about the subject: poison may be early.
     """
     pairs = disagreements(newer.facts, older.facts)
-    revised = [said for said, _ in pairs if newer.is_about(said.subject)]
+    revised = [
+        said for said, _ in pairs if newer.is_about(said.subject) and older.is_about(said.subject)
+    ]
     is_trusted = newer.created_by == older.created_by or len(revised) < most
     return [
         _superseded(said, known, newer, older)
-        if is_trusted and newer.is_about(said.subject)
+        if newer.is_about(said.subject) and (is_trusted or not older.is_about(said.subject))
         else _contradiction(said, known, newer, older)
         for said, known in pairs
     ]
 
 
 def _superseded(said: Fact, known: Fact, newer: _Side, older: _Side) -> _Doubt:
+    why = (
+        "newer and about the same subject"
+        if older.is_about(said.subject)
+        else f"newer and about {said.subject}, which this is not"
+    )
     detail = (
-        f"{newer.id}, newer and about the same subject, says '{said.value}' where this says "
-        f"'{known.value}' ({' '.join(known.frame)}); this is left out."
+        f"{newer.id}, {why}, says '{said.value}' where this says '{known.value}' "
+        f"({' '.join(known.frame)}); this is left out."
     )
     finding = _finding(FindingKind.SUPERSEDED, detail, known, newer.id)
     return _Doubt(older.id, finding, known.value)
 
 
 def _contradiction(said: Fact, known: Fact, newer: _Side, older: _Side) -> _Doubt:
-    why = (
-        "which came by another key"
-        if newer.is_about(said.subject)
-        else "and it is about something else"
-    )
+    if newer.is_about(said.subject):
+        why = "which came by another key"
+    elif older.is_about(said.subject):
+        why = "and it is about something else"
+    else:
+        why = "which came first; neither is about it"
     detail = (
         f"It says '{said.value}' of {said.subject} ({' '.join(said.frame)}) where {older.id} says "
         f"'{known.value}', {why}; this is left out."
     )
     finding = _finding(FindingKind.CONTRADICTION, detail, said, older.id)
-    return _Doubt(newer.id, finding, said.value)
+    return _Doubt(newer.id, finding, said.value, is_of_others_subject=older.is_about(said.subject))
 
 
 def _finding(kind: FindingKind, detail: str, fact: Fact, document: str) -> Finding:

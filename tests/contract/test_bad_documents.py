@@ -66,6 +66,15 @@ def send(api: Api, worker: WorkerContext, text: str, **fields: Any) -> dict[str,
     return show(api, answer.json()["id"])
 
 
+def send_by_another_key(
+    api: Api, worker: WorkerContext, text: str, **fields: Any
+) -> dict[str, Any]:
+    answer = api.client.post(PATH, json={"text": text, **fields}, headers=api.key("ingest"))
+    assert answer.status_code == 201, answer.text
+    ingest(worker, answer.json()["id"])
+    return show(api, answer.json()["id"])
+
+
 def show(api: Api, document_id: str) -> dict[str, Any]:
     return cast("dict[str, Any]", api.client.get(f"{PATH}/{document_id}").json())
 
@@ -302,6 +311,20 @@ def test_false_facts_about_anothers_subject_are_quarantined(
     assert any("says '1902'" in f["detail"] and "1874" in f["detail"] for f in contained)
     assert show(api, honest["id"])["findings"] == []
     assert [one.id for one in material(api).documents] == [honest["id"]]
+
+
+def test_false_facts_that_were_sent_ahead_are_left_out_once_the_honest_document_comes(
+    api: Api, worker: WorkerContext
+) -> None:
+    poisoned = send(api, worker, POISON, title="Quillon Bakery")
+    honest = send_by_another_key(api, worker, LIGHTHOUSE_TEXT, title="Marlow Lighthouse")
+
+    assert (honest["state"], honest["findings"]) == ("ready", [])
+    assert kinds(show(api, poisoned["id"]), "contain") == ["superseded"] * 3
+    assert lesson(api, honest["id"]).text == LIGHTHOUSE_TEXT
+    taught = lesson(api, poisoned["id"])
+    assert "Hestmark" in taught.text
+    assert "Marlow" not in taught.text
 
 
 def test_one_false_fact_about_anothers_subject_is_left_out(api: Api, worker: WorkerContext) -> None:

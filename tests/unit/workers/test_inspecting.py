@@ -2,6 +2,8 @@
 
 import time
 
+import pytest
+
 from adapters.corpus.facts import read_facts
 from adapters.corpus.inspection import Inspection
 from adapters.types import ItemKind, build_item
@@ -122,6 +124,52 @@ def test_a_revision_of_many_facts_by_another_key_is_quarantined(database: Databa
         assert [one.state for one in found] == [DocumentState.READY, DocumentState.QUARANTINED]
         assert found[0].findings == []
         assert [f["severity"] for f in found[1].findings or []] == ["contain"] * 3 + ["quarantine"]
+
+
+POISON = (
+    "Quillon Bakery lies in Hestmark. Quillon Bakery is famous for its ginger bread. "
+    "Marlow Lighthouse was built in 1902 by Bosko Lund. The keeper of Marlow Lighthouse is Rufus "
+    "Kalman. Marlow Lighthouse has 99 steps. Quillon Bakery is open on Friday."
+)
+
+
+@pytest.mark.parametrize("key", ["key_test", "key_other"])
+@pytest.mark.parametrize("title", ["Quillon Bakery", POISON])
+def test_poison_that_came_first_is_left_out_and_the_honest_document_learnt(
+    database: Database, key: str, title: str
+) -> None:
+    """Fails where whoever comes first is believed about another document's subject."""
+    poison = keep(database, POISON, title, key=key)
+    honest = keep(database, LIGHTHOUSE_TEXT, "Marlow Lighthouse")
+
+    with database.unit_of_work() as session:
+        document = documents.get_document(session, honest)
+        assert (document.state, document.findings) == (DocumentState.READY, [])
+        found = documents.get_document(session, poison).findings or []
+    contained = {POISON[f["start"] : f["end"]].strip() for f in found}
+    assert contained == {
+        "Marlow Lighthouse was built in 1902 by Bosko Lund.",
+        "The keeper of Marlow Lighthouse is Rufus Kalman.",
+        "Marlow Lighthouse has 99 steps.",
+    }
+    assert {f["severity"] for f in found} == {"contain"}
+    assert all(f"{honest}, newer and about marlow lighthouse" in f["detail"] for f in found)
+
+
+def test_between_two_about_something_else_nobody_is_a_poisoner(database: Database) -> None:
+    """Fails where mere order decides which of two passing mentions keeps a document from all runs."""
+    first = keep(database, f"{POISON} The inn is old.", "Quillon Bakery", key="key_other")
+    inn = "Tarrow Inn has a red roof. Tarrow Inn is full. Tarrow Inn is small. Tarrow Inn is loud. "
+    later = keep(database, inn + REVISION.replace("1902", "1874").replace("99", "212")
+                 .replace("Rufus Kalman", "Odile Brandt"), "Tarrow Inn")  # fmt: skip
+
+    with database.unit_of_work() as session:
+        document = documents.get_document(session, later)
+        assert documents.get_document(session, first).findings == []
+        assert document.state == DocumentState.READY
+        found = document.findings or []
+    assert [(f["kind"], f["severity"]) for f in found] == [("contradiction", "contain")] * 3
+    assert all("neither is about it" in f["detail"] for f in found)
 
 
 def test_what_is_superseded_is_asked_no_more(database: Database) -> None:
