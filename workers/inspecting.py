@@ -27,6 +27,7 @@ from adapters.corpus.inspection import (
 from adapters.corpus.languages import READ_BY_RULE
 from adapters.corpus.sentences import split_sentences
 from server.core.settings import DocumentSettings
+from server.db import DocumentState
 from server.services import documents, inspections
 from server.services.inspections import FactRow, Witness
 
@@ -91,12 +92,13 @@ def name_near_duplicate(session: Session, document_id: str, likeness: float) -> 
     if older is None:
         return
     session.flush()
+    is_learnt = document.state != DocumentState.QUARANTINED
     found = [
         Finding(
             FindingKind.NEAR_DUPLICATE,
             Severity.NOTE,
-            f"It says nearly the same as {older} ({likeness:.0%} in common) and is learnt in its "
-            "place.",
+            f"It says nearly the same as {older} ({likeness:.0%} in common)"
+            + (" and is learnt in its place." if is_learnt else "."),
             document=older,
         )
     ]
@@ -126,6 +128,8 @@ class _Side:
     came: tuple[datetime, str]
     """When, and its id: the order of all documents."""
     created_by: str
+    near_duplicate_of: str | None
+    """The document that it replaces as a whole, once nothing speaks against it."""
     facts: tuple[Fact, ...]
 
     def is_about(self, subject: str) -> bool:
@@ -145,8 +149,8 @@ class _Doubt:
     at_fault: str
     finding: Finding
     value: str
-    is_of_others_subject: bool = False
-    """Whether it contradicts what the other document is about: many such are a sign of poison."""
+    is_sign: bool = False
+    """Whether many such are a sign of poison."""
 
 
 def _weigh(session: Session, document_id: str, sheet: FactSheet, *, most: int) -> None:
@@ -158,16 +162,17 @@ def _weigh(session: Session, document_id: str, sheet: FactSheet, *, most: int) -
         sheet.topic,
         (document.created_at, document.id),
         document.created_by,
+        document.near_duplicate_of,
         sheet.facts,
     )
     doubts: list[_Doubt] = []
     for witness in inspections.witnesses(session, document_id, {f.subject for f in sheet.facts}):
-        if document.near_duplicate_of != witness.id:  # else it is replaced as a whole
-            older, newer = sorted((this, _side(witness)), key=lambda side: side.came)
-            doubts += _doubts(newer, older, most)
+        older, newer = sorted((this, _side(witness)), key=lambda side: side.came)
+        is_copy = newer.near_duplicate_of == older.id
+        doubts += (_doubts_of_copy if is_copy else _doubts)(newer, older, most)
     places: dict[str, set[int | None]] = {}
     for doubt in doubts:
-        if doubt.is_of_others_subject:
+        if doubt.is_sign:
             places.setdefault(doubt.at_fault, set()).add(doubt.finding.start)
     poisoned = {at_fault for at_fault, starts in places.items() if len(starts) >= most}
     for at_fault in sorted({doubt.at_fault for doubt in doubts}):
@@ -196,8 +201,30 @@ def _doubts(newer: _Side, older: _Side, most: int) -> list[_Doubt]:
     return [
         _superseded(said, known, newer, older)
         if newer.is_about(said.subject) and (is_trusted or not older.is_about(said.subject))
-        else _contradiction(said, known, newer, older)
+        else _contradiction(
+            said,
+            known,
+            newer,
+            older,
+            why=_why(said, newer, older),
+            is_sign=older.is_about(said.subject),
+        )
         for said, known in pairs
+    ]
+
+
+def _doubts_of_copy(newer: _Side, older: _Side, most: int) -> list[_Doubt]:
+    """A near duplicate replaces the older as a whole, so no sentence of either is left out beside it.
+
+    Unless it came by another key and changes many facts, whatever they are about: then all of them
+    are in doubt, and what is in quarantine replaces nothing.
+    """
+    pairs = disagreements(newer.facts, older.facts)
+    if newer.created_by == older.created_by or len(pairs) < most:
+        return []
+    why = "which it nearly repeats and which came by another key"
+    return [
+        _contradiction(said, known, newer, older, why=why, is_sign=True) for said, known in pairs
     ]
 
 
@@ -215,19 +242,24 @@ def _superseded(said: Fact, known: Fact, newer: _Side, older: _Side) -> _Doubt:
     return _Doubt(older.id, finding, known.value)
 
 
-def _contradiction(said: Fact, known: Fact, newer: _Side, older: _Side) -> _Doubt:
+def _why(said: Fact, newer: _Side, older: _Side) -> str:
+    """Why the older of two is believed."""
     if newer.is_about(said.subject):
-        why = "which came by another key"
-    elif older.is_about(said.subject):
-        why = "and it is about something else"
-    else:
-        why = "which came first; neither is about it"
+        return "which came by another key"
+    if older.is_about(said.subject):
+        return "and it is about something else"
+    return "which came first; neither is about it"
+
+
+def _contradiction(
+    said: Fact, known: Fact, newer: _Side, older: _Side, *, why: str, is_sign: bool
+) -> _Doubt:
     detail = (
         f"It says '{said.value}' of {said.subject} ({' '.join(said.frame)}) where {older.id} says "
         f"'{known.value}', {why}; this is left out."
     )
     finding = _finding(FindingKind.CONTRADICTION, detail, said, older.id)
-    return _Doubt(newer.id, finding, said.value, is_of_others_subject=older.is_about(said.subject))
+    return _Doubt(newer.id, finding, said.value, is_sign)
 
 
 def _finding(kind: FindingKind, detail: str, fact: Fact, document: str) -> Finding:
@@ -268,5 +300,6 @@ def _side(witness: Witness) -> _Side:
         witness.topic,
         (witness.created_at, witness.id),
         witness.created_by,
+        witness.near_duplicate_of,
         facts,
     )

@@ -42,6 +42,7 @@ class Witness:
     created_at: datetime
     created_by: str
     """The key that sent it."""
+    near_duplicate_of: str | None
     facts: tuple[FactRow, ...]
 
 
@@ -167,6 +168,7 @@ def witnesses(session: Session, document_id: str, subjects: Collection[str]) -> 
             other.topic,
             other.created_at,
             other.created_by,
+            other.near_duplicate_of,
             tuple(facts),
         )
         for other, facts in found.values()
