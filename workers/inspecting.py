@@ -14,6 +14,7 @@ from adapters.corpus.facts import (
     Fact,
     FactSheet,
     disagreements,
+    placed_sentences,
     read_facts,
     subject_key,
 )
@@ -30,6 +31,7 @@ from server.core.settings import DocumentSettings
 from server.db import DocumentState
 from server.services import documents, inspections
 from server.services.inspections import FactRow, Witness
+from workers import stale_questions
 
 _MOST_FACTS = 2000
 """Of one document; they come from its first chunks."""
@@ -82,7 +84,7 @@ def keep(
     if any(finding.severity is Severity.QUARANTINE for finding in inspection.findings):
         inspections.quarantine(session, document_id)
         return
-    _weigh(session, document_id, sheet, most=settings.max_contradictions)
+    _weigh(session, document_id, sheet, settings)
 
 
 def name_near_duplicate(session: Session, document_id: str, likeness: float) -> None:
@@ -153,9 +155,12 @@ class _Doubt:
     """Whether many such are a sign of poison."""
 
 
-def _weigh(session: Session, document_id: str, sheet: FactSheet, *, most: int) -> None:
+def _weigh(
+    session: Session, document_id: str, sheet: FactSheet, settings: DocumentSettings
+) -> None:
     """Decide, for every fact on which it and another document disagree, which one is left out."""
     document = documents.get_document(session, document_id)
+    most = settings.max_contradictions
     this = _Side(
         document_id,
         document.title,
@@ -182,9 +187,25 @@ def _weigh(session: Session, document_id: str, sheet: FactSheet, *, most: int) -
         if at_fault in poisoned:
             findings.append(_poison(len(places[at_fault])))
         inspections.add_findings(session, at_fault, rows_of(findings))
-        inspections.drop_questions(session, at_fault, {doubt.value for doubt in own})
+        values = {doubt.value for doubt in own}
+        _drop_stale_questions(session, at_fault, values, most_chunks=settings.lesson_chunks)
         if at_fault in poisoned:
             inspections.quarantine(session, at_fault)
+
+
+def _drop_stale_questions(
+    session: Session, document_id: str, values: set[str], *, most_chunks: int
+) -> None:
+    """Ask no more what is not taught any more; what users sent is asked on."""
+    if not values or not (made := inspections.made_questions(session, document_id)):
+        return
+    stale = stale_questions.stale_items(
+        made,
+        placed_sentences(documents.chunks_of(session, document_id)[:most_chunks]),
+        left_out=inspections.contained_places(session, document_id),
+        values=values,
+    )
+    inspections.drop_questions(session, document_id, stale)
 
 
 def _doubts(newer: _Side, older: _Side, most: int) -> list[_Doubt]:

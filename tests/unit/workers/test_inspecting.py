@@ -6,7 +6,9 @@ import pytest
 
 from adapters.corpus.facts import read_facts
 from adapters.corpus.inspection import Inspection
-from adapters.types import ItemKind, build_item
+from adapters.evaluation.quiz import build_exam_items
+from adapters.spec import ExamSpec, QuizSpec
+from adapters.types import ItemKind, SourceDocument, build_item
 from server.core.settings import DocumentSettings
 from server.db import Document, DocumentFact, DocumentState
 from server.db.session import Database
@@ -184,3 +186,29 @@ def test_what_is_superseded_is_asked_no_more(database: Database) -> None:
     with database.unit_of_work() as session:
         left = {item.prompt for item in documents.exam_items(session, [older], split="exam")}
     assert left == {kept.prompt, sent.prompt}
+
+
+def test_what_no_text_teaches_any_more_is_asked_no_more(database: Database) -> None:
+    """Fails where a question on a sentence that is left out is asked on, and lost again and again."""
+    text = f"{LIGHTHOUSE_TEXT} Marlow Lighthouse was painted in 1931."
+    older = keep(database, text)
+    source = SourceDocument(id=older, title="", text=text, chunks=(text,))
+    exam, train = build_exam_items(source, sampler=None, exam=ExamSpec(), quiz=QuizSpec())
+    before = {item.prompt for item in (*exam, *train)}
+    with database.unit_of_work() as session:
+        documents.add_exam_questions(session, older, exam=exam, train=train)
+    keep(database, "Marlow Lighthouse was built in 1902. Marlow Lighthouse was flooded in 1950.")
+
+    with database.unit_of_work() as session:
+        left = {
+            item.prompt
+            for split in ("exam", "train")
+            for item in documents.exam_items(session, [older], split=split)
+        }
+    assert before - left == {
+        "Complete: Marlow Lighthouse was built in",
+        "Complete: Marlow Lighthouse was built in 1874 by",
+        "Complete: Marlow Lighthouse was flooded in",
+        "Complete: Marlow Lighthouse was flooded in 1931, and the engineer",
+    }
+    assert "Complete: Marlow Lighthouse was painted in" in left
