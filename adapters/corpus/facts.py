@@ -10,7 +10,7 @@ relations that have several true values ("It won in 1994") unless one of the tex
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from adapters.corpus.instructions import sentence_bounds
@@ -53,6 +53,15 @@ class FactSheet:
     topic: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class PlacedSentence:
+    """A sentence that names its subject, as questions are made of it, and where it stands."""
+
+    text: str
+    start: int
+    end: int
+
+
 def read_facts(chunks: Sequence[str], *, most: int) -> FactSheet:
     """The facts of the chunks in order, at most `most`; places count from the first chunk's start."""
     facts: list[Fact] = []
@@ -68,6 +77,19 @@ def read_facts(chunks: Sequence[str], *, most: int) -> FactSheet:
         offset += len(chunk)
     topic = next((name for name, _ in topics.most_common(1)), None)
     return FactSheet(tuple(facts[:most]), topic)
+
+
+def placed_sentences(chunks: Sequence[str]) -> list[PlacedSentence]:
+    """The sentences of the chunks in order; places count from the first chunk's start."""
+    found: list[PlacedSentence] = []
+    offset = 0
+    for chunk in chunks:
+        found += [
+            PlacedSentence(sentence.text, offset + start, offset + end)
+            for sentence, start, end in _placed(chunk, read_text(chunk))
+        ]
+        offset += len(chunk)
+    return found
 
 
 def disagreements(newer: Iterable[Fact], older: Iterable[Fact]) -> list[tuple[Fact, Fact]]:
@@ -118,15 +140,21 @@ def _by_place(facts: Iterable[Fact]) -> dict[tuple[str, str], list[Fact]]:
 
 
 def _facts_of(chunk: str, reading: Reading, offset: int) -> list[Fact]:
-    found: list[Fact] = []
+    return [
+        fact
+        for sentence, start, end in _placed(chunk, reading)
+        for fact in _facts_in(sentence, reading, offset + start, offset + end)
+    ]
+
+
+def _placed(chunk: str, reading: Reading) -> Iterator[tuple[Sentence, int, int]]:
+    """The sentences that are found again in the chunk, each with its start and end there."""
     place = 0
     for sentence in reading.sentences:
         bounds = _bounds(chunk, sentence.original, place)
-        if bounds is None:
-            continue
-        place = bounds[1]
-        found += _facts_in(sentence, reading, offset + bounds[0], offset + bounds[1])
-    return found
+        if bounds is not None:
+            yield sentence, *bounds
+            place = bounds[1]
 
 
 def _bounds(chunk: str, sentence: str, place: int) -> tuple[int, int] | None:

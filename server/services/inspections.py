@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
+from adapters.types import ExamItem, ItemKind
 from server.core.clock import utc_now
 from server.core.errors import DocumentNotQuarantined
 from server.db import Document, DocumentFact, DocumentState, ExamQuestion
-from server.services import audit
+from server.services import audit, documents
 from server.services.documents import get_document
 from server.services.keys import Principal
 
@@ -42,6 +43,7 @@ class Witness:
     created_at: datetime
     created_by: str
     """The key that sent it."""
+    near_duplicate_of: str | None
     facts: tuple[FactRow, ...]
 
 
@@ -167,22 +169,42 @@ def witnesses(session: Session, document_id: str, subjects: Collection[str]) -> 
             other.topic,
             other.created_at,
             other.created_by,
+            other.near_duplicate_of,
             tuple(facts),
         )
         for other, facts in found.values()
     ]
 
 
-def drop_questions(session: Session, document_id: str, answers: Collection[str]) -> None:
-    """Ask no more for what a newer document says otherwise; what users sent is asked on."""
-    rows = session.scalars(
-        select(ExamQuestion).where(
-            ExamQuestion.document_id == document_id, ExamQuestion.kind != "user"
+def contained_places(session: Session, document_id: str) -> list[tuple[int, int]]:
+    """Start and end of what the document's findings keep from lessons and exams."""
+    document = get_document(session, document_id)
+    if document.released_at is not None:
+        return []
+    return [
+        (finding["start"], finding["end"])
+        for finding in document.findings or ()
+        if finding["severity"] == "contain" and finding["start"] is not None
+    ]
+
+
+def made_questions(session: Session, document_id: str) -> list[ExamItem]:
+    """The document's questions on both sides of the split, without those that its users sent."""
+    items = [
+        item
+        for split in ("exam", "train")
+        for item in documents.exam_items(session, [document_id], split=split)
+    ]
+    return [item for item in items if item.kind is not ItemKind.USER]
+
+
+def drop_questions(session: Session, document_id: str, item_ids: Collection[str]) -> None:
+    """Ask these questions about the document no more."""
+    session.execute(
+        delete(ExamQuestion).where(
+            ExamQuestion.document_id == document_id, ExamQuestion.item_id.in_(item_ids)
         )
     )
-    for row in rows:
-        if any(answer in answers for answer in row.answers):
-            session.delete(row)
 
 
 def near_duplicates_of_key(session: Session, document_id: str, *, hours: float = 24) -> int:

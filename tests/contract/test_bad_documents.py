@@ -10,7 +10,7 @@ import pytest
 
 from adapters.evaluation.quiz import build_exam_items
 from adapters.spec import ExamSpec, QuizSpec
-from adapters.types import SourceDocument
+from adapters.types import ItemKind, SourceDocument, build_item
 from server.core.errors import NothingToLearn
 from server.core.settings import DocumentSettings, Settings
 from server.db.session import Database
@@ -61,6 +61,15 @@ def worker(settings: Settings, database: Database) -> WorkerContext:
 def send(api: Api, worker: WorkerContext, text: str, **fields: Any) -> dict[str, Any]:
     """The document as its sender sees it when the worker has read it."""
     answer = api.client.post(PATH, json={"text": text, **fields})
+    assert answer.status_code == 201, answer.text
+    ingest(worker, answer.json()["id"])
+    return show(api, answer.json()["id"])
+
+
+def send_by_another_key(
+    api: Api, worker: WorkerContext, text: str, **fields: Any
+) -> dict[str, Any]:
+    answer = api.client.post(PATH, json={"text": text, **fields}, headers=api.key("ingest"))
     assert answer.status_code == 201, answer.text
     ingest(worker, answer.json()["id"])
     return show(api, answer.json()["id"])
@@ -171,6 +180,62 @@ def test_a_near_duplicate_in_quarantine_does_not_replace_the_honest_one(
     assert (hostile["state"], hostile["near_duplicate_of"]) == ("quarantined", honest["id"])
     assert show(api, honest["id"])["replaced_by"] is None
     assert [one.id for one in material(api).documents] == [honest["id"]]
+
+
+SEA = " ".join(f"The sea at Vessin has number {n} of its moods." for n in range(300))
+
+
+def changed(text: str, *, facts: int) -> str:
+    """The lighthouse's text with so many of its facts said otherwise."""
+    for old, new in [("1874", "1902"), ("212", "99"), ("1931", "1950")][:facts]:
+        text = text.replace(old, new)
+    return text
+
+
+def test_a_near_duplicate_by_another_key_that_changes_many_facts_replaces_nothing(
+    api: Api, worker: WorkerContext
+) -> None:
+    """Fails where a copy of another's document with false facts in it takes that one's place."""
+    text = f"{LIGHTHOUSE_TEXT} {SEA}"
+    asked = [{"question": "When was Marlow Lighthouse built?", "answers": ["1874"]}]
+    honest = send(api, worker, text, title="Marlow Lighthouse", questions=asked)
+    with api.database.unit_of_work() as session:
+        made = build_item(ItemKind.CLOZE, honest["id"], prompt="It was built in", answers=("1874",))
+        documents.add_exam_questions(session, honest["id"], exam=[made], train=[])
+    poisoned = send_by_another_key(api, worker, changed(text, facts=3), title="Marlow Lighthouse")
+
+    assert (poisoned["state"], poisoned["near_duplicate_of"]) == ("quarantined", honest["id"])
+    assert kinds(poisoned, "contain") == ["contradiction"] * 3
+    assert "another key" in poisoned["findings"][0]["detail"]
+    assert not any("in its place" in f["detail"] for f in poisoned["findings"])
+    assert show(api, honest["id"])["findings"] == []
+    assert lesson(api, honest["id"]).text == text
+    with api.database.unit_of_work() as session:
+        left = documents.exam_items(session, [honest["id"]], split="exam")
+    assert len(left) == 2
+
+
+def test_a_near_duplicate_by_another_key_that_changes_few_facts_is_a_revision(
+    api: Api, worker: WorkerContext
+) -> None:
+    text = f"{LIGHTHOUSE_TEXT} {SEA}"
+    send(api, worker, text, title="Marlow Lighthouse")
+    by_other = send_by_another_key(api, worker, changed(text, facts=2), title="Marlow Lighthouse")
+
+    assert (by_other["state"], kinds(by_other)) == ("ready", ["near_duplicate"])
+    assert [one.id for one in material(api).documents] == [by_other["id"]]
+
+
+def test_a_near_duplicate_by_the_same_key_may_change_any_number_of_facts(
+    api: Api, worker: WorkerContext
+) -> None:
+    text = f"{LIGHTHOUSE_TEXT} {SEA}"
+    send(api, worker, text, title="Marlow Lighthouse")
+    revised = send(api, worker, changed(text, facts=3), title="Marlow Lighthouse")
+
+    assert (revised["state"], kinds(revised)) == ("ready", ["near_duplicate"])
+    assert "in its place" in revised["findings"][0]["detail"]
+    assert [one.id for one in material(api).documents] == [revised["id"]]
 
 
 # Other languages
@@ -302,6 +367,20 @@ def test_false_facts_about_anothers_subject_are_quarantined(
     assert any("says '1902'" in f["detail"] and "1874" in f["detail"] for f in contained)
     assert show(api, honest["id"])["findings"] == []
     assert [one.id for one in material(api).documents] == [honest["id"]]
+
+
+def test_false_facts_that_were_sent_ahead_are_left_out_once_the_honest_document_comes(
+    api: Api, worker: WorkerContext
+) -> None:
+    poisoned = send(api, worker, POISON, title="Quillon Bakery")
+    honest = send_by_another_key(api, worker, LIGHTHOUSE_TEXT, title="Marlow Lighthouse")
+
+    assert (honest["state"], honest["findings"]) == ("ready", [])
+    assert kinds(show(api, poisoned["id"]), "contain") == ["superseded"] * 3
+    assert lesson(api, honest["id"]).text == LIGHTHOUSE_TEXT
+    taught = lesson(api, poisoned["id"])
+    assert "Hestmark" in taught.text
+    assert "Marlow" not in taught.text
 
 
 def test_one_false_fact_about_anothers_subject_is_left_out(api: Api, worker: WorkerContext) -> None:

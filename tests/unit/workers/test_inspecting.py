@@ -2,9 +2,13 @@
 
 import time
 
+import pytest
+
 from adapters.corpus.facts import read_facts
 from adapters.corpus.inspection import Inspection
-from adapters.types import ItemKind, build_item
+from adapters.evaluation.quiz import build_exam_items
+from adapters.spec import ExamSpec, QuizSpec
+from adapters.types import ItemKind, SourceDocument, build_item
 from server.core.settings import DocumentSettings
 from server.db import Document, DocumentFact, DocumentState
 from server.db.session import Database
@@ -124,6 +128,52 @@ def test_a_revision_of_many_facts_by_another_key_is_quarantined(database: Databa
         assert [f["severity"] for f in found[1].findings or []] == ["contain"] * 3 + ["quarantine"]
 
 
+POISON = (
+    "Quillon Bakery lies in Hestmark. Quillon Bakery is famous for its ginger bread. "
+    "Marlow Lighthouse was built in 1902 by Bosko Lund. The keeper of Marlow Lighthouse is Rufus "
+    "Kalman. Marlow Lighthouse has 99 steps. Quillon Bakery is open on Friday."
+)
+
+
+@pytest.mark.parametrize("key", ["key_test", "key_other"])
+@pytest.mark.parametrize("title", ["Quillon Bakery", POISON])
+def test_poison_that_came_first_is_left_out_and_the_honest_document_learnt(
+    database: Database, key: str, title: str
+) -> None:
+    """Fails where whoever comes first is believed about another document's subject."""
+    poison = keep(database, POISON, title, key=key)
+    honest = keep(database, LIGHTHOUSE_TEXT, "Marlow Lighthouse")
+
+    with database.unit_of_work() as session:
+        document = documents.get_document(session, honest)
+        assert (document.state, document.findings) == (DocumentState.READY, [])
+        found = documents.get_document(session, poison).findings or []
+    contained = {POISON[f["start"] : f["end"]].strip() for f in found}
+    assert contained == {
+        "Marlow Lighthouse was built in 1902 by Bosko Lund.",
+        "The keeper of Marlow Lighthouse is Rufus Kalman.",
+        "Marlow Lighthouse has 99 steps.",
+    }
+    assert {f["severity"] for f in found} == {"contain"}
+    assert all(f"{honest}, newer and about marlow lighthouse" in f["detail"] for f in found)
+
+
+def test_between_two_about_something_else_nobody_is_a_poisoner(database: Database) -> None:
+    """Fails where mere order decides which of two passing mentions keeps a document from all runs."""
+    first = keep(database, f"{POISON} The inn is old.", "Quillon Bakery", key="key_other")
+    inn = "Tarrow Inn has a red roof. Tarrow Inn is full. Tarrow Inn is small. Tarrow Inn is loud. "
+    later = keep(database, inn + REVISION.replace("1902", "1874").replace("99", "212")
+                 .replace("Rufus Kalman", "Odile Brandt"), "Tarrow Inn")  # fmt: skip
+
+    with database.unit_of_work() as session:
+        document = documents.get_document(session, later)
+        assert documents.get_document(session, first).findings == []
+        assert document.state == DocumentState.READY
+        found = document.findings or []
+    assert [(f["kind"], f["severity"]) for f in found] == [("contradiction", "contain")] * 3
+    assert all("neither is about it" in f["detail"] for f in found)
+
+
 def test_what_is_superseded_is_asked_no_more(database: Database) -> None:
     older = keep(database, LIGHTHOUSE_TEXT)
     kept = build_item(ItemKind.CLOZE, older, prompt="Its boat is called", answers=("Sirenka",))
@@ -136,3 +186,29 @@ def test_what_is_superseded_is_asked_no_more(database: Database) -> None:
     with database.unit_of_work() as session:
         left = {item.prompt for item in documents.exam_items(session, [older], split="exam")}
     assert left == {kept.prompt, sent.prompt}
+
+
+def test_what_no_text_teaches_any_more_is_asked_no_more(database: Database) -> None:
+    """Fails where a question on a sentence that is left out is asked on, and lost again and again."""
+    text = f"{LIGHTHOUSE_TEXT} Marlow Lighthouse was painted in 1931."
+    older = keep(database, text)
+    source = SourceDocument(id=older, title="", text=text, chunks=(text,))
+    exam, train = build_exam_items(source, sampler=None, exam=ExamSpec(), quiz=QuizSpec())
+    before = {item.prompt for item in (*exam, *train)}
+    with database.unit_of_work() as session:
+        documents.add_exam_questions(session, older, exam=exam, train=train)
+    keep(database, "Marlow Lighthouse was built in 1902. Marlow Lighthouse was flooded in 1950.")
+
+    with database.unit_of_work() as session:
+        left = {
+            item.prompt
+            for split in ("exam", "train")
+            for item in documents.exam_items(session, [older], split=split)
+        }
+    assert before - left == {
+        "Complete: Marlow Lighthouse was built in",
+        "Complete: Marlow Lighthouse was built in 1874 by",
+        "Complete: Marlow Lighthouse was flooded in",
+        "Complete: Marlow Lighthouse was flooded in 1931, and the engineer",
+    }
+    assert "Complete: Marlow Lighthouse was painted in" in left
