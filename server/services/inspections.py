@@ -139,7 +139,8 @@ def store_facts(
 def witnesses(session: Session, document_id: str, subjects: Collection[str]) -> list[Witness]:
     """Other documents of the same owner that say something of the subjects, the newest first.
 
-    At most 5,000 facts are looked at; those in quarantine say nothing.
+    At most 5,000 facts are looked at. Documents in quarantine say nothing, nor does a sentence that
+    is left out of what is learnt: it was found to be wrong.
     """
     document = get_document(session, document_id)
     wanted = sorted(subjects)
@@ -159,6 +160,8 @@ def witnesses(session: Session, document_id: str, subjects: Collection[str]) -> 
             .limit(_MOST_FACTS)
         )
         for fact, other in rows:
+            if _overlaps(fact, _contained(other)):
+                continue
             found.setdefault(other.id, (other, []))[1].append(
                 FactRow(fact.subject, fact.slot, fact.frame, fact.value, fact.start, fact.end)
             )
@@ -178,7 +181,10 @@ def witnesses(session: Session, document_id: str, subjects: Collection[str]) -> 
 
 def contained_places(session: Session, document_id: str) -> list[tuple[int, int]]:
     """Start and end of what the document's findings keep from lessons and exams."""
-    document = get_document(session, document_id)
+    return _contained(get_document(session, document_id))
+
+
+def _contained(document: Document) -> list[tuple[int, int]]:
     if document.released_at is not None:
         return []
     return [
@@ -186,6 +192,10 @@ def contained_places(session: Session, document_id: str) -> list[tuple[int, int]
         for finding in document.findings or ()
         if finding["severity"] == "contain" and finding["start"] is not None
     ]
+
+
+def _overlaps(fact: DocumentFact, places: Collection[tuple[int, int]]) -> bool:
+    return any(fact.start < end and start < fact.end for start, end in places)
 
 
 def made_questions(session: Session, document_id: str) -> list[ExamItem]:

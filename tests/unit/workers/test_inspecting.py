@@ -174,6 +174,16 @@ def test_between_two_about_something_else_nobody_is_a_poisoner(database: Databas
     assert all("neither is about it" in f["detail"] for f in found)
 
 
+def test_what_was_found_wrong_is_no_witness_against_others(database: Database) -> None:
+    """Fails where a true mention is left out because a poisoned text said otherwise before."""
+    keep(database, POISON, "Quillon Bakery", key="key_other")
+    keep(database, LIGHTHOUSE_TEXT, "Marlow Lighthouse")
+    later = keep(database, "Tarrow Inn is old. Marlow Lighthouse was built in 1874.", "Tarrow Inn")
+
+    with database.unit_of_work() as session:
+        assert documents.get_document(session, later).findings == []
+
+
 def test_what_is_superseded_is_asked_no_more(database: Database) -> None:
     older = keep(database, LIGHTHOUSE_TEXT)
     kept = build_item(ItemKind.CLOZE, older, prompt="Its boat is called", answers=("Sirenka",))
