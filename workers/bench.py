@@ -381,8 +381,7 @@ def drop_trained(folder: Path) -> None:
     if any(map(may_be_held, folder.glob("attempt-*"))):
         return
     shutil.rmtree(folder / _CHECKPOINTS, ignore_errors=True)
-    (folder / _SPENT).unlink(missing_ok=True)
-    for path in folder.glob("trained-*"):
+    for path in (*folder.glob(f"{Path(_SPENT).stem}.*"), *folder.glob("trained-*")):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:

@@ -1,6 +1,7 @@
 """A run's workbench: what one attempt has done, the next one finds."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -525,3 +526,13 @@ def test_a_run_asks_the_verifier_that_its_method_names_and_only_listed_services(
     assert working.verifier(HttpVerifier(url="http://127.0.0.1:9/")).verify([one]) == [
         Verdict(None, "the service is not on the operator's list")
     ]
+
+
+def test_what_threads_spend_at_once_is_counted_whole(tmp_path: Path) -> None:
+    path = tmp_path / "spent.json"
+
+    with ThreadPoolExecutor(8) as pool:  # as samplers are asked, each with an account of its own
+        list(pool.map(lambda _: Account(path).add(Spent(tokens=3, steps=1)), range(200)))
+
+    assert Account(path).total == Spent(tokens=600, steps=200)
+    assert list(tmp_path.iterdir()) == [path]
