@@ -185,7 +185,7 @@ class RunBench:
             return []
         folder = self.scratch / f"try-{uuid4().hex[:8]}"
         outputs = [folder / str(number) for number in range(len(stages))]
-        self._run_trainer(stages, outputs, folder=folder)
+        self._run_trainer(stages, outputs, trials=folder)
         return [Weights(output) if output.exists() else None for output in outputs]
 
     @contextmanager
@@ -300,8 +300,9 @@ class RunBench:
         start: Weights | None = None,
         teacher: Weights | None = None,
         keeps_moments: bool = False,
-        folder: Path | None = None,
+        trials: Path | None = None,
     ) -> dict[str, Any]:
+        """The trainer's report; ``trials`` is the folder of those that are no part of the lesson."""
         job = {
             "base_model": self.origin.base_path,
             "stages": stages_to_json(list(stages)),
@@ -311,9 +312,10 @@ class RunBench:
             "keeps_moments": keeps_moments,
             "nice": self.context.settings.learning.nice,
             "threads": self.context.settings.learning.threads or spare_threads(),
-            "checkpoints": str(self.checkpoints) if len(stages) == 1 and not folder else None,
+            "checkpoints": str(self.checkpoints) if trials is None else None,
+            "are_trials": trials is not None,
         }
-        place = folder or self.scratch
+        place = trials or self.scratch
         place.mkdir(parents=True, exist_ok=True)
         began = monotonic()
         report = self._trainer.train(job, folder=place, heart=self.heart)

@@ -177,15 +177,19 @@ def test_trials_that_diverge_leave_a_gap(
     context: WorkerContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def half(job: dict[str, Any], *, folder: Path, heart: object) -> dict[str, Any]:
-        Path(job["outputs"][1]).mkdir()
+        assert job["are_trials"]
+        for output in job["outputs"][1:]:
+            Path(output).mkdir()
         return {}
 
     monkeypatch.setattr(bench, "Trainer", scripted(half))
 
     lost, kept = attempt(context, tmp_path).try_out([stage("a"), stage("b")])
+    alone = attempt(context, tmp_path).try_out([stage("a")])
 
     assert lost is None
     assert kept is not None
+    assert alone == [None]
     assert not (tmp_path / LESSON).exists()  # trials are no part of the lesson
 
 
