@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -153,6 +153,7 @@ class RunBench:
         self, stage: Stage, *, start: Weights | None = None, teacher: Weights | None = None
     ) -> Weights:
         number = len(self._trained)
+        stage = self._within_budget(stage, number)
         training = Training(stage, self._number_of(start), self._number_of(teacher))
         is_champions = CHAMPION in (training.start, training.teacher)
         weights = Weights(self.folder / f"trained-{number}")
@@ -250,6 +251,16 @@ class RunBench:
             attempt=self.owned.attempt,
             token=uuid4().hex[:12],
         )
+
+    def _within_budget(self, stage: Stage, number: int) -> Stage:
+        """With no more steps than are left, as the first attempt found it, so that what is done
+        stays done. A method that asks for a training that it has no budget for gets one step."""
+        most = self.budget.steps
+        if most is None:
+            return stage
+        left = self.once(f"steps-left-{number}", lambda: max(1, most - self.spent.steps))
+        assert isinstance(left, int)
+        return replace(stage, most_steps=left)
 
     def _number_of(self, weights: Weights | None) -> int | str | None:
         if weights is None:

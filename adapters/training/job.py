@@ -155,7 +155,9 @@ def read_job(path: Path) -> Job:
         raise ValueError("a job needs one output for each of its stages, and at least one stage")
     alone = (start, teacher, checkpoints, keeps_moments, any(stage.goes_on for stage in stages))
     are_trials = bool(fields.get("are_trials"))
-    if (are_trials or len(stages) > 1) and (any(alone) or len({stage.lora for stage in stages}) > 1):
+    if (are_trials or len(stages) > 1) and (
+        any(alone) or len({stage.lora for stage in stages}) > 1
+    ):
         raise ValueError(
             "stages trained together share one lora, begin at the base, are taught by the base, and "
             "keep neither checkpoints nor moments"
@@ -221,6 +223,7 @@ def _train_one(job: Job, out: TextIO, workshop: Workshop) -> dict[str, object]:
         seed=stage.seed,
         on_step=report,
         checkpoints=_checkpoints(job),
+        most_steps=stage.most_steps,
         moments=moments,
     )
     if job.start is None:

@@ -377,6 +377,33 @@ def test_what_attempts_have_spent_adds_up_to_the_budget(
     assert not third.has_budget()
 
 
+def test_a_training_takes_no_more_steps_than_are_left(
+    trainer: Trainer, context: WorkerContext, tmp_path: Path
+) -> None:
+    def with_budget(number: int) -> RunBench:
+        made = attempt(context, tmp_path, number=number)
+        made.budget = BudgetSpec(steps=5)
+        return made
+
+    first = with_budget(1)
+    last = first.train(stage("b"), start=first.train(stage("a")))
+
+    assert [job["stages"][0]["most_steps"] for job in trainer.jobs] == [5, 3]
+    lesson = read_lesson(first.settle(last), "m")  # so that a rebuild takes as many
+    assert [each.stage.most_steps for each in lesson.trainings] == [5, 3]
+    again = with_budget(2)
+    again.train(stage("b"), start=again.train(stage("a")))
+    assert len(trainer.jobs) == 2  # what is done stays, though less is left by now
+
+
+def test_without_a_ceiling_of_steps_nothing_is_said_of_them(
+    trainer: Trainer, context: WorkerContext, tmp_path: Path
+) -> None:
+    attempt(context, tmp_path).train(stage("a"))
+
+    assert "most_steps" not in trainer.jobs[0]["stages"][0]
+
+
 @pytest.mark.parametrize(
     ("budget", "is_within"),
     [
