@@ -45,6 +45,9 @@ class Stage:
     lie so far on the way from the base's to the trained ones (WiSE-FT, arXiv 2109.01903). Only of a
     training from the clean base: one that goes on from an adapter keeps all."""
 
+    most_steps: int | None = None
+    """Optimiser steps after which it ends, the rate's schedule made for so many; None: all."""
+
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to learn in it."""
@@ -73,8 +76,11 @@ _STAGES = TypeAdapter(list[Stage])
 
 def stages_to_json(stages: list[Stage]) -> list[object]:
     """Stages as plain JSON."""
-    rows: list[object] = _STAGES.dump_python(stages, mode="json")
-    return rows
+    rows: list[dict[str, object]] = _STAGES.dump_python(stages, mode="json")
+    for row in rows:
+        if row["most_steps"] is None:  # so that digests from before there was one stay
+            del row["most_steps"]
+    return [*rows]
 
 
 def stages_from_json(rows: object) -> list[Stage]:

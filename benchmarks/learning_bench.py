@@ -92,7 +92,7 @@ class LocalBench:
         if not stages:
             return []
         outputs = [self.folder / f"try-{uuid4().hex[:8]}" for _ in stages]
-        self._run(stages, outputs)
+        self._run(stages, outputs, are_trials=True)
         return [Weights(output) if output.exists() else None for output in outputs]
 
     def serving(self, weights: Sequence[Weights]) -> AbstractContextManager[list[RolloutSampler]]:
@@ -127,6 +127,7 @@ class LocalBench:
         teacher: Weights | None = None,
         model: Path | None = None,
         keeps_moments: bool = False,
+        are_trials: bool = False,
     ) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         if self._trainer is None:
@@ -138,6 +139,7 @@ class LocalBench:
             "start": str(start.folder.resolve()) if start else None,
             "teacher": str(teacher.folder.resolve()) if teacher else None,
             "keeps_moments": keeps_moments,
+            "are_trials": are_trials,
             "threads": self.threads,
         }
         report = self._trainer.train(job, folder=self.folder, heart=_Steps(self.say))

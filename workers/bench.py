@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -153,6 +153,7 @@ class RunBench:
         self, stage: Stage, *, start: Weights | None = None, teacher: Weights | None = None
     ) -> Weights:
         number = len(self._trained)
+        stage = self._within_budget(stage, number)
         training = Training(stage, self._number_of(start), self._number_of(teacher))
         is_champions = CHAMPION in (training.start, training.teacher)
         weights = Weights(self.folder / f"trained-{number}")
@@ -185,7 +186,7 @@ class RunBench:
             return []
         folder = self.scratch / f"try-{uuid4().hex[:8]}"
         outputs = [folder / str(number) for number in range(len(stages))]
-        self._run_trainer(stages, outputs, folder=folder)
+        self._run_trainer(stages, outputs, trials=folder)
         return [Weights(output) if output.exists() else None for output in outputs]
 
     @contextmanager
@@ -251,6 +252,16 @@ class RunBench:
             token=uuid4().hex[:12],
         )
 
+    def _within_budget(self, stage: Stage, number: int) -> Stage:
+        """With no more steps than are left, as the first attempt found it, so that what is done
+        stays done. A method that asks for a training that it has no budget for gets one step."""
+        most = self.budget.steps
+        if most is None:
+            return stage
+        left = self.once(f"steps-left-{number}", lambda: max(1, most - self.spent.steps))
+        assert isinstance(left, int)
+        return replace(stage, most_steps=left)
+
     def _number_of(self, weights: Weights | None) -> int | str | None:
         if weights is None:
             return None
@@ -300,8 +311,9 @@ class RunBench:
         start: Weights | None = None,
         teacher: Weights | None = None,
         keeps_moments: bool = False,
-        folder: Path | None = None,
+        trials: Path | None = None,
     ) -> dict[str, Any]:
+        """The trainer's report; ``trials`` is the folder of those that are no part of the lesson."""
         job = {
             "base_model": self.origin.base_path,
             "stages": stages_to_json(list(stages)),
@@ -311,9 +323,10 @@ class RunBench:
             "keeps_moments": keeps_moments,
             "nice": self.context.settings.learning.nice,
             "threads": self.context.settings.learning.threads or spare_threads(),
-            "checkpoints": str(self.checkpoints) if len(stages) == 1 and not folder else None,
+            "checkpoints": str(self.checkpoints) if trials is None else None,
+            "are_trials": trials is not None,
         }
-        place = folder or self.scratch
+        place = trials or self.scratch
         place.mkdir(parents=True, exist_ok=True)
         began = monotonic()
         report = self._trainer.train(job, folder=place, heart=self.heart)
@@ -381,8 +394,7 @@ def drop_trained(folder: Path) -> None:
     if any(map(may_be_held, folder.glob("attempt-*"))):
         return
     shutil.rmtree(folder / _CHECKPOINTS, ignore_errors=True)
-    (folder / _SPENT).unlink(missing_ok=True)
-    for path in folder.glob("trained-*"):
+    for path in (*folder.glob(f"{Path(_SPENT).stem}.*"), *folder.glob("trained-*")):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:

@@ -6,6 +6,7 @@ of it. That is kept in the run's folder for as long as the version may be rebuil
 """
 
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +88,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file in one step."""
-    partial = path.with_suffix(".part")
+    """Replace a file in one step; a worker that has lost the run may still be writing the same."""
+    partial = path.with_suffix(f".{os.getpid()}.part")
     partial.write_text(text)
     partial.rename(path)

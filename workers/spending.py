@@ -1,6 +1,7 @@
 """What a run's learning has cost so far, over all its attempts, and samplers that count it."""
 
 import json
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +14,10 @@ from server.core.clock import monotonic
 from workers.lesson import write_json
 
 _T = TypeVar("_T")
+
+_COUNTING = threading.Lock()
+"""Held while a file is read and written anew: an account is made for each count, and samplers are
+asked from several threads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +57,9 @@ class Account:
             return Spent()
 
     def add(self, more: Spent) -> None:
-        """Count what was spent, for the next attempt too."""
-        write_json(self._path, asdict(self.total + more))
+        """Count what was spent, for the next attempt too; from any thread."""
+        with _COUNTING:
+            write_json(self._path, asdict(self.total + more))
 
 
 class AnySampler(MeasuringSampler, RolloutSampler, Protocol):

@@ -35,7 +35,7 @@ from adapters.methods.continual import Beginning, begin, replayed
 from adapters.methods.held_out import HeldOut
 from adapters.methods.replay import replay_edits
 from adapters.methods.teaching import distillation, student_prompt, teacher_prompt
-from adapters.methods.workbench import Assignment, Outcome, Workbench
+from adapters.methods.workbench import BUDGET_ENDED, Assignment, Outcome, Workbench
 from adapters.rewards.answers import is_correct, normalise
 from adapters.sampling import Sampler
 from adapters.spec import DistillConfig, LossSpec
@@ -87,12 +87,17 @@ class Distill:
         if not questions:
             why = "No question that the exam does not ask could be made of the documents."
             return Outcome(None, {"no_update": why, "distill": report})
+        if not bench.has_budget():
+            return Outcome(None, {"no_update": BUDGET_ENDED, "distill": report})
         with bench.stage("replies"):
             anchors = self._anchors(beginning, bench)
             replay = replayed(beginning, bench, self._config, new_rows=len(questions))
         weights = beginning.start
         rounds: list[JSON] = []
         for number in range(self._config.distill.rounds):
+            if not bench.has_budget():
+                report["stopped"] = "the budget is used up"
+                break
             with bench.stage("replies"):
                 gathered = self._gather(beginning, bench, questions, number, weights)
             rounds.append({name: dict(counts) for name, counts in gathered.report.items()})
@@ -105,6 +110,8 @@ class Distill:
         continual = beginning.report(len(replay))
         if weights == beginning.start:
             why = "Nothing that was said about the documents held against the text."
+            if "stopped" in report:
+                why = BUDGET_ENDED
             return Outcome(None, {"no_update": why, "distill": report, "continual": continual})
         return Outcome(weights, {"distill": report, "continual": continual}, beginning.generation)
 

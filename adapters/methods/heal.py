@@ -16,7 +16,7 @@ from adapters.lesson import Stage
 from adapters.methods.continual import rehearse, shape_of
 from adapters.methods.held_out import HeldOut
 from adapters.methods.replay import allowed_prompts
-from adapters.methods.workbench import Assignment, Outcome, Workbench
+from adapters.methods.workbench import BUDGET_ENDED, Assignment, Outcome, Workbench
 from adapters.spec import HealConfig, LossSpec
 from adapters.types import JSON, ChatMessage, Distillation, SamplingParams, SelfEdit
 
@@ -44,6 +44,8 @@ class Heal:
         shape = shape_of(champion)
         if shape is None:
             return Outcome(None, {"no_update": "The champion's files cannot be read."})
+        if not bench.has_budget():
+            return Outcome(None, {"no_update": BUDGET_ENDED})
         with bench.stage("replies"):
             kept = bench.once(
                 f"replies-on-{champion.folder.name}", lambda: self._ask(assignment, bench)
@@ -51,6 +53,8 @@ class Heal:
             lesson = _LESSON.validate_python(kept)
         if not lesson.distillations:
             return Outcome(None, {"no_update": "The champion said nothing to general prompts."})
+        if not bench.has_budget():
+            return Outcome(None, {"no_update": BUDGET_ENDED})
         with bench.stage("training"):
             weights = bench.train(self._stage(lesson, *shape), start=champion)
         report: dict[str, JSON] = {

@@ -86,7 +86,7 @@ class OuterLoop:
         self._spec = config.outer
 
     def search(self, assignment: Assignment, bench: Workbench) -> Searched:
-        """Look for the best edit of each new document, up to as many as the config allows.
+        """Look for the best edit of each new document, up to as many as config and budget allow.
 
         Raises:
             SamplingError: the engine failed.
@@ -122,6 +122,9 @@ class OuterLoop:
         self, search: _Search, exam: HeldOut, quiz: Sequence[ExamItem], bench: Workbench
     ) -> list[AcceptedSelfEdit]:
         """Fill in what is found for one document; the edits accepted, one for each passage."""
+        if not bench.once(f"outer-{search.document.id}-budget", bench.has_budget):
+            search.row["skipped"] = "The budget is used up."
+            return []
         questions = scoring_questions(search.document, quiz, exam)
         if self._has_too_few(search, questions):
             return []

@@ -37,7 +37,13 @@ from adapters.methods.keyword_edits import keyword_edits
 from adapters.methods.outer_loop import OuterLoop, Searched
 from adapters.methods.replay import replay_edits
 from adapters.methods.rule_edits import rule_edits
-from adapters.methods.workbench import AcceptedSelfEdit, Assignment, Outcome, Workbench
+from adapters.methods.workbench import (
+    BUDGET_ENDED,
+    AcceptedSelfEdit,
+    Assignment,
+    Outcome,
+    Workbench,
+)
 from adapters.rewards.answers import normalise
 from adapters.sampling import Sampler
 from adapters.spec import SealConfig
@@ -80,6 +86,8 @@ class Seal:
         """See `Method.learn`."""
         beginning = begin(assignment, self._config)
         searched = self._search(beginning.assignment, bench)
+        if not bench.has_budget():
+            return self._unpaid(searched)
         with bench.stage("self_edits"):
             kept = bench.once(
                 beginning.name("self_edits"),
@@ -88,6 +96,8 @@ class Seal:
             plan = LessonPlan.from_json(kept)
             new_rows = sum(edit.kind is not EditKind.REPLAY for edit in plan.edits)
             replay = replayed(beginning, bench, self._config, new_rows=new_rows)
+        if not bench.has_budget():
+            return self._unpaid(searched)
         with bench.stage("training"):
             chunks = sum(len(document.chunks) for document in beginning.assignment.documents)
             # A training that goes on from earlier weights keeps all: only from the base is it a part.
@@ -102,6 +112,13 @@ class Seal:
         if self._config.outer.is_enabled:
             report["outer_loop"] = searched.report
         return Outcome(weights, report, beginning.generation, accepted=searched.accepted)
+
+    def _unpaid(self, searched: Searched) -> Outcome:
+        """No update; what the search has found stays for later runs."""
+        report: dict[str, JSON] = {"no_update": BUDGET_ENDED}
+        if self._config.outer.is_enabled:
+            report["outer_loop"] = searched.report
+        return Outcome(None, report, accepted=searched.accepted)
 
     def _search(self, assignment: Assignment, bench: Workbench) -> Searched:
         if not self._config.outer.is_enabled:

@@ -24,7 +24,7 @@ from adapters.methods.free_edits import recall, write_free_edits
 from adapters.methods.grounding import Grounded, ground
 from adapters.methods.held_out import HeldOut
 from adapters.methods.outer_loop import measure, scoring_questions
-from adapters.methods.workbench import Assignment, Outcome, Workbench
+from adapters.methods.workbench import BUDGET_ENDED, Assignment, Outcome, Workbench
 from adapters.sampling import Sampler
 from adapters.spec import EditorExamSpec, SealEditorConfig
 from adapters.types import JSON, EditKind, SelfEdit, SourceDocument
@@ -64,6 +64,8 @@ class SealEditor:
                 f"{self._config.min_edits}. More come of runs with the outer loop."
             )
             return Outcome(None, {"editor": report, "no_update": why})
+        if not bench.has_budget():
+            return Outcome(None, {"editor": report, "no_update": BUDGET_ENDED})
         with bench.stage("training"):
             weights = bench.train(
                 Stage(

@@ -29,7 +29,7 @@ from adapters.methods.fewshot_edit import (
 from adapters.methods.held_out import HeldOut
 from adapters.methods.replay import replay_edits
 from adapters.methods.task_lessons import TaskLesson, asking_prompt, task_lesson
-from adapters.methods.workbench import Assignment, Outcome, Workbench
+from adapters.methods.workbench import BUDGET_ENDED, Assignment, Outcome, Workbench
 from adapters.rewards.exact import is_exact
 from adapters.sampling import Sampler
 from adapters.spec import FewShotConfig, TrainingSpec
@@ -78,6 +78,8 @@ class SealFewShot:
             ValueError: the assignment has not exactly one task.
         """
         (task,) = assignment.tasks
+        if not bench.has_budget():
+            return Outcome(None, {"no_update": BUDGET_ENDED})
         with bench.stage("self_edits"):
             kept = bench.once("fewshot_edits", lambda: self._choose(task, bench.editor))
             choices = _CHOICES.validate_python(kept)
@@ -88,7 +90,7 @@ class SealFewShot:
         best = self._best(task, choices, scores)
         lesson = task_lesson(task, choices.edits[best], self._config)
         report = self._report(task, choices, scores, best=best, lesson=lesson)
-        why = _why_not(scores, best, lesson)
+        why = _why_not(scores, best, lesson) if bench.has_budget() else BUDGET_ENDED
         if why:
             return Outcome(None, {"fewshot": report, "no_update": why})
         with bench.stage("training"):
@@ -179,6 +181,8 @@ class SealFewShot:
         right = [0] * len(choices.edits)
         diverged = done = 0
         for group in _grouped(orders, self._config.together):
+            if not bench.has_budget():
+                break  # and nothing is trained: there is none left for the lesson either
             stages = [self._trial(task, choices.edits[number], fold) for number, fold in group]
             trained = bench.try_out([stage for stage in stages if not stage.is_empty])
             found = iter(trained)

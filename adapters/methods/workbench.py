@@ -11,6 +11,9 @@ from adapters.sampling import RolloutSampler
 from adapters.spec import VerifierSpec
 from adapters.types import JSON, ExamItem, Opinion, Prompt, SourceDocument, Task
 
+BUDGET_ENDED = "The budget was used up before the training; raise it, or let less be learnt."
+"""Why there is no update."""
+
 
 @dataclass(frozen=True, slots=True)
 class Assignment:

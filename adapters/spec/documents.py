@@ -1,17 +1,26 @@
 """Configs of the methods that learn documents and tasks."""
 
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from adapters.spec.base import (
+    LoraSpec,
     MethodSettings,
     ReplaySpec,
     Settings,
     Share,
     TrainingSpec,
 )
+
+
+def _refuse_dropout(lora: LoraSpec, field: str, who: str) -> None:
+    """Adapters that are trained together share forward passes, and have none."""
+    if lora.dropout:
+        raise ValueError(
+            f"{field} must be 0: {who} adapters together, without dropout; set it to 0"
+        )
 
 
 class EditPrompt(StrEnum):
@@ -104,6 +113,14 @@ class SealConfig(MethodSettings):
     where all that is learnt is one chunk of text, which keeps nine in ten facts and brings back
     half of what was forgotten; else 1, since with eight at once less only loses facts
     (docs/lab-log.md)."""
+
+    @model_validator(mode="after")
+    def _trials_take_no_dropout(self) -> Self:
+        if self.outer.is_enabled:
+            _refuse_dropout(
+                self.lora, "lora.dropout", "the outer loop (outer.is_enabled) trains trial"
+            )
+        return self
 
     def strength_for(self, chunks: int) -> float:
         """The part that is kept of a lesson on so many chunks of text."""
@@ -204,9 +221,16 @@ class SealEditorConfig(MethodSettings):
     """How edits are sampled, learnt and scored in the exam: as in the runs that accepted them."""
     editor_exam: EditorExamSpec = EditorExamSpec()
 
+    @model_validator(mode="after")
+    def _trials_take_no_dropout(self) -> Self:
+        _refuse_dropout(self.inner.lora, "inner.lora.dropout", "the editor's exam trains trial")
+        return self
+
 
 def editor_config(inner: SealConfig) -> SealEditorConfig:
-    """The config of an editor for a line that learns by `inner`."""
+    """The config of an editor for a line that learns by `inner`; its trials have no dropout."""
+    lora = inner.lora.model_copy(update={"dropout": 0.0})
+    inner = inner.model_copy(update={"lora": lora})
     return SealEditorConfig(inner=inner, exam=inner.exam, seed=inner.seed)
 
 
@@ -266,3 +290,8 @@ class FewShotConfig(MethodSettings):
     training: FewShotTraining = FewShotTraining()
     replay: FewShotReplay = FewShotReplay()
     """Only in the training on all examples."""
+
+    @model_validator(mode="after")
+    def _trials_take_no_dropout(self) -> Self:
+        _refuse_dropout(self.lora, "lora.dropout", "seal-fewshot trains trial")
+        return self

@@ -91,7 +91,10 @@ class Checkpoints:
         *,
         fingerprint: str,
     ) -> None:
-        """Write the state after `step` whole steps; then drop what is too old.
+        """Write the state after `step` whole steps; then drop what is too old, or of another course.
+
+        After a crash another champion may serve: what was left of the course from the old one has
+        higher numbers, and would have the new ones dropped as the older.
 
         Raises:
             OSError: the disk is full or gone.
@@ -110,8 +113,9 @@ class Checkpoints:
         partial.rename(target)
         _sync(self._folder)
         self._saved_at = self._clock()
-        for old in self._found()[self._keep :]:
-            shutil.rmtree(old, ignore_errors=True)
+        own = [folder for folder in self._found() if _course_of(folder) == fingerprint]
+        for folder in {*self._found()} - {*own[: self._keep]}:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def newest(self, fingerprint: str) -> Checkpoint | None:
         """The newest whole checkpoint of the training with that fingerprint, if there is one.
@@ -131,6 +135,15 @@ class Checkpoints:
     def _found(self) -> list[Path]:
         """Newest first."""
         return sorted(self._folder.glob(f"{_PREFIX}*"), reverse=True)
+
+
+def _course_of(folder: Path) -> object:
+    """Fingerprint of the training that a checkpoint is of; None where it cannot be read."""
+    try:
+        state = json.loads((folder / "state.json").read_text())
+        return state["fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def fingerprint(*parts: object) -> str:

@@ -57,14 +57,14 @@ _EXIT_ORPHANED = 3
 class Job:
     """What to train, from what, and where the result goes.
 
-    One stage, on top of the clean base or of `start`; or several stages of one `lora`, each an
-    adapter of its own from the clean base, trained together.
+    One stage, on top of the clean base or of `start`; or stages of one `lora`, each an adapter of
+    its own from the clean base, trained together: several, or trials.
     """
 
     base_model: Path
     stages: tuple[Stage, ...]
     outputs: tuple[Path, ...]
-    """A folder for each stage's adapter; one that diverged among several leaves none."""
+    """A folder for each stage's adapter; one that diverged among those together leaves none."""
     start: Path | None
     teacher: Path | None
     """A PEFT folder that the stage's distillations learn from; None: the base."""
@@ -76,6 +76,13 @@ class Job:
     checkpoint_every_s: float
     nice: int = 0
     """Niceness: what else computes on its cores goes first."""
+    are_trials: bool = False
+    """Whether a stage that diverges leaves a gap, and no error, even where it is the only one."""
+
+    @property
+    def is_together(self) -> bool:
+        """Whether the stages are trained as adapters of one bank."""
+        return self.are_trials or len(self.stages) > 1
 
 
 class Workshop:
@@ -147,7 +154,10 @@ def read_job(path: Path) -> Job:
     if not stages or len(stages) != len(outputs):
         raise ValueError("a job needs one output for each of its stages, and at least one stage")
     alone = (start, teacher, checkpoints, keeps_moments, any(stage.goes_on for stage in stages))
-    if len(stages) > 1 and (any(alone) or len({stage.lora for stage in stages}) > 1):
+    are_trials = bool(fields.get("are_trials"))
+    if (are_trials or len(stages) > 1) and (
+        any(alone) or len({stage.lora for stage in stages}) > 1
+    ):
         raise ValueError(
             "stages trained together share one lora, begin at the base, are taught by the base, and "
             "keep neither checkpoints nor moments"
@@ -165,6 +175,7 @@ def read_job(path: Path) -> Job:
         checkpoints=Path(checkpoints) if checkpoints else None,
         checkpoint_every_s=float(fields.get("checkpoint_every_s", 30.0)),
         nice=int(fields.get("nice", 0)),
+        are_trials=are_trials,
     )
 
 
@@ -174,7 +185,7 @@ def run_job(job: Job, out: TextIO, workshop: Workshop | None = None) -> None:
     if job.threads:
         torch.set_num_threads(job.threads)
     started = time.monotonic()
-    train_stages = _train_one if len(job.stages) == 1 else _train_together
+    train_stages = _train_together if job.is_together else _train_one
     closing = train_stages(job, out, workshop or Workshop())
     _write(out, event="done", seconds=round(time.monotonic() - started, 3), **closing)
 
@@ -212,6 +223,7 @@ def _train_one(job: Job, out: TextIO, workshop: Workshop) -> dict[str, object]:
         seed=stage.seed,
         on_step=report,
         checkpoints=_checkpoints(job),
+        most_steps=stage.most_steps,
         moments=moments,
     )
     if job.start is None:

@@ -68,6 +68,7 @@ def train(
     should_stop: Callable[[], bool] = lambda: False,
     checkpoints: Checkpoints | None = None,
     moments: Moments | None = None,
+    most_steps: int | None = None,
 ) -> Moments:
     """Run `spec.epochs` passes over `units`, each mixed with the next few of `anchors`.
 
@@ -80,6 +81,8 @@ def train(
     With `moments` the optimiser goes on from those of another training, which this one continues;
     its own at the end are returned.
 
+    With `most_steps` it ends after so many, and the rate falls as of a training of that length.
+
     Raises:
         ValueError: there is nothing to train.
         TrainingDiverged: loss or gradient is NaN or infinite; that step is not applied.
@@ -89,7 +92,7 @@ def train(
     steps = plan_steps(units, anchors, anchors_per_epoch, spec=spec, seed=seed)
     return train_steps(
         trainee,
-        steps,
+        steps[:most_steps],
         spec=spec,
         losses=losses,
         on_step=on_step,

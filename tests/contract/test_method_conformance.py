@@ -142,8 +142,6 @@ def test_the_base_is_untouched_and_is_what_is_left_with_the_adapter_off(
 
 
 def test_it_stops_when_its_budget_is_used_up(ground: Ground, learnt: Learnt) -> None:
-    if not ground.case.has_steps:
-        pytest.skip("it trains once or twice, and has no steps to leave out")
     bench = ground.bench("poor", trainings_paid=1)
     ruined = ground.bench("ruined", trainings_paid=0)
 

@@ -56,8 +56,6 @@ class Case:
     """What the engine says with what was trained; None: the same."""
     takes_champion: bool = False
     """Whether it learns nothing where the base serves."""
-    has_steps: bool = False
-    """Whether it trains again and again until its budget ends."""
     build: Callable[[dict[str, Any]], Method] | None = None
     """Makes the method of its config's fields, where the server does not know it."""
     least: Assignment | None = field(default_factory=Assignment)
@@ -192,7 +190,6 @@ CASES: dict[str, Case] = {
         _SUMS,
         adding,
         _FIRST_SUM,
-        has_steps=True,
         least=_ONE_SUM,
     ),
     "grpo": Case(
@@ -200,7 +197,6 @@ CASES: dict[str, Case] = {
         _SUMS,
         adding,
         _FIRST_SUM,
-        has_steps=True,
         least=_ONE_SUM,
     ),
     "sept": Case(
@@ -208,7 +204,6 @@ CASES: dict[str, Case] = {
         _SUMS,
         adding,
         _FIRST_SUM,
-        has_steps=True,
         least=_ONE_SUM,
     ),
     "specs": Case(
@@ -223,7 +218,6 @@ CASES: dict[str, Case] = {
         _SUMS,
         forming,
         _FIRST_SUM,
-        has_steps=True,
         least=_ONE_SUM,
     ),
     "sd-zero": Case(
@@ -231,7 +225,6 @@ CASES: dict[str, Case] = {
         _SUMS,
         revising,
         _FIRST_SUM,
-        has_steps=True,
         least=_ONE_SUM,
     ),
     "corrections": Case(
@@ -239,7 +232,6 @@ CASES: dict[str, Case] = {
         Assignment(opinions=_CORRECTIONS),
         adding,
         _FIRST_SUM,
-        has_steps=True,
         least=Assignment(opinions=_CORRECTIONS[:1]),
     ),
     "examples/write_your_own_method.py": Case(
@@ -255,7 +247,6 @@ CASES: dict[str, Case] = {
         Assignment(opinions=_THUMBS),
         adding,
         _FIRST_SUM,
-        has_steps=True,
         least=Assignment(opinions=_THUMBS[:1]),
     ),
 }

@@ -191,6 +191,7 @@ class TrainingBench:
             "start": str(start.folder) if start else None,
             "teacher": str(teacher.folder) if teacher else None,
             "keeps_moments": is_lesson,
+            "are_trials": not is_lesson,
             "threads": 1,
         }
         job.write_text(json.dumps(fields))

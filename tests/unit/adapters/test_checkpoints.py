@@ -166,6 +166,18 @@ def test_only_the_newest_stay_and_none_holds_a_pickle(random_model: Path, tmp_pa
         assert json.loads((folder / "state.json").read_text())["step"] == int(folder.name[-1])
 
 
+def test_those_of_another_course_make_room_at_once(random_model: Path, tmp_path: Path) -> None:
+    """Theirs were further on: the new ones must not be dropped for having lower numbers."""
+    with pytest.raises(Broken):
+        run(random_model, tmp_path, break_at=STEPS)
+
+    with pytest.raises(Broken):
+        run(random_model, tmp_path, break_at=4, seed=4)
+    _, steps = run(random_model, tmp_path, seed=4)
+
+    assert steps[0] == 4
+
+
 def test_a_checkpoint_is_due_by_the_clock(tmp_path: Path) -> None:
     now = [0.0]
     checkpoints = Checkpoints(tmp_path, every_s=30, clock=lambda: now[0])

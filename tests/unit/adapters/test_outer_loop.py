@@ -361,6 +361,17 @@ def test_no_more_documents_are_searched_than_the_config_allows() -> None:
     assert report["not_searched"] == 1
 
 
+def test_without_budget_no_document_is_searched_and_nothing_is_taught() -> None:
+    bench = PaperBench(editor(WRITTEN), lambda _: base_model, trainings_paid=0)
+
+    outcome = build_method(CONFIG).learn(ASSIGNMENT, bench)
+
+    assert outcome.weights is None
+    assert "budget" in str(outcome.report["no_update"])
+    assert the_row(outcome)["skipped"] == "The budget is used up."
+    assert not bench.trials
+
+
 def test_by_default_nothing_is_searched_and_nothing_written_freely() -> None:
     bench = Bench()
 

@@ -354,6 +354,39 @@ def test_several_stages_are_trained_together_each_as_if_alone(
     assert any(not torch.allclose(first[name], alone[name], atol=1e-3) for name in alone)
 
 
+def test_a_training_ends_after_the_most_steps_with_a_schedule_for_so_many(
+    random_model: Path, tmp_path: Path
+) -> None:
+    out = io.StringIO()
+
+    job.run_job(job.read_job(write_job(tmp_path, random_model, most_steps=2)), out)
+
+    events = [json.loads(line) for line in out.getvalue().splitlines()]
+    steps = [(each["step"], each["total"]) for each in events if each["event"] == "step"]
+    assert steps == [(1, 2), (2, 2)]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_trials_that_diverge_leave_a_gap(random_model: Path, tmp_path: Path, count: int) -> None:
+    wild = SPEC.model_copy(update={"learning_rate": 1e30, "epochs": 3})
+    path = write_job(tmp_path, random_model, training=wild.model_dump(mode="json"))
+    fields = json.loads(path.read_text())
+    outputs = [tmp_path / f"trial-{number}" for number in range(count)]
+    trials = {
+        "stages": fields["stages"] * count,
+        "outputs": list(map(str, outputs)),
+        "are_trials": True,
+    }
+    path.write_text(json.dumps(fields | trials))
+    out = io.StringIO()
+
+    job.run_job(job.read_job(path), out)
+
+    closing = json.loads(out.getvalue().splitlines()[-1])
+    assert all(closing["diverged"])
+    assert not any(output.exists() for output in outputs)
+
+
 def test_a_training_goes_on_from_the_weights_of_another(random_model: Path, tmp_path: Path) -> None:
     path = write_job(tmp_path, random_model)
     job.run_job(job.read_job(path), io.StringIO())

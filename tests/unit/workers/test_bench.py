@@ -1,6 +1,7 @@
 """A run's workbench: what one attempt has done, the next one finds."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -176,15 +177,19 @@ def test_trials_that_diverge_leave_a_gap(
     context: WorkerContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def half(job: dict[str, Any], *, folder: Path, heart: object) -> dict[str, Any]:
-        Path(job["outputs"][1]).mkdir()
+        assert job["are_trials"]
+        for output in job["outputs"][1:]:
+            Path(output).mkdir()
         return {}
 
     monkeypatch.setattr(bench, "Trainer", scripted(half))
 
     lost, kept = attempt(context, tmp_path).try_out([stage("a"), stage("b")])
+    alone = attempt(context, tmp_path).try_out([stage("a")])
 
     assert lost is None
     assert kept is not None
+    assert alone == [None]
     assert not (tmp_path / LESSON).exists()  # trials are no part of the lesson
 
 
@@ -372,6 +377,33 @@ def test_what_attempts_have_spent_adds_up_to_the_budget(
     assert not third.has_budget()
 
 
+def test_a_training_takes_no_more_steps_than_are_left(
+    trainer: Trainer, context: WorkerContext, tmp_path: Path
+) -> None:
+    def with_budget(number: int) -> RunBench:
+        made = attempt(context, tmp_path, number=number)
+        made.budget = BudgetSpec(steps=5)
+        return made
+
+    first = with_budget(1)
+    last = first.train(stage("b"), start=first.train(stage("a")))
+
+    assert [job["stages"][0]["most_steps"] for job in trainer.jobs] == [5, 3]
+    lesson = read_lesson(first.settle(last), "m")  # so that a rebuild takes as many
+    assert [each.stage.most_steps for each in lesson.trainings] == [5, 3]
+    again = with_budget(2)
+    again.train(stage("b"), start=again.train(stage("a")))
+    assert len(trainer.jobs) == 2  # what is done stays, though less is left by now
+
+
+def test_without_a_ceiling_of_steps_nothing_is_said_of_them(
+    trainer: Trainer, context: WorkerContext, tmp_path: Path
+) -> None:
+    attempt(context, tmp_path).train(stage("a"))
+
+    assert "most_steps" not in trainer.jobs[0]["stages"][0]
+
+
 @pytest.mark.parametrize(
     ("budget", "is_within"),
     [
@@ -525,3 +557,13 @@ def test_a_run_asks_the_verifier_that_its_method_names_and_only_listed_services(
     assert working.verifier(HttpVerifier(url="http://127.0.0.1:9/")).verify([one]) == [
         Verdict(None, "the service is not on the operator's list")
     ]
+
+
+def test_what_threads_spend_at_once_is_counted_whole(tmp_path: Path) -> None:
+    path = tmp_path / "spent.json"
+
+    with ThreadPoolExecutor(8) as pool:  # as samplers are asked, each with an account of its own
+        list(pool.map(lambda _: Account(path).add(Spent(tokens=3, steps=1)), range(200)))
+
+    assert Account(path).total == Spent(tokens=600, steps=200)
+    assert list(tmp_path.iterdir()) == [path]
