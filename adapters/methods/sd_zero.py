@@ -216,6 +216,8 @@ class _Run:
                 f"No revision of {wrong} wrong replies succeeded, so the model has nothing to learn "
                 "revising from; try more revisions, or easier prompts."
             )
+        if not self._bench.has_budget():
+            raise _NoUpdate("The budget was used up before anything could be learnt.")
         stage = Stage(
             lora=self._config.lora,
             training=self._config.revision.training,

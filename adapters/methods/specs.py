@@ -129,6 +129,8 @@ class _Lesson:
         if not made.pairs:
             self.report["cold_start"] = "left out: no pair could be made"
             return None
+        if not self.bench.has_budget():
+            return "The budget was used up before anything was learnt."
         with self.bench.stage("training"):
             weights = self.bench.train(self._stage(made), start=self.beginning.start)
         self.report["cold_start"] = self.config.cold_start

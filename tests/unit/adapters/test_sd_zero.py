@@ -456,6 +456,18 @@ def test_without_a_budget_nothing_is_asked(phases: str) -> None:
     assert bench.base.asked == []
 
 
+def test_a_budget_that_sampling_has_used_up_trains_no_reviser(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = bench_of()
+    monkeypatch.setattr(bench, "has_budget", lambda: not bench.kept)
+
+    outcome = learn(bench)
+
+    assert "budget" in str(outcome.report["no_update"])
+    assert bench.trainings == []
+
+
 def test_an_attempt_after_a_crash_asks_nothing_again_and_learns_the_same() -> None:
     first, again = bench_of(), bench_of()
     learn(first)

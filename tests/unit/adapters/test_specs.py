@@ -252,6 +252,18 @@ def test_no_update_has_its_reason(
     assert why in str(outcome.report["no_update"])
 
 
+def test_a_budget_that_sampling_has_used_up_trains_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = bench(IN_FORM, PROSE)
+    monkeypatch.setattr(made, "has_budget", lambda: not made.kept)
+
+    outcome = learn(config(), made)
+
+    assert "budget" in str(outcome.report["no_update"])
+    assert made.trainings == []
+
+
 def test_a_verifier_that_can_tell_nothing_is_counted_and_trains_nothing() -> None:
     blind = ScriptedVerifier(lambda _: Verdict(None, "timed out"))
     made = bench(IN_FORM, PROSE, judge=blind)
