@@ -235,7 +235,7 @@ class Prompt:
     tests: str | None = None
     """Python code that exercises the code of a reply."""
     asked_by: str | None = None
-    """The end user, where one was named, else the key."""
+    """The end user, where one was named, else the key; None for what was sent to be learnt."""
 
 
 @dataclass(frozen=True, slots=True)
