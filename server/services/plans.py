@@ -134,13 +134,8 @@ def check(settings: LearningSettings, wish: Wish, *, max_rank: int | None = None
     if method != AUTO:
         _config(settings, method, wish, {}, max_rank)
         return
-    for name, overrides in wish.config.items():
-        if name not in METHODS or not isinstance(overrides, Mapping):
-            raise InvalidRequest(
-                f"config.{name}: with the method auto, config holds one object for each method that "
-                'is to differ, such as {"ttrl": {"rollouts": {"group": 32}}}.',
-                f"config.{name}",
-            )
+    _check_by_method(wish.config)
+    for name in wish.config:
         _config(settings, name, wish, {}, max_rank)
 
 
@@ -169,6 +164,7 @@ def make(
             return Plan(config, material, {"why": "It was named.", "rejected": {}})
         found = prompt_material.gather(session, adapter, material, config, redactor=redactor)
         return _named(config, material, found)
+    _check_by_method(wish.config)
     return _chosen(session, settings, adapter, wish, material, new_documents, max_rank, redactor)
 
 
@@ -180,6 +176,17 @@ def too_few(config: MethodConfig, found: Selection) -> str | None:
     if not isinstance(config, PromptSettings) or usable >= config.min_prompts:
         return None
     return f"{usable} prompts or opinions to learn from, and {config.type} asks for {config.min_prompts}."
+
+
+def _check_by_method(config: Mapping[str, Any]) -> None:
+    """Raises InvalidRequest where the config of ``auto`` is not made of one object per method."""
+    for name, overrides in config.items():
+        if name not in METHODS or not isinstance(overrides, Mapping):
+            raise InvalidRequest(
+                f"config.{name}: with the method auto, config holds one object for each method that "
+                'is to differ, such as {"ttrl": {"rollouts": {"group": 32}}}.',
+                f"config.{name}",
+            )
 
 
 def _named(config: MethodConfig, material: MaterialSpec, found: Selection) -> Plan:
@@ -277,8 +284,7 @@ def _config(
     budget = wish.budget.model_dump(mode="json", exclude_none=True)
     verifier = found.get("verifier")
     overrides = {name: value for name, value in found.items() if name != "verifier"} | dict(given)
-    if budget:
-        overrides["budget"] = budget | dict(overrides.get("budget", {}))
+    overrides = methods.within(budget, overrides)
     config = methods.config_of(settings, method, overrides, max_rank=max_rank)
     if isinstance(config, SdZeroConfig) and verifier and config.verifier == AnswerVerifier():
         return config.model_copy(update={"verifier": VERIFIER.validate_python(verifier)})

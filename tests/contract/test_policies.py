@@ -77,6 +77,13 @@ def test_a_policy_is_made_changed_and_deleted(api: Api) -> None:
         ({"config": {"lora": {"rank": 128}}}, "config.lora.rank", "MAX_LORA_RANK"),
         ({"method": "auto", "config": {"seed": 1}}, "config.seed", "ttrl"),
         ({"method": "seal-fewshot"}, "method", "another method"),
+        ({"config": {"budget": 5}, "budget": {"steps": 3}}, "config.budget", "methods"),
+        ({"config": {"budget": "x"}, "budget": {"steps": 3}}, "config.budget", "methods"),
+        (
+            {"method": "auto", "config": {"ttrl": {"budget": [1]}}, "budget": {"steps": 3}},
+            "config.budget",
+            "methods",
+        ),
         ({"adapter": "nobody"}, None, "everlearn adapters"),
     ],
 )
