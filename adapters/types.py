@@ -294,6 +294,9 @@ class SamplingParams:
     top_p: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    may_be_refused: bool = False
+    """Whether a conversation that the engine refuses, as one too long, gets an empty reply; else it
+    is an error. Rollouts of one are always an empty group."""
 
 
 class Component(StrEnum):

@@ -40,6 +40,8 @@ class SeededSampler:
 
     answering: Answering
     on_call: Callable[[], None] = lambda: None
+    refused: str | None = None
+    """Conversations that hold this are too long for the engine."""
 
     def chat(
         self,
@@ -79,7 +81,14 @@ class SeededSampler:
             ScriptedSampler(partial(self._draw, first + number)).rollouts(conversations, params)
             for number in range(group)
         ]
-        return [tuple(one for (one,) in found) for found in zip(*rounds, strict=True)]
+        groups = [tuple(one for (one,) in found) for found in zip(*rounds, strict=True)]
+        return [
+            () if self._is_refused(one) else group
+            for one, group in zip(conversations, groups, strict=True)
+        ]
+
+    def _is_refused(self, conversation: Sequence[ChatMessage]) -> bool:
+        return self.refused is not None and self.refused in str(conversation)
 
     def _draw(self, draw: int, conversation: Sequence[ChatMessage]) -> str:
         return self.answering(conversation, draw)
@@ -103,6 +112,8 @@ class TrainingBench:
     """How many trainings the budget lasts for."""
     cancel_at_call: int | None = None
     """Which request to the engine is the one during which the run is cancelled, from 0."""
+    refused: str | None = None
+    """What stands in conversations that are too long for the engine."""
     cancel_at_step: int | None = None
     """Which optimiser step is the last that is seen, from 1."""
     stages: list[Stage] = field(default_factory=list)
@@ -114,7 +125,9 @@ class TrainingBench:
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.base = self.writer = self.editor = SeededSampler(self.answering, self._called)
+        self.base = self.writer = self.editor = SeededSampler(
+            self.answering, self._called, self.refused
+        )
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -160,7 +173,7 @@ class TrainingBench:
     @contextmanager
     def serving(self, weights: Sequence[Weights]) -> Iterator[list[SeededSampler]]:
         answering = self.trained_answering or self.answering
-        yield [SeededSampler(answering, self._called) for _ in weights]
+        yield [SeededSampler(answering, self._called, self.refused) for _ in weights]
 
     def _called(self) -> None:
         if self.calls == self.cancel_at_call:
