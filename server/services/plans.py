@@ -18,7 +18,6 @@ from adapters.spec import (
     BudgetSpec,
     MethodConfig,
     PromptSettings,
-    RolloutSpec,
     SdZeroConfig,
     SpecsConfig,
     UnitTestsVerifier,
@@ -71,11 +70,10 @@ class Plan:
 
     @property
     def generations(self) -> int | None:
-        """Rollouts that the run would ask for at most; None where that is not known before."""
-        rollouts = getattr(self.config, "rollouts", None)
-        if isinstance(rollouts, RolloutSpec):
-            return rollouts.steps * rollouts.prompts_per_step * rollouts.group
-        return None
+        """Replies that the learning would ask for at most; None where that is not known before."""
+        if not isinstance(self.config, PromptSettings) or self.selection is None:
+            return None
+        return self.config.most_replies(_usable_of(self.config, self.selection))
 
 
 def completed(wish: Wish, default: str) -> tuple[str, MaterialSpec]:
@@ -170,12 +168,16 @@ def make(
 
 def too_few(config: MethodConfig, found: Selection) -> str | None:
     """Why a run on this could come to nothing but "no update"; None: it may come to something."""
-    usable = len(
-        found.opinions if isinstance(config, CorrectionsConfig | KtoConfig) else found.train
-    )
+    usable = _usable_of(config, found)
     if not isinstance(config, PromptSettings) or usable >= config.min_prompts:
         return None
     return f"{usable} prompts or opinions to learn from, and {config.type} asks for {config.min_prompts}."
+
+
+def _usable_of(config: MethodConfig, found: Selection) -> int:
+    """How many prompts, or opinions, a method may learn from."""
+    is_of_opinions = isinstance(config, CorrectionsConfig | KtoConfig)
+    return len(found.opinions if is_of_opinions else found.train)
 
 
 def _check_by_method(config: Mapping[str, Any]) -> None:

@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM
 from adapters.lesson import Stage, Weights, stages_to_json
 from adapters.methods import Assignment, Outcome
 from adapters.sampling import WHY_REFUSED
-from adapters.spec import METHODS, LoraSpec, TrainingSpec
+from adapters.spec import METHODS, LoraSpec, PromptSettings, TrainingSpec
 from adapters.types import EditKind, PreferencePair, SelfEdit, TrainingSample, Unit
 from tests.support.method_cases import CASES, Case
 from tests.support.training_bench import Cancelled, TrainingBench, TrainingFailed, digest_of
@@ -199,6 +199,21 @@ def test_too_little_to_learn_is_no_update_with_its_reason(ground: Ground) -> Non
         assert bench.trained == []
         assert isinstance(reason := outcome.report["no_update"], str)
         assert reason.strip()
+
+
+def test_it_asks_for_no_more_replies_than_it_announces(ground: Ground, learnt: Learnt) -> None:
+    if ground.name not in METHODS:
+        pytest.skip("the server does not know it")
+    config = METHODS[ground.name].model_validate(ground.case.fields)
+    if not isinstance(config, PromptSettings):
+        pytest.skip("it learns no prompts")
+    given = ground.case.assignment
+
+    most = config.most_replies(len(given.prompts) or len(given.opinions))
+
+    assert most is not None
+    assert learnt.bench.replies <= most
+    assert most <= 2 * learnt.bench.replies, "it announces far too many"
 
 
 def test_what_the_engine_refuses_is_left_out_and_counted(ground: Ground) -> None:

@@ -130,7 +130,7 @@ def test_a_dry_run_says_what_would_be_learnt_and_changes_nothing(api: Api) -> No
     train = {each["id"] for each in sent if each["split"] == "train"}
     assert (found["method"], found["is_due"], found["new"]) == ("ttrl", True, len(train))
     assert (found["train"], found["held_out"]) == (len(train), 40 - len(train))
-    assert found["generations"] == 64
+    assert found["generations"] == 2 * 4 * 16  # steps, prompts of each, votes on each
     assert set(found["examples"]) <= train
     with api.database.unit_of_work() as session:
         assert session.query(AdaptationRun).count() == 0

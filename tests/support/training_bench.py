@@ -39,7 +39,8 @@ class SeededSampler:
     """Answers by a function of the conversation and the draw."""
 
     answering: Answering
-    on_call: Callable[[], None] = lambda: None
+    on_call: Callable[[int], None] = lambda _: None
+    """Told how many replies are asked for; single tokens, which only measure, are none."""
     refused: str | None = None
     """Conversations that hold this are too long for the engine."""
 
@@ -50,7 +51,7 @@ class SeededSampler:
         *,
         on_progress: ProgressCallback | None = None,
     ) -> list[str]:
-        self.on_call()
+        self.on_call(len(conversations))
         if on_progress is not None:
             on_progress(len(conversations), len(conversations))
         return [self.answering(one, params.seed or 0) for one in conversations]
@@ -73,7 +74,7 @@ class SeededSampler:
         group: int = 1,
         on_progress: ProgressCallback | None = None,
     ) -> list[tuple[Rollout, ...]]:
-        self.on_call()
+        self.on_call(len(conversations) * group if params.max_tokens > 1 else 0)
         if on_progress is not None:
             on_progress(len(conversations), len(conversations))
         first = params.seed or 0
@@ -119,6 +120,8 @@ class TrainingBench:
     stages: list[Stage] = field(default_factory=list)
     """Every training that was asked for, throw-away ones too."""
     calls: int = 0
+    replies: int = 0
+    """That were asked for, in all calls."""
     steps: int = 0
     trained: list[Weights] = field(default_factory=list)
     tries: int = 0
@@ -175,10 +178,11 @@ class TrainingBench:
         answering = self.trained_answering or self.answering
         yield [SeededSampler(answering, self._called, self.refused) for _ in weights]
 
-    def _called(self) -> None:
+    def _called(self, replies: int) -> None:
         if self.calls == self.cancel_at_call:
             raise Cancelled
         self.calls += 1
+        self.replies += replies
 
     def _stepped(self) -> None:
         self.steps += 1
