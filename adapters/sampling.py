@@ -9,6 +9,12 @@ from typing import Protocol, runtime_checkable
 
 from adapters.types import ChatMessage, ProgressCallback, Rollout, SamplingParams, TopK
 
+REFUSED = "refused"
+"""Why there is no reply to a conversation: the engine does not take it."""
+
+WHY_REFUSED = "refused by the engine, such as too long ones"
+"""By which prompts of that kind are counted in a run's report."""
+
 
 class SamplingError(RuntimeError):
     """The engine could not complete a conversation; the message says why."""
@@ -24,7 +30,7 @@ class Reply:
 
     text: str
     finish_reason: str | None = None
-    """`length` when it was cut off."""
+    """`length` when it was cut off; `REFUSED` when the engine does not take the conversation."""
     prompt_ids: tuple[int, ...] = ()
     """The conversation's tokens; empty from an engine that does not tell."""
     ids: tuple[int, ...] = ()
@@ -44,7 +50,8 @@ class Sampler(Protocol):
     ) -> list[str]:
         """One completion per conversation, in their order.
 
-        A conversation whose last message is the assistant's is gone on with, in the same turn.
+        A conversation whose last message is the assistant's is gone on with, in the same turn. One
+        that the engine refuses has the empty text where `params.may_be_refused`.
 
         Raises:
             SamplingError: a conversation could not be completed.
@@ -64,6 +71,8 @@ class RolloutSampler(Sampler, Protocol):
         on_progress: ProgressCallback | None = None,
     ) -> list[tuple[Rollout, ...]]:
         """`group` completions of each conversation, in their order; each its own draw of the seed.
+
+        Of a conversation that the engine refuses, as one too long for it, there are none.
 
         Raises:
             SamplingError: a conversation could not be completed, or the engine tells no tokens.

@@ -235,7 +235,7 @@ class Prompt:
     tests: str | None = None
     """Python code that exercises the code of a reply."""
     asked_by: str | None = None
-    """The end user, where one was named, else the key."""
+    """The end user, where one was named, else the key; None for what was sent to be learnt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,6 +294,9 @@ class SamplingParams:
     top_p: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    may_be_refused: bool = False
+    """Whether a conversation that the engine refuses, as one too long, gets an empty reply; else it
+    is an error. Rollouts of one are always an empty group."""
 
 
 class Component(StrEnum):

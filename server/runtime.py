@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Collection
 from typing import Any, TypeVar
 
 import structlog
+from anyio import CapacityLimiter, to_thread
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -71,6 +72,7 @@ class Runtime:
         self._told: tuple[Any, ...] = ()
         self._told_at = 0.0
         self._refreshing = asyncio.Lock()
+        self._aside = CapacityLimiter(1)
         self._figures: Figures | None = None
         self._figures_until = 0.0
         self._backlog: Callable[[], tuple[int, int]] = lambda: (0, 0)
@@ -187,6 +189,18 @@ class Runtime:
         found = await self.database.read(query)
         await self.refresh()
         return found
+
+    async def read_aside(self, query: Callable[[Session], Result]) -> Result:
+        """Read what takes the processor long, such as planning a run, in a thread, one at a time.
+
+        On the event loop it would hold up every stream that this process carries.
+        """
+
+        def read() -> Result:
+            with self.database.look() as session:
+                return query(session)
+
+        return await to_thread.run_sync(read, limiter=self._aside)
 
     async def tell(self) -> None:
         """Say in the database that this gateway lives, what it routes by and what it has in flight."""

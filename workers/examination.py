@@ -12,6 +12,7 @@ from adapters.evaluation.general import load_general_suite
 from adapters.evaluation.generalization import Scores, generalization_factor
 from adapters.evaluation.grading import grader_of
 from adapters.evaluation.prompt_exam import HeldPrompt, VerifierOf, no_verifier, sit_prompts
+from adapters.sampling import REFUSED
 from adapters.spec import MethodConfig
 from adapters.types import JSON, ExamItem, Grader
 from server.services import documents, evaluations, registry
@@ -39,6 +40,8 @@ class Exam:
     """Questions left out, because a version that the challenger was trained on from was taught them."""
     untold: int = 0
     """Prompts left out, because nobody could mark both replies to them."""
+    refused: int = 0
+    """Prompts left out, because the engine does not take them, such as too long ones."""
 
     def to_json(self) -> dict[str, JSON]:
         """The decision, and how far the judge of it is believed."""
@@ -48,6 +51,7 @@ class Exam:
             "judge": judge,
             "taught_before": self.taught_before,
             "prompts_not_marked": self.untold,
+            "prompts_refused": self.refused,
             "generalization": self.generalization(),
         }
 
@@ -139,7 +143,16 @@ def examine(
 
     champion, champion_replies, champion_said = ask(material.champion_engine_name, 0)
     challenger, challenger_replies, challenger_said = ask(challenger_name, total // 2)
-    sheet = prompt_exam.marked(prompts, champion_replies, challenger_replies, config, verifier_of)
+    asked_prompts = [held.item for held in prompts]
+    refused = {
+        item.id
+        for said in (champion_said, challenger_said)
+        for item, reply in zip(asked_prompts, said.replies_to(asked_prompts), strict=True)
+        if reply.finish_reason == REFUSED
+    }
+    sheet = prompt_exam.marked(
+        prompts, champion_replies, challenger_replies, config, verifier_of, refused=refused
+    )
     items = (*questions, *sheet.items)
     champion = [*champion, *sheet.champion]
     challenger = [*challenger, *sheet.challenger]
@@ -174,6 +187,7 @@ def examine(
         judge,
         taught_before=len(chosen) - len(about_material),
         untold=sheet.untold,
+        refused=sheet.refused,
     )
 
 

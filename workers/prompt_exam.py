@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,8 @@ class PromptSheet:
     """None where prompts have no part in the exam."""
     untold: int = 0
     """Prompts left out because nobody could mark both replies."""
+    refused: int = 0
+    """Prompts left out because the engine does not take them, such as too long ones."""
 
 
 def choose(
@@ -88,8 +90,14 @@ def marked(
     challenger: Sequence[str],
     config: MethodConfig,
     verifier_of: VerifierOf,
+    *,
+    refused: Collection[str] = (),
 ) -> PromptSheet:
-    """Both replies to each prompt with their marks; only prompts of which both could be marked."""
+    """Both replies to each prompt with their marks; only prompts of which both could be marked.
+
+    Args:
+        refused: ids of the prompts that the engine did not take.
+    """
     is_learning = isinstance(config, PromptSettings)
     if not prompts and not is_learning:
         return PromptSheet((), (), (), None)
@@ -101,7 +109,7 @@ def marked(
     for held, one, other, was_right, is_right in zip(
         prompts, champion, challenger, before, after, strict=True
     ):
-        if was_right is None or is_right is None:
+        if was_right is None or is_right is None or held.item.id in refused:
             continue
         items.append(held.item)
         theirs.append(Answer(held.item.id, one, was_right))
@@ -115,7 +123,12 @@ def marked(
         must_gain=not isinstance(config, PromptSettings) or marking_of(config).must_gain,
     )
     return PromptSheet(
-        tuple(items), tuple(theirs), tuple(ours), held_out, len(prompts) - len(items)
+        tuple(items),
+        tuple(theirs),
+        tuple(ours),
+        held_out,
+        untold=len(prompts) - len(items) - len(refused),
+        refused=len(refused),
     )
 
 

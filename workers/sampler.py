@@ -5,7 +5,7 @@ asks goes to the engine itself: no gateway records it, and no key is charged for
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 
 import structlog
 
-from adapters.sampling import NotScored, Reply, SamplingError
+from adapters.sampling import REFUSED, NotScored, Reply, SamplingError
 from adapters.types import ChatMessage, ProgressCallback, Rollout, SamplingParams, TopK
-from server.core.errors import EngineError, EngineUnavailable, WeightsNotHeld
+from server.core.errors import EngineError, EngineUnavailable, PromptRefused, WeightsNotHeld
 from server.core.settings import Settings
 from server.engine.control import TOP_LOGPROBS, EngineControl, open_control, token_id
 from server.engine.reading import Assembled
@@ -90,12 +90,8 @@ class EngineSampler:
         An engine that is away is waited for as long as a start may take.
         """
 
-        def order(messages: Sequence[ChatMessage]) -> Order[str]:
-            body = _body(messages, params)
-            return Order(messages, lambda control: control.chat(self.engine_name, body))
-
-        orders = [order(messages) for messages in conversations]
-        return [_storable(text) for text in asyncio.run(self._ask_all(orders, on_progress))]
+        replies = self._replies(conversations, params, {}, on_progress)
+        return ["" if reply is None else _storable(reply.text) for reply in replies]
 
     def replies(
         self,
@@ -108,12 +104,34 @@ class EngineSampler:
         asked = {"logprobs": True, "top_logprobs": TOP_LOGPROBS, "return_token_ids": True}
         asked["return_tokens_as_token_ids"] = True
 
-        def order(messages: Sequence[ChatMessage]) -> Order[Assembled]:
-            body = _body(messages, params) | asked
-            return Order(messages, lambda control: control.reply(self.engine_name, body))
+        replies = self._replies(conversations, params, asked, on_progress)
+        return [Reply("", REFUSED) if reply is None else _reply(reply) for reply in replies]
 
-        orders = [order(messages) for messages in conversations]
-        return [_reply(found) for found in asyncio.run(self._ask_all(orders, on_progress))]
+    def _replies(
+        self,
+        conversations: Sequence[Sequence[ChatMessage]],
+        params: SamplingParams,
+        asked: Mapping[str, Any],
+        on_progress: ProgressCallback | None,
+    ) -> list[Assembled | None]:
+        """What the engine says to each, None where it refuses one that may be refused."""
+        orders = [
+            self._order(messages, {**_body(messages, params), **asked})
+            for messages in conversations
+        ]
+        found = asyncio.run(self._ask_all(orders, on_progress))
+        return _answered(found, may_be_refused=params.may_be_refused)
+
+    def _order(
+        self, messages: Sequence[ChatMessage], body: Mapping[str, Any]
+    ) -> Order[Assembled | PromptRefused]:
+        async def ask(control: EngineControl) -> Assembled | PromptRefused:
+            try:
+                return await control.reply(self.engine_name, body)
+            except PromptRefused as refusal:  # the others' answers are waited for
+                return refusal
+
+        return Order(messages, ask)
 
     def rollouts(
         self,
@@ -131,20 +149,22 @@ class EngineSampler:
         one another, so that all but the first find the prompt in the engine's cache.
         """
 
-        def order(place: int, messages: Sequence[ChatMessage], index: int) -> Order[Assembled]:
+        def order(
+            place: int, messages: Sequence[ChatMessage], index: int
+        ) -> Order[Assembled | PromptRefused]:
             body = _body(messages, params) | _AS_SAMPLED
             if params.seed is not None:
                 body["seed"] = _seed(params.seed, place, index)
-            return Order(messages, lambda control: control.reply(self.engine_name, body))
+            return self._order(messages, body)
 
         orders = [
             order(place, messages, index)
             for place, messages in enumerate(conversations)
             for index in range(group)
         ]
-        found = asyncio.run(self._ask_all(orders, on_progress))
-        made = [self._rollout(reply) for reply in found]
-        return [tuple(made[first : first + group]) for first in range(0, len(made), group)]
+        found = _answered(asyncio.run(self._ask_all(orders, on_progress)), may_be_refused=True)
+        groups = [found[first : first + group] for first in range(0, len(found), group)]
+        return [self._group(replies) for replies in groups]
 
     def score(
         self, beginnings: Sequence[Sequence[int]], *, on_progress: ProgressCallback | None = None
@@ -250,6 +270,11 @@ class EngineSampler:
         if self.engine_name not in {model.name for model in await control.models()}:
             await control.load_adapter(self.engine_name, str(self._folder))
 
+    def _group(self, replies: Sequence[Assembled | None]) -> tuple[Rollout, ...]:
+        """The rollouts of one conversation; none where the engine refuses it."""
+        whole = [reply for reply in replies if reply is not None]
+        return tuple(map(self._rollout, whole)) if len(whole) == len(replies) else ()
+
     def _rollout(self, found: Assembled) -> Rollout:
         first, prompt_ids = found.first, tuple(found.prompt_token_ids)
         ids = tuple(first.token_ids)
@@ -272,6 +297,25 @@ class EngineSampler:
 
     def _lacking(self, what: str) -> SamplingError:
         return SamplingError(f"No rollouts of {self.engine_name}: the engine {what}.")
+
+
+def _answered(
+    found: Sequence[Assembled | PromptRefused], *, may_be_refused: bool
+) -> list[Assembled | None]:
+    """The answers, None for what was refused.
+
+    Where all are refused and not for their length, it is the way we ask that the engine refuses.
+
+    Raises:
+        SamplingError: it is that, or no prompt may be refused and one is.
+    """
+    refusals = [reply for reply in found if isinstance(reply, PromptRefused)]
+    is_of_prompts = len(refusals) < len(found) or all(each.is_too_long for each in refusals)
+    if refusals and not (may_be_refused and is_of_prompts):
+        raise SamplingError(str(refusals[0])) from refusals[0]
+    if refusals:
+        log.info("prompts_refused", requests=len(refusals), of=len(found), why=str(refusals[0]))
+    return [None if isinstance(reply, PromptRefused) else reply for reply in found]
 
 
 def _body(messages: Sequence[ChatMessage], params: SamplingParams) -> dict[str, Any]:

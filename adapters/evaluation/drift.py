@@ -127,7 +127,8 @@ def measure_drift(
             if base_replies is not None
             else base.replies(
                 [items[index].conversation for index in chosen],
-                SamplingParams(max_tokens=max_new_tokens),
+                # A prompt that fits the exam's reply may leave no room for this one.
+                SamplingParams(max_tokens=max_new_tokens, may_be_refused=True),
                 on_progress=on_progress,
             )
         )

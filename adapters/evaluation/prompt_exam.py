@@ -153,7 +153,7 @@ def choose_prompts(
     Raises:
         SamplingError: the champion could not be asked for its votes.
     """
-    params = SamplingParams(spec.max_new_tokens, spec.temperature, seed=seed)
+    params = SamplingParams(spec.max_new_tokens, spec.temperature, seed=seed, may_be_refused=True)
     left_out: Counter[str] = Counter()
     known: list[HeldPrompt] = []
     open_: list[Prompt] = []

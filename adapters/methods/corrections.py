@@ -26,7 +26,7 @@ from adapters.methods.lengths import prompt_lengths
 from adapters.methods.prompt_sets import ORDERS, REPEATED, fault_of, key_of, plain, shared_out
 from adapters.methods.teaching import corrected_prompt
 from adapters.methods.workbench import Assignment, Outcome, Workbench
-from adapters.sampling import RolloutSampler
+from adapters.sampling import WHY_REFUSED, RolloutSampler
 from adapters.spec import CorrectionsConfig, LossSpec
 from adapters.types import (
     JSON,
@@ -128,12 +128,10 @@ class Corrections:
             [one.prompt.messages for one in agreed], bench, name="corrections-lengths"
         )
         most = self._config.training.max_tokens
-        fitting = [
-            one
-            for one, length in zip(agreed, lengths, strict=True)
-            if length + one.added_tokens < most
-        ]
-        left_out["longer than training.max_tokens"] += len(agreed) - len(fitting)
+        sized = [(one, length) for one, length in zip(agreed, lengths, strict=True) if length]
+        fitting = [one for one, length in sized if length + one.added_tokens < most]
+        left_out[WHY_REFUSED] += len(agreed) - len(sized)
+        left_out["longer than training.max_tokens"] += len(sized) - len(fitting)
         return shared_out(
             fitting,
             lambda one: one.prompt.asked_by,
@@ -161,11 +159,14 @@ class Corrections:
 
         kept = bench.once(beginning.name(f"corrections-{number}"), ask)
         said: list[Distillation] = []
-        for one, (rollout,) in zip(taught, _ROLLOUTS.validate_python(kept), strict=True):
-            if rollout.text.strip():
-                said.append(one.teach(rollout.text, rollout.ids))
-            else:
-                counts["the student said nothing"] += 1
+        for one, group in zip(taught, _ROLLOUTS.validate_python(kept), strict=True):
+            for rollout in group:
+                if rollout.text.strip():
+                    said.append(one.teach(rollout.text, rollout.ids))
+                else:
+                    counts["the student said nothing"] += 1
+            if not group:  # there is no room for the reply
+                counts[WHY_REFUSED] += 1
         return said
 
     def _ask(

@@ -24,7 +24,7 @@ from adapters.methods.continual import Beginning, begin
 from adapters.methods.lengths import prompt_lengths
 from adapters.methods.prompt_sets import REPEATED, fault_of, key_of, plain, shared_out
 from adapters.methods.workbench import Assignment, Outcome, Workbench
-from adapters.sampling import MeasuringSampler, NotScored, Reply, RolloutSampler
+from adapters.sampling import WHY_REFUSED, MeasuringSampler, NotScored, Reply, RolloutSampler
 from adapters.spec import KtoConfig, LossSpec
 from adapters.types import JSON, GivenReply, Opinion, SamplingParams
 
@@ -86,8 +86,10 @@ class Kto:
         heard = consistent(sound, left_out)
         lengths = prompt_lengths([one.prompt.messages for one in heard], bench, name="kto-lengths")
         most = self._config.training.max_tokens
-        fitting = [one for one, length in zip(heard, lengths, strict=True) if length < most]
-        left_out["longer than training.max_tokens"] += len(heard) - len(fitting)
+        sized = [(one, length) for one, length in zip(heard, lengths, strict=True) if length]
+        fitting = [one for one, length in sized if length < most]
+        left_out[WHY_REFUSED] += len(heard) - len(sized)
+        left_out["longer than training.max_tokens"] += len(sized) - len(fitting)
         return shared_out(
             fitting,
             lambda one: one.prompt.asked_by,
@@ -214,7 +216,7 @@ class _Course:
         def ask() -> JSON:
             found = _measuring(self._beginning.student(self._bench)).replies(
                 list(asked.values())[: spec.probe_prompts],
-                SamplingParams(max_tokens=spec.probe_tokens),
+                SamplingParams(max_tokens=spec.probe_tokens, may_be_refused=True),
             )
             rows: JSON = _REPLIES.dump_python(found, mode="json")
             return rows

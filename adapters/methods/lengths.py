@@ -8,8 +8,10 @@ from adapters.types import JSON, ChatMessage, SamplingParams
 
 def prompt_lengths(
     conversations: Sequence[Sequence[ChatMessage]], bench: Workbench, *, name: str
-) -> list[int]:
+) -> list[int | None]:
     """Tokens before the reply to each conversation; `name` is for `Workbench.once`.
+
+    None where the engine refuses the conversation, as one too long for it.
 
     Raises:
         SamplingError: the engine failed, or tells no tokens.
@@ -17,8 +19,8 @@ def prompt_lengths(
 
     def ask() -> JSON:
         found = bench.base.rollouts(conversations, SamplingParams(max_tokens=1))
-        return [len(rollout.prompt_ids) for (rollout,) in found]
+        return [len(group[0].prompt_ids) if group else None for group in found]
 
     kept = bench.once(name, ask) if conversations else []
     assert isinstance(kept, list)
-    return [int(str(length)) for length in kept]
+    return [None if length is None else int(str(length)) for length in kept]

@@ -19,7 +19,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Protocol, TypeAlias
 
@@ -27,7 +27,7 @@ from pydantic import TypeAdapter
 
 from adapters.lesson import Stage, Weights
 from adapters.methods.workbench import Workbench
-from adapters.sampling import RolloutSampler
+from adapters.sampling import WHY_REFUSED, RolloutSampler
 from adapters.spec import LoraSpec, LossSpec, PolicyGradientSpec, RolloutSpec, TrainingSpec
 from adapters.training.advantages import (
     TokenWeight,
@@ -154,7 +154,7 @@ def run(
             break
         deck.drop(made.dropped)
         account.add(made, step)
-        if (reason := should_stop(account.curve)) is not None:
+        if made.facts and (reason := should_stop(account.curve)) is not None:
             account.stopped = reason
             break
         if made.taught:
@@ -245,7 +245,8 @@ class _Account:
     stopped: str = "all steps are done"
 
     def add(self, made: _Step, step: int) -> None:
-        self.curve.append({"step": float(step), **made.facts})
+        if made.facts:  # a step whose prompts were all refused tells nothing
+            self.curve.append({"step": float(step), **made.facts})
         self.skipped.update(made.skipped)
         self.dropped += len(made.dropped)
 
@@ -281,7 +282,7 @@ def _gathered(
         else:
             with bench.serving([weights]) as (sampler,):
                 groups = _sample(config, drawn, sampler, step)
-        made = _rewarded(config, drawn, groups, score(drawn, groups))
+        made = _answered(config, drawn, groups, score)
         kept: JSON = _STEP.dump_python(made, mode="json")
         return kept
 
@@ -299,6 +300,25 @@ def _sample(
         seed=(config.seed * _SEEDS_PER_RUN + step) % 2**31,
     )
     return sampler.rollouts([prompt.messages for prompt in drawn], params, group=spec.group)
+
+
+def _answered(
+    config: PolicyConfig,
+    drawn: Sequence[Prompt],
+    groups: Sequence[tuple[Rollout, ...]],
+    score: Score,
+) -> _Step:
+    """The step, of the prompts that the engine took; those that it refuses are drawn no more."""
+    taken = [(prompt, group) for prompt, group in zip(drawn, groups, strict=True) if group]
+    refused = [prompt.id for prompt, group in zip(drawn, groups, strict=True) if not group]
+    made = _Step((), {}, {}, ())
+    if taken:
+        prompts, whole = [prompt for prompt, _ in taken], [group for _, group in taken]
+        made = _rewarded(config, prompts, whole, score(prompts, whole))
+    if not refused:
+        return made
+    skipped = {**made.skipped, WHY_REFUSED: len(refused)}
+    return replace(made, skipped=skipped, dropped=(*made.dropped, *refused))
 
 
 def _rewarded(

@@ -49,7 +49,7 @@ from adapters.methods.revising import (
     turn,
 )
 from adapters.methods.workbench import Assignment, Outcome, Workbench
-from adapters.sampling import RolloutSampler
+from adapters.sampling import WHY_REFUSED, RolloutSampler
 from adapters.spec import ControlPhrases, LossSpec, SdZeroConfig
 from adapters.types import (
     JSON,
@@ -144,6 +144,8 @@ class _Run:
         self._prompts = prompts
         self._verifier = bench.verifier(config.verifier)
         self._generated = {name: _Generated() for name in ("first", "revisions", "distillation")}
+        self._refused: set[str] = set()
+        """Ids of prompts that the engine does not take."""
         self._phase_1: dict[str, JSON] = {}
         self._phase_2: dict[str, JSON] = {}
 
@@ -174,6 +176,8 @@ class _Run:
         )
         generations: dict[str, JSON] = {n: g.to_json() for n, g in self._generated.items()}
         report: dict[str, JSON] = {"generations": generations | {"all": total.to_json()}}
+        if self._refused:
+            report["prompts_refused"] = {WHY_REFUSED: len(self._refused)}
         if self._phase_1:
             report["revision"] = self._phase_1
         if self._phase_2:
@@ -183,6 +187,8 @@ class _Run:
     def _revise(self) -> Weights:
         """Phase 1."""
         first = self._first_replies()
+        if not first:
+            raise _NoUpdate("The engine refuses every prompt; they may be too long for it.")
         right = sum(each.verdict.is_right is True for each in first)
         wrong = sum(each.verdict.is_right is False for each in first)
         self._phase_1 |= {
@@ -251,6 +257,7 @@ class _Run:
 
         with self._bench.stage("rollouts"):
             found = _JUDGED.validate_python(self._gathered("first", ask))
+        self._note_refused(self._prompts, found)
         self._generated["first"].add([each.rollout for each in found])
         return found
 
@@ -358,7 +365,14 @@ class _Run:
         with self._bench.stage("rollouts"):
             self._bench.progress(step, spec.steps)
             found = _STEP.validate_python(self._once(f"step-{step}", ask))
-        return None if found is None else found.judged
+        if found is None:
+            return None
+        self._note_refused(drawn, found.judged)
+        return found.judged
+
+    def _note_refused(self, asked: Sequence[Prompt], said: Sequence[Judged]) -> None:
+        """Remember which prompts the engine gave no reply to."""
+        self._refused |= {prompt.id for prompt in asked} - {one.prompt.id for one in said}
 
     @contextmanager
     def _student(self, weights: Weights | None) -> Iterator[RolloutSampler]:
@@ -421,7 +435,9 @@ class _Course:
         self.trained_steps = 0
 
     def take(self, step: int, said: Sequence[Judged]) -> list[Distillation]:
-        """What is learnt of a step's replies."""
+        """What is learnt of a step's replies; of none where the engine refuses all its prompts."""
+        if not said:
+            return []
         found: list[Distillation] = []
         for one in said:
             if fault := self._fault(one):

@@ -29,7 +29,7 @@ from adapters.lesson import Stage, Weights
 from adapters.methods.continual import Beginning, begin
 from adapters.methods.prompt_sets import draws, usable_prompts
 from adapters.methods.workbench import Assignment, Outcome, Workbench
-from adapters.sampling import RolloutSampler
+from adapters.sampling import WHY_REFUSED, RolloutSampler
 from adapters.spec import AnnealSpec, SeptConfig
 from adapters.types import (
     JSON,
@@ -104,6 +104,8 @@ class _Course:
         self._curve: list[JSON] = []
         self._looks: list[tuple[int, Look]] = []
         self._not_learnt: Counter[str] = Counter()
+        self._refused: set[str] = set()
+        """Ids of prompts that the engine does not take."""
         self._truncated = 0
         self._learnt = 0
         self.stopped = ""
@@ -132,7 +134,7 @@ class _Course:
             "refresh": self._config.refresh,
             "learnt": self._learnt,
             "learnt_though_cut_off": self._truncated,
-            "not_learnt": dict(self._not_learnt),
+            "not_learnt": dict(self._not_learnt + Counter({WHY_REFUSED: len(self._refused)})),
             "steps": self._curve,
             "looks": [look.to_json(step) for step, look in self._looks],
             "stopped": self.stopped,
@@ -144,6 +146,8 @@ class _Course:
             found = self._sample(step, numbers, temperature)
         units = self._units([self._prompts[number] for number in numbers], found)
         rollouts = [rollout for group in found for rollout in group]
+        if not rollouts:
+            return
         point: dict[str, JSON] = {
             "step": step,
             "temperature": round(temperature, 4),
@@ -220,6 +224,8 @@ class _Course:
         units: list[TrainingSample] = []
         most = self._config.training.max_tokens
         for prompt, group in zip(prompts, found, strict=True):
+            if not group:
+                self._refused.add(prompt.id)
             for rollout in group:
                 if not rollout.text.strip():
                     self._not_learnt["the reply is empty"] += 1
@@ -238,7 +244,9 @@ class _Course:
         with self._bench.stage("probe"):
             params = replace(self._params(1.0, _PROBE_SEED), top_p=1.0)
             found = self._ask(f"probe-{step}", asked, params, 1)
-        rollouts = [rollout for (rollout,) in found if rollout.text.strip()]
+        if not any(found):  # the engine refuses these prompts, and nothing can be seen
+            return None
+        rollouts = [one for group in found for one in group if one.text.strip()]
         if not rollouts:
             return "the policy says nothing any more"
         look = Look(_surprise(rollouts), round(fmean(len(each.ids) for each in rollouts), 2))

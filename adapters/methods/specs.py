@@ -29,7 +29,7 @@ from adapters.methods.prompt_sets import usable_prompts
 from adapters.methods.workbench import Assignment, Outcome, Workbench
 from adapters.rewards.contracts import answer_in, fault_of, final_answer
 from adapters.rewards.verifiers import Verifier
-from adapters.sampling import RolloutSampler
+from adapters.sampling import WHY_REFUSED, RolloutSampler
 from adapters.spec import AnswerKind, LossSpec, SpecsConfig
 from adapters.types import (
     JSON,
@@ -80,9 +80,12 @@ class _Lesson:
         """All stages; each part of the report is there as soon as its stage is done."""
         self.report["contract"] = self.config.contract.type
         student = self._student()
-        before = self._sampled("before", student, self.prompts)
-        if before is None:
+        sampled = self._sampled("before", student, self.prompts)
+        if sampled is None:
             return self.no_update("The budget was used up before anything was sampled.")
+        before = self._without_refused(sampled)
+        if not before:
+            return self.no_update("The engine refuses every prompt; they may be too long for it.")
         weights = self.beginning.start
         if self.config.cold_start != "none":
             cold = self._cold_start(before, student)
@@ -100,6 +103,14 @@ class _Lesson:
             {"specs": self.report, "continual": continual},
             self.beginning.generation,
         )
+
+    def _without_refused(self, before: Groups) -> Groups:
+        """The groups of the prompts that the engine takes; the others have no part in what follows."""
+        taken = [prompt for prompt, group in zip(self.prompts, before, strict=True) if group]
+        if refused := len(self.prompts) - len(taken):
+            self.report["prompts_refused"] = {WHY_REFUSED: refused}
+        self.prompts = taken
+        return [group for group in before if group]
 
     def no_update(self, why: str) -> Outcome:
         """Nothing was learnt."""

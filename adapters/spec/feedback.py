@@ -47,6 +47,10 @@ class CorrectionsConfig(PromptSettings):
     corrections: CorrectionsSpec = CorrectionsSpec()
     training: CorrectionsTraining = CorrectionsTraining()
 
+    def most_replies(self, count: int) -> int:
+        """See `PromptSettings.most_replies`."""
+        return (self.corrections.rounds - 1) * count  # in the first round nothing is trained yet
+
 
 class KtoTraining(PromptTraining):
     """The optimiser of KTO."""
@@ -85,3 +89,7 @@ class KtoConfig(PromptSettings):
     type: Literal["kto"] = "kto"
     kto: KtoSpec = KtoSpec()
     training: KtoTraining = KtoTraining()
+
+    def most_replies(self, count: int) -> int:
+        """See `PromptSettings.most_replies`."""
+        return min(self.kto.probe_prompts, count)

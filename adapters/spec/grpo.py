@@ -19,3 +19,7 @@ class GrpoConfig(PromptSettings):
     """Who says whether a reply is right."""
     rollouts: RolloutSpec = RolloutSpec()
     gradient: PolicyGradientSpec = PolicyGradientSpec()
+
+    def most_replies(self, count: int) -> int:
+        """See `PromptSettings.most_replies`."""
+        return self.rollouts.most_replies(count)

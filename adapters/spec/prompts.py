@@ -190,6 +190,11 @@ class RolloutSpec(Settings):
     max_new_tokens: int = Field(default=256, ge=1)
     """Length of one rollout."""
 
+    def most_replies(self, prompts: int, *, group: int | None = None) -> int:
+        """Rollouts of all steps on so many prompts; `group` where another number is sampled."""
+        size = self.group if group is None else group
+        return self.steps * min(self.prompts_per_step, prompts) * size
+
 
 class PolicyGradientSpec(Settings):
     """From rewards to the loss: GRPO (arXiv 2402.03300) and its kin."""
@@ -263,3 +268,13 @@ class PromptSettings(MethodSettings):
     prompts_per_user: Share = 0.25
     """Most of a run's prompts, or opinions, that may come from one end user."""
     continual: PromptContinual = PromptContinual()
+
+    def most_replies(self, count: int) -> int | None:
+        """Replies that the learning asks for at most; None where that is not known before.
+
+        The exam's are not among them, nor are single tokens that only measure a prompt.
+
+        Args:
+            count: of the prompts that the run may learn from; of opinions, where it learns those.
+        """
+        return None

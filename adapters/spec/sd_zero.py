@@ -122,3 +122,12 @@ class SdZeroConfig(PromptSettings):
     """Of phase 2."""
     training: DistillationTraining = DistillationTraining()
     """Of phase 2."""
+
+    def most_replies(self, count: int) -> int:
+        """See `PromptSettings.most_replies`."""
+        first = count * self.revision.first_replies
+        of_phase_1 = first * (1 + self.revision.revisions)
+        of_phase_2 = self.rollouts.most_replies(count)
+        if self.phases == "both":
+            return of_phase_1 + of_phase_2
+        return of_phase_1 if self.phases == "revision" else of_phase_2

@@ -1,5 +1,6 @@
 """Config of SePT."""
 
+import math
 from typing import Literal
 
 from pydantic import Field
@@ -68,3 +69,11 @@ class SeptConfig(PromptSettings):
     anneal: AnnealSpec = AnnealSpec()
     probe: ProbeSpec = ProbeSpec()
     training: SeptTraining = SeptTraining()
+
+    def most_replies(self, count: int) -> int:
+        """See `PromptSettings.most_replies`."""
+        rollouts = self.rollouts.most_replies(count)
+        if self.refresh == "offline":
+            rollouts = count * self.rollouts.group
+        looks = math.ceil(self.rollouts.steps / self.probe.every) + 1
+        return rollouts + looks * min(self.probe.prompts, count)

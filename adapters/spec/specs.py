@@ -70,6 +70,20 @@ class SpecsConfig(PromptSettings):
     gradient: PolicyGradientSpec = PolicyGradientSpec()
     """Of the GRPO."""
 
+    def most_replies(self, count: int) -> int:
+        """See `PromptSettings.most_replies`."""
+        prompts = min(count, self.max_prompts)
+        look = prompts * self.samples
+        most = 2 * look  # before and after
+        if self.cold_start != "none" and self.min_pass_share:
+            most += look  # with the form asked for
+            if self.form_steps:
+                brief = self.rollouts.model_copy(
+                    update={"steps": min(self.form_steps, self.rollouts.steps)}
+                )
+                most += look + brief.most_replies(prompts)
+        return most + (self.rollouts.most_replies(prompts) if self.is_reinforced else 0)
+
     @model_validator(mode="after")
     def _check_controls(self) -> Self:
         if self.pairs == "coupled" and self.verifier is None:

@@ -50,6 +50,10 @@ class TtrlConfig(PromptSettings):
     """`random` is a control and teaches nothing: a coin for each reply, with the same mean."""
     gradient: PolicyGradientSpec = PolicyGradientSpec()
 
+    def most_replies(self, count: int) -> int:
+        """See `PromptSettings.most_replies`."""
+        return self.rollouts.most_replies(count, group=self.votes)
+
     @model_validator(mode="after")
     def _votes_cover_the_group(self) -> Self:
         if self.votes < self.rollouts.group:

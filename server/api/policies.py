@@ -108,4 +108,4 @@ async def dry_run_policy(policy_id: Text, runtime: RuntimeDep, actor: Read) -> D
         )
         return dry_run_view(found)
 
-    return await runtime.database.read(read)
+    return await runtime.read_aside(read)

@@ -17,7 +17,7 @@ from server.api.schemas.runs import ReportView, RunBody, RunView
 from server.api.views import report_view, run_view
 from server.runtime import Runtime
 from server.services import audit, editing, orders, registry, runs
-from server.services.plans import Wish
+from server.services.plans import Plan, Wish
 
 router = APIRouter(prefix="/runs", tags=["runs"])
 
@@ -33,13 +33,17 @@ async def start_run(
     ``method`` and ``config`` choose how, ``material`` from what; ``heal`` learns nothing new, and
     ``auto`` chooses a method by what there is.
     """
-    settings = runtime.settings
+    name = body.adapter or runtime.settings.model.name
 
-    def start(session: Session) -> tuple[RunView, bool]:
-        name = body.adapter or settings.model.name
+    def plan_it(session: Session) -> Plan:
         adapter = registry.own_adapter(session, name, tenant=actor.owner)
         wish = Wish(body.method, body.material, body.config)
-        plan = orders.planned(session, settings, adapter, wish)
+        return orders.planned(session, runtime.settings, adapter, wish)
+
+    plan = await runtime.read_aside(plan_it)
+
+    def start(session: Session) -> tuple[RunView, bool]:
+        adapter = registry.own_adapter(session, name, tenant=actor.owner)
         if isinstance(plan.config, SealEditorConfig):
             run, is_new = editing.queue_editor_run(
                 session, adapter, plan.config, requested_by=actor.label, queue=runtime.queue

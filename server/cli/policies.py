@@ -166,7 +166,7 @@ def dry_run(policy_id: PolicyId) -> None:
     for reason, number in found["left_out"].items():
         out.print(f"  left out: {number} ({reason})", markup=False)
     if found["generations"] is not None:
-        out.print(f"  at most {found['generations']} replies to generate")
+        out.print(f"  at most {found['generations']} replies to learn from, and those of the exam")
     if found["examples"]:
         out.print(f"  such as {', '.join(found['examples'])}")
 

@@ -38,7 +38,7 @@ AppError
 │   ├── ReplicasNotReady 503
 │   ├── AdapterRefused 502
 │   ├── AdapterNotProven 502
-│   └── WeightsNotHeld · EngineBroken   (workers only: what a request was refused for)
+│   └── WeightsNotHeld · EngineBroken · PromptRefused   (workers only: what a request was refused for)
 ├── DatabaseUnavailable 503
 └── SetupError 500         (start-up: port in use, no disk space, model folder incomplete)
 
@@ -415,6 +415,16 @@ class EngineBroken(EngineError):
     """The engine failed at a request, and may be about to end."""
 
     template = "The engine fails to chat as {}: {}"
+
+
+class PromptRefused(EngineError):
+    """The engine does not take this request, whoever asks. Facts: model; its words; if for length."""
+
+    template = "The engine refuses to chat as {}: {}"
+
+    def __init__(self, model: str, message: str, is_too_long: bool = False) -> None:
+        super().__init__(model, message, is_too_long)
+        self.is_too_long = is_too_long
 
 
 class ReplicasNotReady(EngineError):

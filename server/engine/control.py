@@ -20,12 +20,19 @@ from server.core.errors import (
     EngineBroken,
     EngineError,
     EngineUnavailable,
+    PromptRefused,
     SetupError,
     WeightsNotHeld,
 )
 from server.core.settings import EngineSettings
 from server.engine.client import EngineClient, broken_answers
-from server.engine.reading import Assembled, ChatReader, error_message, says_no_such_model
+from server.engine.reading import (
+    Assembled,
+    ChatReader,
+    error_message,
+    says_no_such_model,
+    says_too_long,
+)
 
 QUESTION_TIMEOUT_S = 5.0
 """For what the engine answers without generating."""
@@ -42,6 +49,9 @@ PROOF_THRESHOLD = 1e-4
 """Smallest difference of a log-probability that counts as one (nats)."""
 
 TOP_LOGPROBS = 20
+
+_OF_THE_REQUEST = (400, 413, 422)
+"""What the engine answers where the fault is in the request alone."""
 
 _FINISHED = re.compile(
     r'^vllm:request_success_total\{[^}]*finished_reason="(?:stop|length)"[^}]*\} (\S+)$',
@@ -166,6 +176,7 @@ class EngineControl:
         Raises:
             WeightsNotHeld: it does not know these weights.
             EngineBroken: it failed, and may be about to end; `health` tells.
+            PromptRefused: it does not take this request, as one too long for its context.
             EngineError: the engine answered with another error.
         """
         return (await self.reply(model, body, timeout_s=timeout_s)).text
@@ -353,6 +364,8 @@ def _refusal(model: str, status: int, body: bytes) -> EngineError:
         return WeightsNotHeld(model, message)
     if status >= 500:
         return EngineBroken(model, message)
+    if status in _OF_THE_REQUEST:
+        return PromptRefused(model, message, status == 413 or says_too_long(message))
     return EngineError(f"The engine refuses to chat as {model}: {message}")
 
 

@@ -15,6 +15,9 @@ from server.engine.sse import DONE, event_payloads
 MAX_CHOICES = 10_000
 """Indices beyond this are no choice's."""
 
+_TOO_LONG = ("maximum context length", "maximum model length")
+"""Parts of vLLM's words for a prompt that does not fit."""
+
 Payload = Mapping[str, Any]
 
 
@@ -345,6 +348,11 @@ def error_message(payload: Payload) -> str:
 def says_no_such_model(status: int, message: str) -> bool:
     """Whether an error of vLLM says that it does not know the weights it was asked for."""
     return status == 404 and message.startswith("The model ") and "does not exist" in message
+
+
+def says_too_long(message: str) -> bool:
+    """Whether an error of vLLM says that a prompt, with its reply, does not fit the context."""
+    return any(words in message for words in _TOO_LONG)
 
 
 def is_usage_only(data: bytes) -> bool:

@@ -14,7 +14,7 @@ from server.core.errors import (
     NotFound,
 )
 from server.core.json_codec import decode, encode
-from server.engine.reading import error_message, says_no_such_model
+from server.engine.reading import error_message, says_no_such_model, says_too_long
 from server.gateway.endpoints import RESPONSES, EndpointSpec
 from server.http.errors import error_headers
 from server.http.shapes import is_anthropic, shaped
@@ -24,9 +24,6 @@ _OUR_FAULT = (401, 403, 405)
 
 _NO_SUCH_ROUTE = "Not Found"
 """The engine's words for a path that it does not have."""
-
-_TOO_LONG = "maximum context length"
-"""Part of vLLM's words for a prompt that does not fit."""
 
 BUSY_RETRY_S = "1"
 
@@ -59,7 +56,7 @@ def engine_refusal(
     if status in (429, 503):
         return _busy(status, message, retry_after)
     if 400 <= status < 500 and status not in _OUR_FAULT and not is_lost_model(status, body):
-        if _TOO_LONG in message:
+        if says_too_long(message):
             return Refusal.of(ContextLengthExceeded(message, endpoint.prompt_field))
         envelope = InvalidRequest(message or f"The engine answers {status}.", param).envelope()
         if status == 404:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete, or_, select, update
+from sqlalchemy import and_, delete, or_, select, update
 from sqlalchemy.orm import Session
 
 from server.core.clock import new_id, utc_now
@@ -48,7 +48,8 @@ def give(
 ) -> tuple[list[Feedback], bool]:
     """Keep judgements on one reply; True when at least one of them is new.
 
-    The same again, by its key or else by its content, keeps nothing more.
+    The same again keeps nothing more: by its key; or, without one, where it is the last word said.
+    Who comes back to an earlier opinion has changed his mind, and is heard.
 
     Args:
         target: the completion's id, or the interaction's.
@@ -62,20 +63,19 @@ def give(
         raise RowNotFound(
             "completion", target, "Send the `id` of a reply, or its x-everlearn-interaction."
         )
-    rows = [
-        _row(principal, target, interaction, judgement, idempotency_key) for judgement in judgements
-    ]
-    insert_missing(session, Feedback, rows)
-    hashes = [row["idempotency_hash"] for row in rows]
-    stored = {
-        row.idempotency_hash: row
-        for row in session.scalars(select(Feedback).where(Feedback.idempotency_hash.in_(hashes)))
-    }
-    for row in rows:
-        if stored[row["idempotency_hash"]].value != row["value"]:
-            raise Conflict("This Idempotency-Key came with other feedback before; use a new one.")
-    is_new = any(stored[row["idempotency_hash"]].id == row["id"] for row in rows)
-    return [stored[key] for key in hashes], is_new
+    earlier = [] if idempotency_key else _said_before(session, principal, target, interaction)
+    found: list[Feedback | None] = []
+    rows: list[dict[str, Any]] = []
+    for judgement in judgements:
+        last = _last_word(earlier, judgement)
+        is_said = last is not None and (last.kind, last.value) == (judgement.kind, judgement.value)
+        found.append(last if is_said else None)
+        if not is_said:
+            rows.append(_row(principal, target, interaction, judgement, idempotency_key, last))
+    kept = _keep(session, rows)
+    is_new = any(row.id == wanted["id"] for row, wanted in zip(kept, rows, strict=True))
+    fresh = iter(kept)
+    return [row or next(fresh) for row in found], is_new
 
 
 def list_feedback(
@@ -218,17 +218,76 @@ def _may_be_on_its_way(target: str) -> bool:
     return -_CLOCK_SKEW.total_seconds() <= age <= PENDING_FOR.total_seconds()
 
 
+def _said_before(
+    session: Session, principal: Principal, target: str, interaction: Interaction | None
+) -> Sequence[Feedback]:
+    """What was said of a reply by now, the latest first."""
+    names = {target, _name_of(target), f"chatcmpl-{_name_of(target)}"}
+    mine = and_(Feedback.completion_id.in_(names), Feedback.owner == principal.owner)
+    of_it = mine
+    if interaction is not None:
+        of_it = or_(mine, Feedback.interaction_id == interaction.id)
+    newest = (Feedback.created_at.desc(), Feedback.id.desc())
+    return session.scalars(select(Feedback).where(of_it).order_by(*newest)).all()
+
+
+def _last_word(earlier: Sequence[Feedback], judgement: Judgement) -> Feedback | None:
+    """The latest of its kind on its choice; or a thumb that took back a score since, or the other
+    way round."""
+    liking = _liking(judgement.kind, judgement.value)
+    for row in earlier:
+        other = _liking(row.kind, row.value)
+        is_taken_back = None not in (liking, other) and liking != other
+        if row.choice == judgement.choice and (row.kind == judgement.kind or is_taken_back):
+            return row
+    return None
+
+
+def _liking(kind: str, value: Mapping[str, Any]) -> bool | None:
+    """Whether a thumb or score is for the reply; None: neither, as all other kinds are."""
+    if kind == FeedbackKind.THUMB:
+        return value.get("thumb") == "up"
+    score = value.get("score") if kind == FeedbackKind.SCORE else None
+    return score > 0 if score else None
+
+
+def _keep(session: Session, rows: Sequence[dict[str, Any]]) -> list[Feedback]:
+    """The rows as they are stored, those that came a moment before by another request among them.
+
+    Raises:
+        Conflict: the idempotency key came with something else before.
+    """
+    insert_missing(session, Feedback, rows)
+    hashes = [row["idempotency_hash"] for row in rows]
+    stored = {
+        row.idempotency_hash: row
+        for row in session.scalars(select(Feedback).where(Feedback.idempotency_hash.in_(hashes)))
+    }
+    for row in rows:
+        if stored[row["idempotency_hash"]].value != row["value"]:
+            raise Conflict("This Idempotency-Key came with other feedback before; use a new one.")
+    return [stored[key] for key in hashes]
+
+
+def _name_of(target: str) -> str:
+    """The reply's name within either of its ids."""
+    ours = _OUR_ID.search(target)
+    return ours[0] if ours else target
+
+
 def _row(
     principal: Principal,
     target: str,
     interaction: Interaction | None,
     judgement: Judgement,
     idempotency_key: str | None,
+    after: Feedback | None,
 ) -> dict[str, Any]:
+    """A judgement to be stored; `after` is the last word before it, so that each word counts once."""
     given = [judgement.kind, judgement.choice]
-    ours = _OUR_ID.search(target)
-    name = ours[0] if ours else target
+    name = _name_of(target)
     by_content = ["content", principal.owner, name, *given, judgement.value]
+    by_content += [after.id] if after is not None else []
     by_key = ["key", principal.owner, idempotency_key, name, *given]
     identity = json.dumps(by_key if idempotency_key else by_content, sort_keys=True)
     return {

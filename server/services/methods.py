@@ -69,6 +69,17 @@ def config_of(
     return config
 
 
+def within(budget: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The overrides with a budget, which yields to what they say of one.
+
+    What is no budget there stays as it is, for :func:`config_of` to refuse.
+    """
+    said = overrides.get("budget", {})
+    if not budget or not isinstance(said, Mapping):
+        return dict(overrides)
+    return {**overrides, "budget": {**budget, **said}}
+
+
 def check_ranks(config: MethodConfig, max_rank: int) -> None:
     """Raises InvalidRequest where a run would train what the engine does not take."""
     ranks = {"config.lora.rank": config.lora.rank}

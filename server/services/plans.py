@@ -18,7 +18,6 @@ from adapters.spec import (
     BudgetSpec,
     MethodConfig,
     PromptSettings,
-    RolloutSpec,
     SdZeroConfig,
     SpecsConfig,
     UnitTestsVerifier,
@@ -71,11 +70,10 @@ class Plan:
 
     @property
     def generations(self) -> int | None:
-        """Rollouts that the run would ask for at most; None where that is not known before."""
-        rollouts = getattr(self.config, "rollouts", None)
-        if isinstance(rollouts, RolloutSpec):
-            return rollouts.steps * rollouts.prompts_per_step * rollouts.group
-        return None
+        """Replies that the learning would ask for at most; None where that is not known before."""
+        if not isinstance(self.config, PromptSettings) or self.selection is None:
+            return None
+        return self.config.most_replies(_usable_of(self.config, self.selection))
 
 
 def completed(wish: Wish, default: str) -> tuple[str, MaterialSpec]:
@@ -134,13 +132,8 @@ def check(settings: LearningSettings, wish: Wish, *, max_rank: int | None = None
     if method != AUTO:
         _config(settings, method, wish, {}, max_rank)
         return
-    for name, overrides in wish.config.items():
-        if name not in METHODS or not isinstance(overrides, Mapping):
-            raise InvalidRequest(
-                f"config.{name}: with the method auto, config holds one object for each method that "
-                'is to differ, such as {"ttrl": {"rollouts": {"group": 32}}}.',
-                f"config.{name}",
-            )
+    _check_by_method(wish.config)
+    for name in wish.config:
         _config(settings, name, wish, {}, max_rank)
 
 
@@ -169,17 +162,33 @@ def make(
             return Plan(config, material, {"why": "It was named.", "rejected": {}})
         found = prompt_material.gather(session, adapter, material, config, redactor=redactor)
         return _named(config, material, found)
+    _check_by_method(wish.config)
     return _chosen(session, settings, adapter, wish, material, new_documents, max_rank, redactor)
 
 
 def too_few(config: MethodConfig, found: Selection) -> str | None:
     """Why a run on this could come to nothing but "no update"; None: it may come to something."""
-    usable = len(
-        found.opinions if isinstance(config, CorrectionsConfig | KtoConfig) else found.train
-    )
+    usable = _usable_of(config, found)
     if not isinstance(config, PromptSettings) or usable >= config.min_prompts:
         return None
     return f"{usable} prompts or opinions to learn from, and {config.type} asks for {config.min_prompts}."
+
+
+def _usable_of(config: MethodConfig, found: Selection) -> int:
+    """How many prompts, or opinions, a method may learn from."""
+    is_of_opinions = isinstance(config, CorrectionsConfig | KtoConfig)
+    return len(found.opinions if is_of_opinions else found.train)
+
+
+def _check_by_method(config: Mapping[str, Any]) -> None:
+    """Raises InvalidRequest where the config of ``auto`` is not made of one object per method."""
+    for name, overrides in config.items():
+        if name not in METHODS or not isinstance(overrides, Mapping):
+            raise InvalidRequest(
+                f"config.{name}: with the method auto, config holds one object for each method that "
+                'is to differ, such as {"ttrl": {"rollouts": {"group": 32}}}.',
+                f"config.{name}",
+            )
 
 
 def _named(config: MethodConfig, material: MaterialSpec, found: Selection) -> Plan:
@@ -277,8 +286,7 @@ def _config(
     budget = wish.budget.model_dump(mode="json", exclude_none=True)
     verifier = found.get("verifier")
     overrides = {name: value for name, value in found.items() if name != "verifier"} | dict(given)
-    if budget:
-        overrides["budget"] = budget | dict(overrides.get("budget", {}))
+    overrides = methods.within(budget, overrides)
     config = methods.config_of(settings, method, overrides, max_rank=max_rank)
     if isinstance(config, SdZeroConfig) and verifier and config.verifier == AnswerVerifier():
         return config.model_copy(update={"verifier": VERIFIER.validate_python(verifier)})

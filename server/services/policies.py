@@ -73,9 +73,7 @@ def resolved_config(policy: AdaptationPolicy | None, settings: LearningSettings)
     name = overrides.pop("type", None) or policy.method
     if name == plans.AUTO:  # which takes the settings' method for documents
         name, overrides = None, dict(overrides.get(settings.chosen.type, {}))
-    if policy.budget:
-        overrides["budget"] = policy.budget | dict(overrides.get("budget", {}))
-    return methods.config_of(settings, name, overrides)
+    return methods.config_of(settings, name, methods.within(policy.budget, overrides))
 
 
 def wish_of(policy: AdaptationPolicy, settings: LearningSettings) -> Wish:

@@ -173,7 +173,10 @@ def versions_that_saw(session: Session, prompt_id: str) -> Sequence[AdapterVersi
 
 
 def redacted(row: Prompt, redactor: Redactor = redact) -> PlainPrompt:
-    """The prompt as `adapters` knows it, without what must not be learnt."""
+    """The prompt as `adapters` knows it, without what must not be learnt.
+
+    It is of no user: it was meant to be learnt, so that a thousand of one key are no flood.
+    """
     messages, answers, tests, tag = redact_json(
         [row.messages, row.answers, row.tests, row.tag], redactor
     )
@@ -183,7 +186,6 @@ def redacted(row: Prompt, redactor: Redactor = redact) -> PlainPrompt:
         tag=tag,
         answers=tuple(answers),
         tests=tests,
-        asked_by=row.created_by,
     )
 
 

@@ -90,6 +90,48 @@ def test_the_same_again_keeps_nothing_more(api: Api, stored: dict[str, Any]) -> 
     assert len(api.client.get(PATH).json()["data"]) == 2
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        [{"thumb": "up"}, {"thumb": "down"}, {"thumb": "up"}],
+        [{"correction": "Odile."}, {"correction": "Jon."}, {"correction": "Odile."}],
+        [{"thumb": "up"}, {"score": -1}, {"thumb": "up"}],
+        [{"thumb": "up", "score": 1}, {"thumb": "down"}, {"thumb": "up", "score": 1}],
+    ],
+)
+def test_who_comes_back_to_an_earlier_opinion_is_heard(
+    api: Api, stored: dict[str, Any], words: list[dict[str, Any]]
+) -> None:
+    for said in words:
+        body = {"completion_id": stored["completion_id"], **said}
+        assert api.client.post(PATH, json=body).status_code == 201
+        assert api.client.post(PATH, json=body).status_code == 200
+
+    heard = [row["value"] for row in api.client.get(PATH).json()["data"]]
+    assert len(heard) == sum(map(len, words))
+    assert heard[: len(words[-1])] == heard[-len(words[-1]) :]
+
+
+def test_choices_are_judged_each_for_itself(api: Api, stored: dict[str, Any]) -> None:
+    body = {"completion_id": stored["id"], "thumb": "up"}
+
+    for choice, thumb in ((0, "up"), (1, "down")):
+        api.client.post(PATH, json={**body, "choice": choice, "thumb": thumb})
+
+    assert api.client.post(PATH, json=body).status_code == 200
+
+
+def test_a_changed_mind_on_a_reply_on_its_way_is_heard(api: Api) -> None:
+    record = captured("Hi")
+
+    for name, thumb in (("completion_id", "up"), ("id", "down"), ("completion_id", "up")):
+        api.client.post(PATH, json={"completion_id": record[name], "thumb": thumb})
+    api.store(record)
+
+    heard = [row["value"]["thumb"] for row in api.client.get(PATH).json()["data"]]
+    assert heard == ["up", "down", "up"]
+
+
 def test_an_idempotency_key_stands_for_one_judgement(api: Api, stored: dict[str, Any]) -> None:
     def send(key: str, **said: Any) -> Any:
         body = {"completion_id": stored["id"], **said}

@@ -20,7 +20,8 @@ from transformers import AutoModelForCausalLM
 
 from adapters.lesson import Stage, Weights, stages_to_json
 from adapters.methods import Assignment, Outcome
-from adapters.spec import METHODS, LoraSpec, TrainingSpec
+from adapters.sampling import WHY_REFUSED
+from adapters.spec import METHODS, LoraSpec, PromptSettings, TrainingSpec
 from adapters.types import EditKind, PreferencePair, SelfEdit, TrainingSample, Unit
 from tests.support.method_cases import CASES, Case
 from tests.support.training_bench import Cancelled, TrainingBench, TrainingFailed, digest_of
@@ -196,6 +197,46 @@ def test_too_little_to_learn_is_no_update_with_its_reason(ground: Ground) -> Non
         assert bench.trained == []
         assert isinstance(reason := outcome.report["no_update"], str)
         assert reason.strip()
+
+
+def test_it_asks_for_no_more_replies_than_it_announces(ground: Ground, learnt: Learnt) -> None:
+    if ground.name not in METHODS:
+        pytest.skip("the server does not know it")
+    config = METHODS[ground.name].model_validate(ground.case.fields)
+    if not isinstance(config, PromptSettings):
+        pytest.skip("it learns no prompts")
+    given = ground.case.assignment
+
+    most = config.most_replies(len(given.prompts) or len(given.opinions))
+
+    assert most is not None
+    assert learnt.bench.replies <= most
+    assert most <= 2 * learnt.bench.replies, "it announces far too many"
+
+
+def test_what_the_engine_refuses_is_left_out_and_counted(ground: Ground) -> None:
+    given = ground.case.assignment
+    if not given.prompts and not given.opinions:
+        pytest.skip("it learns no prompts")
+    bench = ground.bench("refused", refused=ground.case.held_out)
+
+    outcome = ground.learn(bench)
+
+    assert outcome.weights is not None, outcome.report
+    assert not any(ground.case.held_out in text for text in _texts(bench.stages))
+    if ground.name in METHODS:
+        assert f'"{WHY_REFUSED}": 1' in json.dumps(outcome.report)
+
+
+def test_an_engine_that_refuses_every_prompt_is_no_update(ground: Ground) -> None:
+    given = ground.case.assignment
+    if not given.prompts and not given.opinions:
+        pytest.skip("it learns no prompts")
+
+    outcome = ground.learn(ground.bench("refused-all", refused="What is"))
+
+    assert outcome.weights is None
+    assert outcome.report["no_update"]
 
 
 def test_nonsense_from_the_trainer_ends_it(ground: Ground, tmp_path: Path) -> None:

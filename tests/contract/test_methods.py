@@ -71,6 +71,8 @@ def test_a_run_takes_the_method_and_the_values_that_are_named_and_no_others(read
         ({"config": {"type": "distill"}}, "config.type", "invalid_request"),
         ({"config": {"lora": {"rank": 64}}}, "config.lora.rank", "invalid_request"),
         ({"config": {"seed": 2**31}}, "config.seed", "invalid_request"),
+        ({"config": {"budget": 5}}, "config.budget", "invalid_request"),
+        ({"method": "auto", "config": {"ttrl": 5}}, "config.ttrl", "invalid_request"),
         (
             {"method": "seal-editor", "config": {"inner": {"lora": {"rank": 64}}}},
             "config.inner.lora.rank",

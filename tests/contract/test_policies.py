@@ -1,7 +1,9 @@
 """Policies over HTTP: made, changed, deleted, tried without learning; refused by field."""
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from server.core.settings import Settings
 from server.db import AdaptationRun
 from server.db.session import Database
+from server.services import plans, prompt_material
 from tests.support.api import Api, running_api
 from tests.support.factories import make_document
 
@@ -77,6 +80,13 @@ def test_a_policy_is_made_changed_and_deleted(api: Api) -> None:
         ({"config": {"lora": {"rank": 128}}}, "config.lora.rank", "MAX_LORA_RANK"),
         ({"method": "auto", "config": {"seed": 1}}, "config.seed", "ttrl"),
         ({"method": "seal-fewshot"}, "method", "another method"),
+        ({"config": {"budget": 5}, "budget": {"steps": 3}}, "config.budget", "methods"),
+        ({"config": {"budget": "x"}, "budget": {"steps": 3}}, "config.budget", "methods"),
+        (
+            {"method": "auto", "config": {"ttrl": {"budget": [1]}}, "budget": {"steps": 3}},
+            "config.budget",
+            "methods",
+        ),
         ({"adapter": "nobody"}, None, "everlearn adapters"),
     ],
 )
@@ -120,12 +130,34 @@ def test_a_dry_run_says_what_would_be_learnt_and_changes_nothing(api: Api) -> No
     train = {each["id"] for each in sent if each["split"] == "train"}
     assert (found["method"], found["is_due"], found["new"]) == ("ttrl", True, len(train))
     assert (found["train"], found["held_out"]) == (len(train), 40 - len(train))
-    assert found["generations"] == 64
+    assert found["generations"] == 2 * 4 * 16  # steps, prompts of each, votes on each
     assert set(found["examples"]) <= train
     with api.database.unit_of_work() as session:
         assert session.query(AdaptationRun).count() == 0
     kept = api.client.get(f"{PATH}/{made['id']}").json()
     assert (kept["decision"], kept["last_run"]) == (None, None)
+
+
+@pytest.mark.parametrize("what", ["dry run", "order"])
+def test_planning_holds_up_no_stream(api: Api, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    policy = make(api)
+    prompts = [{"prompt": f"What is {n} + {n}?"} for n in range(40)]
+    api.client.post("/api/v1/prompts", json={"prompts": prompts})
+    is_on_loop: list[bool] = []
+
+    def gather(*args: Any, **options: Any) -> Any:
+        is_on_loop.append(asyncio._get_running_loop() is not None)
+        return prompt_material.gather(*args, **options)
+
+    monkeypatch.setattr(plans, "prompt_material", SimpleNamespace(gather=gather))
+
+    if what == "order":
+        answer = api.client.post("/api/v1/runs", json={"method": "ttrl"})
+    else:
+        answer = api.client.post(f"{PATH}/{policy['id']}/dry-run")
+
+    assert answer.status_code in (200, 202), answer.text
+    assert is_on_loop == [False]
 
 
 def test_a_dry_run_of_the_lines_own_policy_counts_documents(api: Api) -> None:

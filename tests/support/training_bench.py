@@ -39,7 +39,10 @@ class SeededSampler:
     """Answers by a function of the conversation and the draw."""
 
     answering: Answering
-    on_call: Callable[[], None] = lambda: None
+    on_call: Callable[[int], None] = lambda _: None
+    """Told how many replies are asked for; single tokens, which only measure, are none."""
+    refused: str | None = None
+    """Conversations that hold this are too long for the engine."""
 
     def chat(
         self,
@@ -48,7 +51,7 @@ class SeededSampler:
         *,
         on_progress: ProgressCallback | None = None,
     ) -> list[str]:
-        self.on_call()
+        self.on_call(len(conversations))
         if on_progress is not None:
             on_progress(len(conversations), len(conversations))
         return [self.answering(one, params.seed or 0) for one in conversations]
@@ -71,7 +74,7 @@ class SeededSampler:
         group: int = 1,
         on_progress: ProgressCallback | None = None,
     ) -> list[tuple[Rollout, ...]]:
-        self.on_call()
+        self.on_call(len(conversations) * group if params.max_tokens > 1 else 0)
         if on_progress is not None:
             on_progress(len(conversations), len(conversations))
         first = params.seed or 0
@@ -79,7 +82,14 @@ class SeededSampler:
             ScriptedSampler(partial(self._draw, first + number)).rollouts(conversations, params)
             for number in range(group)
         ]
-        return [tuple(one for (one,) in found) for found in zip(*rounds, strict=True)]
+        groups = [tuple(one for (one,) in found) for found in zip(*rounds, strict=True)]
+        return [
+            () if self._is_refused(one) else group
+            for one, group in zip(conversations, groups, strict=True)
+        ]
+
+    def _is_refused(self, conversation: Sequence[ChatMessage]) -> bool:
+        return self.refused is not None and self.refused in str(conversation)
 
     def _draw(self, draw: int, conversation: Sequence[ChatMessage]) -> str:
         return self.answering(conversation, draw)
@@ -103,18 +113,24 @@ class TrainingBench:
     """How many trainings the budget lasts for."""
     cancel_at_call: int | None = None
     """Which request to the engine is the one during which the run is cancelled, from 0."""
+    refused: str | None = None
+    """What stands in conversations that are too long for the engine."""
     cancel_at_step: int | None = None
     """Which optimiser step is the last that is seen, from 1."""
     stages: list[Stage] = field(default_factory=list)
     """Every training that was asked for, throw-away ones too."""
     calls: int = 0
+    replies: int = 0
+    """That were asked for, in all calls."""
     steps: int = 0
     trained: list[Weights] = field(default_factory=list)
     tries: int = 0
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.base = self.writer = self.editor = SeededSampler(self.answering, self._called)
+        self.base = self.writer = self.editor = SeededSampler(
+            self.answering, self._called, self.refused
+        )
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -160,12 +176,13 @@ class TrainingBench:
     @contextmanager
     def serving(self, weights: Sequence[Weights]) -> Iterator[list[SeededSampler]]:
         answering = self.trained_answering or self.answering
-        yield [SeededSampler(answering, self._called) for _ in weights]
+        yield [SeededSampler(answering, self._called, self.refused) for _ in weights]
 
-    def _called(self) -> None:
+    def _called(self, replies: int) -> None:
         if self.calls == self.cancel_at_call:
             raise Cancelled
         self.calls += 1
+        self.replies += replies
 
     def _stepped(self) -> None:
         self.steps += 1

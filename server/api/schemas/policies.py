@@ -88,4 +88,5 @@ class DryRunView(View):
     examples: list[str]
     """Ids of some that are taken: of prompts, or of interactions."""
     generations: int | None
-    """Replies that the run would ask for at most; null where that is not known before."""
+    """Replies that the learning would ask for at most, the exam's not counted; null where that is
+    not known before."""

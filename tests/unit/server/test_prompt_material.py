@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from sqlalchemy.orm import Session
 
+from adapters.methods.prompt_sets import usable_prompts
+from adapters.methods.workbench import Assignment
 from adapters.spec import METHODS
 from server.core.clock import utc_now
 from server.core.errors import NoPrompts
@@ -91,6 +93,18 @@ def test_traffic_and_what_was_sent_are_taken_together(session: Session, adapter:
     assert (by_id[sent].answers, by_id[sent].tag) == (("4",), "maths")
     assert len(runs.interactions_of(session, owned.run_id)) == 2
     assert runs.prompts_of(session, owned.run_id) == [sent]
+
+
+def test_a_run_keeps_all_that_was_sent_for_learning(session: Session, adapter: Adapter) -> None:
+    for number in range(6):
+        hear(session, f"Heard {number}?", request={"user": f"u{number % 2}"})
+    for prompt_id in send(session, *(f"Sent {number}?" for number in range(30))):
+        session.get_one(Prompt, prompt_id).split = "train"
+
+    taken = prompts_of(session, begin(session, adapter))
+    usable = usable_prompts(Assignment(prompts=taken.train), METHODS["ttrl"]())
+
+    assert (len(usable.prompts), dict(usable.left_out)) == (36, {})
 
 
 def test_what_comes_later_is_not_of_the_run(session: Session, adapter: Adapter) -> None:

@@ -11,8 +11,9 @@ import pytest
 from adapters.lesson import Weights
 from adapters.methods import Assignment, Outcome
 from adapters.methods.continual import begin
+from adapters.sampling import REFUSED, Reply
 from adapters.spec import METHODS, LoraSpec, MethodConfig, SealConfig
-from adapters.types import ChatMessage, ExamItem, ItemKind
+from adapters.types import ChatMessage, ExamItem, ItemKind, SamplingParams
 from server.core.settings import Settings
 from server.db import AdaptationRun, Adapter, RunDocument, RunStatus, VersionStatus
 from server.db.session import Database
@@ -239,6 +240,36 @@ def test_where_nobody_knows_the_answer_the_majority_of_the_champion_stands_in_an
     )
     assert run.verdict == "reject"  # it knew all that before
     assert any("nothing gained" in reason for reason in run.report["exam"]["reasons"])
+
+
+def test_held_out_prompts_that_the_engine_refuses_are_left_out_and_counted(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = "What is 1"
+
+    class Short(ScriptedSampler):
+        """An engine for whom some prompts are too long."""
+
+        def replies(self, conversations: Any, params: SamplingParams, **given: Any) -> list[Reply]:
+            found = super().replies(conversations, params, **given)
+            return [
+                Reply("", REFUSED) if refused in messages[-1]["content"] else reply
+                for messages, reply in zip(conversations, found, strict=True)
+            ]
+
+    def sampler(_: Settings, name: str, urls: Sequence[str] = ()) -> Short:
+        return Short(server.champion if server.old in name else server.challenger)
+
+    monkeypatch.setattr(examination, "EngineSampler", sampler)
+    server.send()
+
+    run = server.learn()
+
+    asked = [row["prompt"] for row in server.asked(run)]
+    assert asked
+    assert not any(refused in prompt for prompt in asked)
+    sat = run.report["quiz"]["prompts"]["asked"]["new"]
+    assert run.report["exam"]["prompts_refused"] == sat - len(asked) > 0
 
 
 def test_prompts_whose_replies_hold_no_answer_are_not_asked_and_it_is_said_how_many_lack(

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import Response
 
-from adapters.sampling import SamplingError
+from adapters.sampling import REFUSED, SamplingError
 from adapters.types import ChatMessage, SamplingParams
 from server.core.settings import EngineSettings, LearningSettings, Settings
 from server.engine.control import EngineLoad, open_control
@@ -139,6 +140,44 @@ def test_a_group_is_of_one_prompt_and_each_has_its_own_draw(
     assert seen[-1] == (9, 9)
     assert len({seed for seeds in first.values() for seed in seeds}) == 9
     assert drawn(engine) == first  # the same call draws the same
+
+
+def test_a_prompt_that_the_engine_refuses_has_no_rollouts(
+    patient: Settings, engine: Eventful
+) -> None:
+    engine.context = 1000
+    asked = [PROMPTS[0], ask("word " * 400), PROMPTS[1]]
+
+    groups = sampler(patient).rollouts(asked, PARAMS, group=2)
+    alone = sampler(patient).rollouts(asked[1:2], PARAMS)
+
+    assert [len(group) for group in groups] == [2, 0, 2]
+    assert alone == [()]
+
+
+def test_a_reply_to_a_prompt_that_may_be_refused_is_empty(
+    patient: Settings, engine: Eventful
+) -> None:
+    engine.context = 1000
+    asked = [PROMPTS[0], ask("word " * 400)]
+    params = replace(PARAMS, may_be_refused=True)
+
+    texts = sampler(patient).chat(asked, params)
+    replies = sampler(patient).replies(asked, params)
+
+    assert [bool(text) for text in texts] == [True, False]
+    assert [reply.finish_reason for reply in replies] == ["stop", REFUSED]
+    with pytest.raises(SamplingError, match="maximum context length"):
+        sampler(patient).chat(asked, PARAMS)
+
+
+def test_an_engine_that_refuses_whatever_is_asked_ends_the_call(
+    patient: Settings, engine: Eventful
+) -> None:
+    engine.refuses_chat = 400
+
+    with pytest.raises(SamplingError, match="refuses to chat"):
+        sampler(patient).rollouts(PROMPTS, PARAMS)
 
 
 def test_neighbouring_seeds_have_no_draw_in_common(patient: Settings, engine: Eventful) -> None:
