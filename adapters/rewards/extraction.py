@@ -25,12 +25,12 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
-
-import regex
+from typing import Any
 
 from adapters.rewards.amounts import amount_of, amounts_in, plain_text, worded_amount
 from adapters.rewards.json_values import json_values_in, write_json
 from adapters.spec import AnswerKind, AnswerSpec
+from adapters.spec.patterns import compiled
 
 PATTERN_TIMEOUT_S = 0.2
 """For one search with a user's pattern in one reply."""
@@ -81,10 +81,9 @@ def find_pattern(pattern: str, text: str) -> str | None:
     Its group `answer`, else its first group, else all of it.
     """
     try:
-        compiled = regex.compile(pattern)
-        matches = compiled.finditer(text, timeout=PATTERN_TIMEOUT_S)
+        matches = compiled(pattern).finditer(text, timeout=PATTERN_TIMEOUT_S)
         found = {_group(match) for match in matches}
-    except (regex.error, TimeoutError, OverflowError, RecursionError):
+    except (ValueError, TimeoutError):
         return None
     found = {each.strip() for each in found if each and each.strip()}
     return found.pop() if len(found) == 1 else None
@@ -375,7 +374,7 @@ def _pattern(said: str, spec: AnswerSpec) -> str | None:
     return _short(find_pattern(spec.pattern, said)) if spec.pattern else None
 
 
-def _group(match: "regex.Match[str]") -> str | None:
+def _group(match: Any) -> str | None:
     if "answer" in match.re.groupindex:
         found: str | None = match["answer"]
     else:
