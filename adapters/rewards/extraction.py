@@ -18,6 +18,7 @@ no answer does not. TTRL's own code takes the last number of whatever is said ("
    unless it is denied. JSON: the one fenced block, else the one object or list. Math: the one
    formula between dollars, else as a number.
 
+A sign may be a word ("negative 3"), and a number that is denied ("not 8") is no answer.
 An answer is never empty and never longer than 200 characters, JSON and text apart.
 """
 
@@ -39,6 +40,8 @@ _MOST_WHOLE = 20_000
 _WHOLE = frozenset({AnswerKind.JSON, AnswerKind.REGEX, AnswerKind.TEXT})
 _MOST_ANSWER = 200
 _MOST_TEXT = 4_000
+_MOST_DENIAL = 80
+"""Characters before a number that are looked at for a denial of it."""
 
 _BOX = re.compile(r"\\f?boxed\s*")
 _THOUGHT = re.compile(r"<think(?:ing)?>", re.IGNORECASE)
@@ -61,6 +64,13 @@ _EQUALS = re.compile(r"\b(?:equals|is equal to)\b", re.IGNORECASE)
 _GOES_ON = re.compile(
     r"\s*(?:[-+*/^\u00d7\u00f7]|(?:times|plus|minus|divided|multiplied|x)\b)", re.IGNORECASE
 )
+_SIGN_WORD = re.compile(
+    # "10 minus 3" is a sum, so a minus is a sign only where no number stands before it.
+    r"(?:\bnegative|(?P<before>^|[=:(]\s*|\b(?:is|are|be|equals|to|gives|makes|not)\s+)minus)\s+(?=\.?\d)",
+    re.IGNORECASE,
+)
+_NOT = r"(?:\b(?:can)?not\b|n['\u2019]t\b)"
+_DENIES = re.compile(rf"(?:{_NOT}|\bnever|\bneither|\bnor)\s+(?:\w+\s+){{0,2}}$", re.IGNORECASE)
 _UNITS = re.compile(r"(?:\s+[^\W\d_][\w'/-]*){0,3}\s*[.!]?\s*$")
 
 
@@ -202,12 +212,25 @@ def _value(answer: str) -> Fraction | None:
     return amount_of(answer)
 
 
+def _signed(text: str) -> str:
+    """A plain text in which the sign of a number is no word: "negative 3" is "-3"."""
+    return _SIGN_WORD.sub(r"\g<before>-", plain_text(text).strip())
+
+
+def _denies(before: str) -> bool:
+    """Whether a number is denied by what stands before it, at most two words away."""
+    return _DENIES.search(before[-_MOST_DENIAL:]) is not None
+
+
 def _number_in(text: str) -> str | None:
     """The one number of a short text, units aside; behind an "=" what follows the last one."""
-    plain = plain_text(text)
+    plain = _signed(text)
     _, equals, behind = _EQUALS.sub(" = ", plain).rpartition("=")
-    found = list(amounts_in(behind if equals else plain))
+    said = behind if equals else plain
+    found = list(amounts_in(said))
     if found:
+        if any(_denies(said[: each.start]) for each in found):
+            return None
         return found[-1].literal if len({each.value for each in found}) == 1 else None
     words = plain.strip().rstrip(".!").split()
     for count in range(len(words), max(0, len(words) - 4), -1):  # "twelve cranes"
@@ -228,22 +251,28 @@ def _loose_numbers(said: str) -> Iterator[str]:
     lines = [line for line in said.splitlines() if line.strip()]
     if (bare := _bare_number(lines[0])) is not None:
         yield bare
-    bold = [_bare_number(one or other) for one, other in _BOLD.findall(said)]
+    bold = [
+        _bare_number(match[1] or match[2])
+        for match in _BOLD.finditer(said)
+        if not _denies(said[: match.start()])
+    ]
     in_bold = {_value(each): each for each in bold if each is not None}
     if len(in_bold) == 1:
         yield next(iter(in_bold.values()))
-    if (equated := _last_equation(plain_text(said))) is not None:
+    if (equated := _last_equation(_signed(said))) is not None:
         yield equated
-    if (concluded := _conclusion(plain_text(lines[-1]))) is not None:
+    if (concluded := _conclusion(_signed(lines[-1]))) is not None:
         yield concluded
 
 
 def _bare_number(text: str) -> str | None:
     """The number that a line is, with at most three words behind it."""
-    plain = plain_text(text).strip()
+    plain = _signed(text)
     found = list(amounts_in(plain))
     if len(found) == 1:
         before, behind = plain[: found[0].start], plain[found[0].end :]
+        if re.search(_NOT, behind, re.IGNORECASE):  # "8 is not right"
+            return None
         is_alone = not before.strip(" (") and _UNITS.match(behind.rstrip(") "))
         return found[0].literal if is_alone else None
     words = plain.rstrip(".!")
@@ -267,7 +296,7 @@ def _conclusion(line: str) -> str | None:
     if not found:
         return None
     last = found[-1]
-    if _GOES_ON.match(line, last.end):
+    if _GOES_ON.match(line, last.end) or _denies(line[: last.start]):
         return None
     says_so = _VERB.search(line[: last.start]) and _UNITS.match(line[last.end :])
     return last.literal if says_so else None
@@ -344,7 +373,7 @@ def _unmarked_choice(said: str) -> str | None:
     return letters.pop() if len(letters) == 1 else None
 
 
-_DENIAL = re.compile(r"(?:\bnot|n't|n\u2019t|\bnever|\bno|\bneither|\bnor)\s+(?:\w+\s+){0,2}$")
+_DENIAL = re.compile(rf"(?:{_NOT}|\bnever|\bno|\bneither|\bnor)\s+(?:\w+\s+){{0,2}}$")
 
 
 def _label(said: str, spec: AnswerSpec) -> str | None:
