@@ -21,9 +21,10 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 
 from adapters.evaluation.closeness import is_close
-from adapters.rewards.contracts import answer_in, fault_of
+from adapters.rewards.contracts import fault_of
 from adapters.rewards.equivalence import are_equal, cluster
 from adapters.rewards.extraction import extract
+from adapters.rewards.same_answer import read_answer
 from adapters.rewards.verifiers import Verifier
 from adapters.sampling import Sampler
 from adapters.spec import (
@@ -303,9 +304,8 @@ def _keeps_contract(held: HeldPrompt, reply: str, verdict: Verdict | None) -> bo
     contract = held.marking.contract
     if contract is None or fault_of(reply, contract) is not None:
         return False
-    if held.answers and not _equals_any(
-        answer_in(reply, contract), held.answers, held.marking.answer
-    ):
+    spec = held.marking.answer
+    if held.answers and not _equals_any(read_answer(reply, contract, spec), held.answers, spec):
         return False
     return True if verdict is None else verdict.is_right
 

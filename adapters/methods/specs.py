@@ -27,10 +27,11 @@ from adapters.methods.form_prompts import asking_for, spelled_out
 from adapters.methods.policy_gradient import Course, Scored, run
 from adapters.methods.prompt_sets import usable_prompts
 from adapters.methods.workbench import Assignment, Outcome, Workbench
-from adapters.rewards.contracts import answer_in, fault_of, final_answer
+from adapters.rewards.contracts import fault_of
+from adapters.rewards.same_answer import answer_part
 from adapters.rewards.verifiers import Verifier
 from adapters.sampling import WHY_REFUSED, RolloutSampler
-from adapters.spec import AnswerKind, LossSpec, SpecsConfig
+from adapters.spec import LossSpec, SpecsConfig
 from adapters.types import (
     JSON,
     Attempt,
@@ -350,12 +351,7 @@ def _verdicts(
 def _to_judge(reply: str, config: SpecsConfig) -> str:
     """What the verifier sees: one that compares answers gets the answer out of the form."""
     spec = answer_spec(config)
-    if spec is None:
-        return reply
-    found = None
-    if spec.kind is not AnswerKind.JSON:
-        found = final_answer(reply, config.contract)
-    return found or answer_in(reply, config.contract) or reply
+    return reply if spec is None else answer_part(reply, config.contract, spec)
 
 
 def _drawn(prompts: Sequence[Prompt], config: SpecsConfig) -> list[Prompt]:

@@ -14,7 +14,6 @@ from functools import lru_cache
 from typing import Any
 
 import jsonschema
-import regex
 from jsonschema import ValidationError
 from referencing import Registry
 from referencing.exceptions import Unresolvable
@@ -26,6 +25,7 @@ from adapters.spec import (
     TagsContract,
     ToolCallContract,
 )
+from adapters.spec.patterns import compiled
 from adapters.spec.schemas import draft_of
 
 MAX_REPLY_CHARS = 32_000
@@ -190,7 +190,7 @@ def _last_part(reply: str, tag: str) -> str | None:
 
 def _pattern_fault(reply: str, pattern: str) -> str | None:
     try:
-        match = regex.fullmatch(pattern, reply, timeout=_PATTERN_SECONDS)
+        match = compiled(pattern).fullmatch(reply, timeout=_PATTERN_SECONDS)
     except TimeoutError:
         return _TOO_LONG_TO_MATCH
     return None if match else "the pattern does not match"
@@ -198,8 +198,9 @@ def _pattern_fault(reply: str, pattern: str) -> str | None:
 
 def _group(reply: str, pattern: str) -> str | None:
     try:
-        match = regex.fullmatch(pattern, reply, timeout=_PATTERN_SECONDS) or regex.search(
-            pattern, reply, timeout=_PATTERN_SECONDS
+        known = compiled(pattern)
+        match = known.fullmatch(reply, timeout=_PATTERN_SECONDS) or known.search(
+            reply, timeout=_PATTERN_SECONDS
         )
     except TimeoutError:
         return None
@@ -349,4 +350,5 @@ def _finds(pattern: str, text: str) -> bool:
     left = _deadline.get() - time.monotonic()
     if left <= 0:
         raise TimeoutError
-    return regex.search(pattern, text, timeout=min(left, _PATTERN_SECONDS)) is not None
+    found = compiled(pattern).search(text, timeout=min(left, _PATTERN_SECONDS))
+    return found is not None

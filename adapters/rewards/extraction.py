@@ -18,6 +18,7 @@ no answer does not. TTRL's own code takes the last number of whatever is said ("
    unless it is denied. JSON: the one fenced block, else the one object or list. Math: the one
    formula between dollars, else as a number.
 
+A sign may be a word ("negative 3"), and a number that is denied ("not 8") is no answer.
 An answer is never empty and never longer than 200 characters, JSON and text apart.
 """
 
@@ -25,12 +26,12 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
-
-import regex
+from typing import Any
 
 from adapters.rewards.amounts import amount_of, amounts_in, plain_text, worded_amount
 from adapters.rewards.json_values import json_values_in, write_json
 from adapters.spec import AnswerKind, AnswerSpec
+from adapters.spec.patterns import compiled
 
 PATTERN_TIMEOUT_S = 0.2
 """For one search with a user's pattern in one reply."""
@@ -39,6 +40,8 @@ _MOST_WHOLE = 20_000
 _WHOLE = frozenset({AnswerKind.JSON, AnswerKind.REGEX, AnswerKind.TEXT})
 _MOST_ANSWER = 200
 _MOST_TEXT = 4_000
+_MOST_DENIAL = 80
+"""Characters before a number that are looked at for a denial of it."""
 
 _BOX = re.compile(r"\\f?boxed\s*")
 _THOUGHT = re.compile(r"<think(?:ing)?>", re.IGNORECASE)
@@ -61,6 +64,13 @@ _EQUALS = re.compile(r"\b(?:equals|is equal to)\b", re.IGNORECASE)
 _GOES_ON = re.compile(
     r"\s*(?:[-+*/^\u00d7\u00f7]|(?:times|plus|minus|divided|multiplied|x)\b)", re.IGNORECASE
 )
+_SIGN_WORD = re.compile(
+    # "10 minus 3" is a sum, so a minus is a sign only where no number stands before it.
+    r"(?:\bnegative|(?P<before>^|[=:(]\s*|\b(?:is|are|be|equals|to|gives|makes|not)\s+)minus)\s+(?=\.?\d)",
+    re.IGNORECASE,
+)
+_NOT = r"(?:\b(?:can)?not\b|n['\u2019]t\b)"
+_DENIES = re.compile(rf"(?:{_NOT}|\bnever|\bneither|\bnor)\s+(?:\w+\s+){{0,2}}$", re.IGNORECASE)
 _UNITS = re.compile(r"(?:\s+[^\W\d_][\w'/-]*){0,3}\s*[.!]?\s*$")
 
 
@@ -81,10 +91,9 @@ def find_pattern(pattern: str, text: str) -> str | None:
     Its group `answer`, else its first group, else all of it.
     """
     try:
-        compiled = regex.compile(pattern)
-        matches = compiled.finditer(text, timeout=PATTERN_TIMEOUT_S)
+        matches = compiled(pattern).finditer(text, timeout=PATTERN_TIMEOUT_S)
         found = {_group(match) for match in matches}
-    except (regex.error, TimeoutError, OverflowError, RecursionError):
+    except (ValueError, TimeoutError):
         return None
     found = {each.strip() for each in found if each and each.strip()}
     return found.pop() if len(found) == 1 else None
@@ -203,12 +212,25 @@ def _value(answer: str) -> Fraction | None:
     return amount_of(answer)
 
 
+def _signed(text: str) -> str:
+    """A plain text in which the sign of a number is no word: "negative 3" is "-3"."""
+    return _SIGN_WORD.sub(r"\g<before>-", plain_text(text).strip())
+
+
+def _denies(before: str) -> bool:
+    """Whether a number is denied by what stands before it, at most two words away."""
+    return _DENIES.search(before[-_MOST_DENIAL:]) is not None
+
+
 def _number_in(text: str) -> str | None:
     """The one number of a short text, units aside; behind an "=" what follows the last one."""
-    plain = plain_text(text)
+    plain = _signed(text)
     _, equals, behind = _EQUALS.sub(" = ", plain).rpartition("=")
-    found = list(amounts_in(behind if equals else plain))
+    said = behind if equals else plain
+    found = list(amounts_in(said))
     if found:
+        if any(_denies(said[: each.start]) for each in found):
+            return None
         return found[-1].literal if len({each.value for each in found}) == 1 else None
     words = plain.strip().rstrip(".!").split()
     for count in range(len(words), max(0, len(words) - 4), -1):  # "twelve cranes"
@@ -229,22 +251,28 @@ def _loose_numbers(said: str) -> Iterator[str]:
     lines = [line for line in said.splitlines() if line.strip()]
     if (bare := _bare_number(lines[0])) is not None:
         yield bare
-    bold = [_bare_number(one or other) for one, other in _BOLD.findall(said)]
+    bold = [
+        _bare_number(match[1] or match[2])
+        for match in _BOLD.finditer(said)
+        if not _denies(said[: match.start()])
+    ]
     in_bold = {_value(each): each for each in bold if each is not None}
     if len(in_bold) == 1:
         yield next(iter(in_bold.values()))
-    if (equated := _last_equation(plain_text(said))) is not None:
+    if (equated := _last_equation(_signed(said))) is not None:
         yield equated
-    if (concluded := _conclusion(plain_text(lines[-1]))) is not None:
+    if (concluded := _conclusion(_signed(lines[-1]))) is not None:
         yield concluded
 
 
 def _bare_number(text: str) -> str | None:
     """The number that a line is, with at most three words behind it."""
-    plain = plain_text(text).strip()
+    plain = _signed(text)
     found = list(amounts_in(plain))
     if len(found) == 1:
         before, behind = plain[: found[0].start], plain[found[0].end :]
+        if re.search(_NOT, behind, re.IGNORECASE):  # "8 is not right"
+            return None
         is_alone = not before.strip(" (") and _UNITS.match(behind.rstrip(") "))
         return found[0].literal if is_alone else None
     words = plain.rstrip(".!")
@@ -268,7 +296,7 @@ def _conclusion(line: str) -> str | None:
     if not found:
         return None
     last = found[-1]
-    if _GOES_ON.match(line, last.end):
+    if _GOES_ON.match(line, last.end) or _denies(line[: last.start]):
         return None
     says_so = _VERB.search(line[: last.start]) and _UNITS.match(line[last.end :])
     return last.literal if says_so else None
@@ -345,7 +373,7 @@ def _unmarked_choice(said: str) -> str | None:
     return letters.pop() if len(letters) == 1 else None
 
 
-_DENIAL = re.compile(r"(?:\bnot|n't|n\u2019t|\bnever|\bno|\bneither|\bnor)\s+(?:\w+\s+){0,2}$")
+_DENIAL = re.compile(rf"(?:{_NOT}|\bnever|\bno|\bneither|\bnor)\s+(?:\w+\s+){{0,2}}$")
 
 
 def _label(said: str, spec: AnswerSpec) -> str | None:
@@ -375,7 +403,7 @@ def _pattern(said: str, spec: AnswerSpec) -> str | None:
     return _short(find_pattern(spec.pattern, said)) if spec.pattern else None
 
 
-def _group(match: "regex.Match[str]") -> str | None:
+def _group(match: Any) -> str | None:
     if "answer" in match.re.groupindex:
         found: str | None = match["answer"]
     else:

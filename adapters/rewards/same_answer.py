@@ -38,10 +38,15 @@ def is_same_answer(
 
 def read_answer(reply: str, contract: ContractSpec, answer: AnswerSpec) -> str | None:
     """The final answer of a reply, in the contract's form or in any."""
+    return extract(answer_part(reply, contract, answer), answer)
+
+
+def answer_part(reply: str, contract: ContractSpec, answer: AnswerSpec) -> str:
+    """The part of a reply that its final answer is read from; all of it where it is in no form."""
     found = None
     if answer.kind is not AnswerKind.JSON:
         found = final_answer(reply, contract)
-    return extract(found or answer_in(reply, contract) or reply, answer)
+    return found or answer_in(reply, contract) or reply
 
 
 def values_in(text: str) -> list[str] | None:

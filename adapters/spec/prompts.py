@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 from pydantic import AfterValidator, Field, TypeAdapter, model_validator
 
 from adapters.spec.base import ContinualSpec, MethodSettings, Settings, Share, TrainingSpec
-from adapters.spec.schemas import check_pattern, check_schema
+from adapters.spec.patterns import compile_pattern
+from adapters.spec.schemas import check_schema
 
 
 class AnswerKind(StrEnum):
@@ -52,6 +53,7 @@ class AnswerSpec(Settings):
                 re.compile(self.pattern)
             except (re.error, OverflowError, RecursionError) as error:
                 raise ValueError(f"pattern is no regular expression: {error}") from error
+            compile_pattern(self.pattern)  # by what it is matched with
         return self
 
 
@@ -61,7 +63,7 @@ def _checked_schema(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _checked_pattern(pattern: str) -> str:
-    check_pattern(pattern)
+    compile_pattern(pattern)
     return pattern
 
 

@@ -1,4 +1,4 @@
-"""Whether a JSON schema or a pattern that a user wrote may be used at all.
+"""Whether a JSON schema that a user wrote may be used at all.
 
 Checked when a config is read, so that a bad one is refused with its place named and never met in
 the middle of a run. The libraries are imported when there is something to check.
@@ -7,6 +7,8 @@ the middle of a run. The libraries are imported when there is something to check
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from adapters.spec.patterns import check_size, compile_pattern, size_of
 
 MAX_SCHEMA_CHARS = 20_000
 """Of a schema, written as JSON."""
@@ -42,27 +44,16 @@ def check_schema(schema: Mapping[str, Any]) -> None:
         raise ValueError(
             f"the schema has {size} characters, more than {MAX_SCHEMA_CHARS}; shorten it"
         )
+    _check_patterns(schema)  # before the library compiles any of them
     kind = draft_of(schema)
     try:
         kind.check_schema(schema)
     except jsonschema.SchemaError as error:
         raise ValueError(f"{_place(error.absolute_path)}: {error.message[:300]}") from None
+    except (OverflowError, RecursionError) as error:  # a pattern that plain `re` cannot take
+        raise ValueError(f"the schema cannot be read: {error}") from None
     for place, keyword, value in _keywords(schema, ()):
         _check_keyword(schema, place, keyword, value)
-
-
-def check_pattern(pattern: str) -> None:
-    """Refuse a pattern that does not compile.
-
-    Raises:
-        ValueError: the message says what is wrong with it, and where.
-    """
-    import regex
-
-    try:
-        regex.compile(pattern)
-    except (regex.error, OverflowError, RecursionError) as error:
-        raise ValueError(f"{pattern!r} is no pattern: {error}") from None
 
 
 def draft_of(schema: Mapping[str, Any]) -> Any:
@@ -96,18 +87,27 @@ def _check_keyword(schema: Mapping[str, Any], place: str, keyword: str, value: A
         raise ValueError(f"{place}: not supported; {_UNSUPPORTED[keyword]}")
     if keyword in _REFERENCES and isinstance(value, str):
         _check_reference(schema, place, value)
-    if keyword == "pattern" and isinstance(value, str):
-        _check_pattern_at(place, value)
-    if keyword == "patternProperties" and isinstance(value, Mapping):
-        for pattern in value:
-            _check_pattern_at(place, pattern)
 
 
-def _check_pattern_at(place: str, pattern: str) -> None:
-    try:
-        check_pattern(pattern)
-    except ValueError as error:
-        raise ValueError(f"{place}: {error}") from None
+def _check_patterns(schema: Mapping[str, Any]) -> None:
+    """Each by itself, and all of them together, since all are compiled."""
+    size = 0
+    for place, pattern in _patterns(schema):
+        size += size_of(pattern)
+        check_size(size, f"{place}: the patterns up to here")
+        try:
+            compile_pattern(pattern)
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from None
+
+
+def _patterns(schema: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Every pattern in a schema, and its place."""
+    for place, keyword, value in _keywords(schema, ()):
+        if keyword == "pattern" and isinstance(value, str):
+            yield place, value
+        if keyword == "patternProperties" and isinstance(value, Mapping):
+            yield from ((place, str(pattern)) for pattern in value)
 
 
 def _check_reference(schema: Mapping[str, Any], place: str, reference: str) -> None:

@@ -183,7 +183,16 @@ def _sept(facts: Facts, spec: AutoSpec) -> _Verdict:
         )
     if (few := _too_few(facts, spec.many_prompts)) is not None:
         return few
-    return _Verdict(True, f"{facts.prompts} prompts, and nobody who knows what is right")
+    why = f"{facts.prompts} prompts, and nobody who knows what is right"
+    return _Verdict(True, why, _answers_of_exam(facts))
+
+
+def _answers_of_exam(facts: Facts) -> dict[str, Any]:
+    """How the exam reads answers where the method does not say; empty where nothing was found."""
+    kind = max(facts.answer_kinds, key=lambda each: facts.answer_kinds[each], default=None)
+    if facts.answered:
+        kind = facts.answers_are
+    return {} if kind is None else {"prompt_exam": {"answer": {"kind": kind}}}
 
 
 def _too_few(facts: Facts, needed: int) -> _Verdict | None:

@@ -14,11 +14,13 @@ from adapters.redaction import Redactor, redact
 from adapters.spec import (
     METHODS,
     VERIFIER,
+    AnswerSpec,
     AnswerVerifier,
     BudgetSpec,
     MethodConfig,
     PromptSettings,
     SdZeroConfig,
+    SeptConfig,
     SpecsConfig,
     UnitTestsVerifier,
 )
@@ -39,6 +41,8 @@ PROMPT_METHODS = frozenset(
 """Those that learn from prompts or from what was said of replies; all others learn documents."""
 
 _TUNED = re.compile(r"instruct|chat|(?<![a-z])it(?![a-z])|assistant", re.IGNORECASE)
+_YIELDING = ("verifier", "prompt_exam")
+"""What `auto` finds that yields to the settings, too."""
 _LOOKED_AT = 200
 """Logged replies whose form is looked at."""
 
@@ -284,10 +288,19 @@ def _config(
     is_auto = completed(wish, settings.chosen.type)[0] == AUTO
     given: Mapping[str, Any] = wish.config.get(method, {}) if is_auto else wish.config
     budget = wish.budget.model_dump(mode="json", exclude_none=True)
-    verifier = found.get("verifier")
-    overrides = {name: value for name, value in found.items() if name != "verifier"} | dict(given)
+    overrides = {name: found[name] for name in found if name not in _YIELDING} | dict(given)
     overrides = methods.within(budget, overrides)
     config = methods.config_of(settings, method, overrides, max_rank=max_rank)
+    return _with_found(config, found)
+
+
+def _with_found(config: MethodConfig, found: Mapping[str, Any]) -> MethodConfig:
+    """The config with what was found of how answers are read, where nothing was said of that."""
+    verifier, exam = found.get("verifier"), found.get("prompt_exam")
     if isinstance(config, SdZeroConfig) and verifier and config.verifier == AnswerVerifier():
         return config.model_copy(update={"verifier": VERIFIER.validate_python(verifier)})
+    if isinstance(config, SeptConfig) and exam and config.prompt_exam.answer == AnswerSpec():
+        answer = AnswerSpec.model_validate(exam["answer"])
+        asked = config.prompt_exam.model_copy(update={"answer": answer})
+        return config.model_copy(update={"prompt_exam": asked})
     return config

@@ -65,6 +65,68 @@ def test_a_number_is_found(reply: str, answer: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("reply", "answer"),
+    [
+        ("The answer is negative 3.", "-3"),
+        ("The answer is minus 3.", "-3"),
+        ("Negative 3", "-3"),
+        ("**minus 3**", "-3"),
+        ("\\boxed{\\text{minus } 3}", "-3"),
+        ("#### minus $1,234", "-1234"),
+        ("The sum is minus 3.", "-3"),
+        ("That gives negative 3 apples.", "-3"),
+        ("5 minus 8 equals minus 3", "-3"),
+        ("10 minus 3 = 7", "7"),
+        ("10 minus 3 is 7", "7"),
+        ("The answer is 10 minus 3.", None),
+        ("The answer is ten minus 3, which is 7.", None),
+    ],
+)
+@pytest.mark.parametrize("spec", [NUMBER, MATH])
+def test_a_sign_may_be_a_word(reply: str, answer: str | None, spec: AnswerSpec) -> None:
+    assert extract(reply, spec) == answer
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "The answer is not 8.",
+        "The answer is definitely not 8.",
+        "The answer is not equal to 8.",
+        "The answer cannot be 8.",
+        "The answer is Not 8 apples.",
+        "The answer is not negative 3.",
+        "The answer is neither 7 nor 8.",
+        "The answer is not 7 or 8.",
+        "It is not **8**.",
+        "That never gives 8.",
+        "8 is not right.",
+        "8 isn't right.",
+    ],
+)
+@pytest.mark.parametrize("spec", [NUMBER, MATH])
+def test_a_denied_number_is_no_answer(reply: str, spec: AnswerSpec) -> None:
+    assert extract(reply, spec) is None
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "It is not 7, it is 8.",
+        "It is not 7: it is 8",
+        "No, it is 8.",
+        "I am not sure, but the answer is 8.",
+        "The answer is not unique: 8",
+        "That is not hard. The answer is 8.",
+        "8 with no remainder",
+        "The share with no remainder is 8.",
+    ],
+)
+def test_another_denial_does_not_count(reply: str) -> None:
+    assert extract(reply, NUMBER) == "8"
+
+
+@pytest.mark.parametrize(
     "reply",
     [
         "",

@@ -163,6 +163,55 @@ def test_a_contract_asks_for_the_form_and_where_it_is_known_the_answer() -> None
     assert formal == [True, False]
 
 
+CALL = {"type": "object", "required": ["sum"]}
+
+
+@pytest.mark.parametrize(
+    ("contract", "kind", "answer", "right", "wrong"),
+    [
+        (FORM, "number", "8", '{"answer": 8}', '{"answer": 9}'),
+        (FORM, "number", "8", '{"answer": "8.0"}', '{"answer": "80"}'),
+        (FORM, "number", "8", '{"why": "3 + 5", "answer": 8}', '{"why": "8", "answer": 7}'),
+        (FORM, "text", "Paris", '{"answer": "Paris"}', '{"answer": "Rome"}'),
+        (FORM, "json", '{"answer": 8}', '{ "answer": 8 }', '{"answer": 9}'),
+        (
+            {"type": "tags", "tags": ["think", "answer"]},
+            "number",
+            "8",
+            "<think>9 - 1</think><answer>It is 8.</answer>",
+            "<think>8</think><answer>It is 9.</answer>",
+        ),
+        (
+            {"type": "regex", "pattern": r"So: (?P<answer>.+)"},
+            "number",
+            "8",
+            "So: 8 cranes",
+            "So: 9 cranes",
+        ),
+        (
+            {"type": "tool-call", "tools": {"tell": CALL}},
+            "json",
+            '{"name": "tell", "arguments": {"sum": 8}}',
+            '<tool_call>{"arguments": {"sum": 8}, "name": "tell"}</tool_call>',
+            '<tool_call>{"arguments": {"sum": 9}, "name": "tell"}</tool_call>',
+        ),
+    ],
+)
+@pytest.mark.parametrize("is_verified", [True, False])
+def test_the_answer_is_read_out_of_every_contract_as_it_is_in_training(
+    contract: dict[str, Any], kind: str, answer: str, right: str, wrong: str, is_verified: bool
+) -> None:
+    read = {"answer": {"kind": kind}}
+    asked = config(
+        "specs",
+        contract=contract,
+        **({"verifier": {"type": "answer", **read}} if is_verified else {"prompt_exam": read}),
+    )
+    [held] = choose([prompt(7, answer)], asked).prompts
+
+    assert mark([held] * 2, [right, wrong], no_verifier) == [True, False]
+
+
 def test_a_verifier_that_cannot_tell_marks_nothing() -> None:
     http = config("grpo", verifier={"type": "http", "url": "http://x/"})
     chosen = choose([prompt(6), prompt(7)], http).prompts

@@ -68,6 +68,8 @@ def test_many_attempts_are_judged_in_order() -> None:
         ("assert kinds() == [None, True, 2**70, .5, 'ä', b'x', (1,), {1: {2}}, frozenset(), 1j]",
          "def kinds():\n"
          "    return [None, True, 2**70, .5, 'ä', b'x', (1,), {1: {2}}, frozenset(), 1j]"),
+        ("assert power(5000) == 10**5000", "def power(n):\n    return 10**n"),
+        ("assert digits(10**5000) == 5001", "def digits(n):\n    return len(str(n))"),
         ("assert list(count(3)) == [0, 1, 2]",
          "def count(n):\n    for i in range(n):\n        yield i"),
         ("assert roots(8) == 3.0", "import math\ndef roots(n):\n    return math.log2(n)"),
@@ -78,6 +80,12 @@ def test_many_attempts_are_judged_in_order() -> None:
 )  # fmt: skip
 def test_the_usual_forms_of_tests_are_understood(tests: str, code: str) -> None:
     assert verdict(code, tests) == Verdict(True)
+
+
+def test_an_integer_that_is_far_too_long_ends_in_time() -> None:
+    tests = "assert power(900_000) == 1"
+
+    assert verdict("def power(n):\n    return 10**n", tests).is_right is False
 
 
 ESCAPES = {

@@ -1,11 +1,14 @@
 """Which method `auto` takes, and what it says of the others."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.spec import METHODS, JsonSchemaContract, RegexContract, TagsContract
-from server.services import reply_forms
+from adapters.spec import METHODS, JsonSchemaContract, RegexContract, SeptConfig, TagsContract
+from server.core.settings import LearningSettings
+from server.services import plans, reply_forms
 from server.services.auto import NOTHING, Facts, choose
 
 ENOUGH = {"prompts": 64, "replies": 64}
@@ -69,6 +72,39 @@ def test_what_was_found_of_the_answers_goes_to_the_method() -> None:
 
     assert votes.config == {"answer": {"kind": "choice"}}
     assert checked.config == {"verifier": {"type": "answer", "answer": {"kind": "text"}}}
+
+
+@pytest.mark.parametrize(
+    ("facts", "kind"),
+    [
+        ({"answer_kinds": {"choice": 0.3, "number": 0.1}}, "choice"),
+        ({"answer_kinds": {"choice": 0.3}, "answered": 9, "answers_are": "text"}, "text"),
+        ({}, None),
+    ],
+)
+def test_the_exam_of_sept_reads_the_answers_that_were_found(
+    facts: dict[str, Any], kind: str | None
+) -> None:
+    choice = choose(Facts(prompts=300, is_tuned=False, **facts))
+
+    assert choice.method == "sept"
+    assert choice.config == ({} if kind is None else {"prompt_exam": {"answer": {"kind": kind}}})
+
+
+def test_what_was_found_yields_to_what_the_settings_say_of_the_exam() -> None:
+    found = {"prompt_exam": {"answer": {"kind": "choice"}}}
+    wish = plans.Wish("auto", config={"sept": {"prompt_exam": {"share": 0.5}}})
+    said = SeptConfig.model_validate({"prompt_exam": {"answer": {"kind": "math"}}})
+
+    plain, own = (
+        plans._config(LearningSettings(sept=sept), "sept", wish, found, None)
+        for sept in (SeptConfig(), said)
+    )
+
+    assert isinstance(plain, SeptConfig)
+    assert isinstance(own, SeptConfig)
+    assert (plain.prompt_exam.answer.kind, plain.prompt_exam.share) == ("choice", 0.5)
+    assert own.prompt_exam.answer.kind == "math"
 
 
 @given(
