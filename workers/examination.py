@@ -12,10 +12,11 @@ from adapters.evaluation.general import load_general_suite
 from adapters.evaluation.generalization import Scores, generalization_factor
 from adapters.evaluation.grading import grader_of
 from adapters.evaluation.prompt_exam import HeldPrompt, VerifierOf, no_verifier, sit_prompts
-from adapters.spec import MethodConfig
+from adapters.spec import MethodConfig, SeptConfig
 from adapters.types import JSON, ExamItem, Grader
 from server.services import documents, evaluations, registry
-from workers import prompt_exam, replicas
+from workers import colder, prompt_exam, replicas
+from workers.colder import Colder
 from workers.context import WorkerContext
 from workers.heart import Heart
 from workers.judging import Seat, seat_judge
@@ -39,12 +40,17 @@ class Exam:
     """Questions left out, because a version that the challenger was trained on from was taught them."""
     untold: int = 0
     """Prompts left out, because nobody could mark both replies to them."""
+    colder: Colder | None = None
+    """The champion at a colder decoding; None where the method does not sharpen."""
 
     def to_json(self) -> dict[str, JSON]:
         """The decision, and how far the judge of it is believed."""
         judge: JSON = self.judge.to_json() if self.judge else None
+        told = [self.colder.sentence] if self.colder else []
         return {
             **self.decision.to_json(),
+            "reasons": [*self.decision.reasons, *told],
+            "colder": self.colder.to_json() if self.colder else None,
             "judge": judge,
             "taught_before": self.taught_before,
             "prompts_not_marked": self.untold,
@@ -143,6 +149,17 @@ def examine(
     items = (*questions, *sheet.items)
     champion = [*champion, *sheet.champion]
     challenger = [*challenger, *sheet.challenger]
+    compared = None
+    if isinstance(config, SeptConfig):
+        compared = colder.compare(
+            prompts,
+            sheet,
+            config,
+            verifier_of,
+            champion=sampler(material.champion_engine_name),
+            challenger=sampler(challenger_name),
+            on_progress=heart.progress,
+        )
     drift = measure_drift(
         items,
         champion_said.replies_to(items),
@@ -174,6 +191,7 @@ def examine(
         judge,
         taught_before=len(chosen) - len(about_material),
         untold=sheet.untold,
+        colder=compared,
     )
 
 

@@ -241,6 +241,17 @@ def test_where_nobody_knows_the_answer_the_majority_of_the_champion_stands_in_an
     assert any("nothing gained" in reason for reason in run.report["exam"]["reasons"])
 
 
+def test_a_run_of_sept_is_told_beside_the_champion_at_a_colder_decoding(server: Server) -> None:
+    server.send()
+
+    sharpened = server.learn("sept").report["exam"]
+    voted = server.learn("ttrl").report["exam"]
+
+    assert "not measured" in sharpened["colder"]["sentence"]  # this engine tells no probabilities
+    assert sharpened["reasons"][-1] == sharpened["colder"]["sentence"]
+    assert voted["colder"] is None
+
+
 def test_prompts_whose_replies_hold_no_answer_are_not_asked_and_it_is_said_how_many_lack(
     server: Server,
 ) -> None:
