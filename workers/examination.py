@@ -12,11 +12,16 @@ from adapters.evaluation.general import load_general_suite
 from adapters.evaluation.generalization import Scores, generalization_factor
 from adapters.evaluation.grading import grader_of
 from adapters.evaluation.prompt_exam import HeldPrompt, VerifierOf, no_verifier, sit_prompts
+<<<<<<< HEAD
 from adapters.sampling import REFUSED
 from adapters.spec import MethodConfig
+=======
+from adapters.spec import MethodConfig, SeptConfig
+>>>>>>> fix-answers
 from adapters.types import JSON, ExamItem, Grader
 from server.services import documents, evaluations, registry
-from workers import prompt_exam, replicas
+from workers import colder, prompt_exam, replicas
+from workers.colder import Colder
 from workers.context import WorkerContext
 from workers.heart import Heart
 from workers.judging import Seat, seat_judge
@@ -40,14 +45,22 @@ class Exam:
     """Questions left out, because a version that the challenger was trained on from was taught them."""
     untold: int = 0
     """Prompts left out, because nobody could mark both replies to them."""
+<<<<<<< HEAD
     refused: int = 0
     """Prompts left out, because the engine does not take them, such as too long ones."""
+=======
+    colder: Colder | None = None
+    """The champion at a colder decoding; None where the method does not sharpen."""
+>>>>>>> fix-answers
 
     def to_json(self) -> dict[str, JSON]:
         """The decision, and how far the judge of it is believed."""
         judge: JSON = self.judge.to_json() if self.judge else None
+        told = [self.colder.sentence] if self.colder else []
         return {
             **self.decision.to_json(),
+            "reasons": [*self.decision.reasons, *told],
+            "colder": self.colder.to_json() if self.colder else None,
             "judge": judge,
             "taught_before": self.taught_before,
             "prompts_not_marked": self.untold,
@@ -156,6 +169,17 @@ def examine(
     items = (*questions, *sheet.items)
     champion = [*champion, *sheet.champion]
     challenger = [*challenger, *sheet.challenger]
+    compared = None
+    if isinstance(config, SeptConfig):
+        compared = colder.compare(
+            prompts,
+            sheet,
+            config,
+            verifier_of,
+            champion=sampler(material.champion_engine_name),
+            challenger=sampler(challenger_name),
+            on_progress=heart.progress,
+        )
     drift = measure_drift(
         items,
         champion_said.replies_to(items),
@@ -187,7 +211,11 @@ def examine(
         judge,
         taught_before=len(chosen) - len(about_material),
         untold=sheet.untold,
+<<<<<<< HEAD
         refused=sheet.refused,
+=======
+        colder=compared,
+>>>>>>> fix-answers
     )
 
 
