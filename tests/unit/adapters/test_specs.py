@@ -469,3 +469,15 @@ def share(flags: Any) -> float:
 
 def _is_named(attempt: Attempt) -> Verdict:
     return Verdict(is_correct(attempt.reply, attempt.prompt.answers))
+
+
+def test_every_sample_of_every_stage_is_announced() -> None:
+    made = bench(PROSE, PROSE, PROSE, PROSE, PROSE, PROSE, IN_FORM, trained=(IN_FORM,))
+    chosen = config(form_steps=1)
+
+    outcome = learn(chosen, made)
+
+    stages = ("before", "asked_for", "formed", "after")
+    sampled = sum(int(str(account(outcome, name)["replies"])) for name in stages)
+    of_the_form = 1 * 4 * 4  # steps, prompts of each, replies to each
+    assert chosen.most_replies(len(PROMPTS)) == sampled + of_the_form
