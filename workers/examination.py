@@ -12,12 +12,8 @@ from adapters.evaluation.general import load_general_suite
 from adapters.evaluation.generalization import Scores, generalization_factor
 from adapters.evaluation.grading import grader_of
 from adapters.evaluation.prompt_exam import HeldPrompt, VerifierOf, no_verifier, sit_prompts
-<<<<<<< HEAD
 from adapters.sampling import REFUSED
-from adapters.spec import MethodConfig
-=======
 from adapters.spec import MethodConfig, SeptConfig
->>>>>>> fix-answers
 from adapters.types import JSON, ExamItem, Grader
 from server.services import documents, evaluations, registry
 from workers import colder, prompt_exam, replicas
@@ -45,13 +41,10 @@ class Exam:
     """Questions left out, because a version that the challenger was trained on from was taught them."""
     untold: int = 0
     """Prompts left out, because nobody could mark both replies to them."""
-<<<<<<< HEAD
     refused: int = 0
     """Prompts left out, because the engine does not take them, such as too long ones."""
-=======
     colder: Colder | None = None
     """The champion at a colder decoding; None where the method does not sharpen."""
->>>>>>> fix-answers
 
     def to_json(self) -> dict[str, JSON]:
         """The decision, and how far the judge of it is believed."""
@@ -211,11 +204,8 @@ def examine(
         judge,
         taught_before=len(chosen) - len(about_material),
         untold=sheet.untold,
-<<<<<<< HEAD
         refused=sheet.refused,
-=======
         colder=compared,
->>>>>>> fix-answers
     )
 
 

@@ -242,7 +242,6 @@ def test_where_nobody_knows_the_answer_the_majority_of_the_champion_stands_in_an
     assert any("nothing gained" in reason for reason in run.report["exam"]["reasons"])
 
 
-<<<<<<< HEAD
 def test_held_out_prompts_that_the_engine_refuses_are_left_out_and_counted(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -271,7 +270,8 @@ def test_held_out_prompts_that_the_engine_refuses_are_left_out_and_counted(
     assert not any(refused in prompt for prompt in asked)
     sat = run.report["quiz"]["prompts"]["asked"]["new"]
     assert run.report["exam"]["prompts_refused"] == sat - len(asked) > 0
-=======
+
+
 def test_a_run_of_sept_is_told_beside_the_champion_at_a_colder_decoding(server: Server) -> None:
     server.send()
 
@@ -281,7 +281,6 @@ def test_a_run_of_sept_is_told_beside_the_champion_at_a_colder_decoding(server: 
     assert "not measured" in sharpened["colder"]["sentence"]  # this engine tells no probabilities
     assert sharpened["reasons"][-1] == sharpened["colder"]["sentence"]
     assert voted["colder"] is None
->>>>>>> fix-answers
 
 
 def test_prompts_whose_replies_hold_no_answer_are_not_asked_and_it_is_said_how_many_lack(
