@@ -36,8 +36,10 @@ class Facts:
     thumbs_up: int = 0
     thumbs_down: int = 0
     corrections: int = 0
+    serving: str = "the champion"
+    """The name of what serves by default."""
     replies: int = 0
-    """Logged replies that were looked at."""
+    """Logged replies of it that were looked at."""
     answer_kinds: Mapping[str, float] = field(default_factory=dict)
     """Share of the replies that give a short answer of a kind: `number`, `choice`, `math`, `json`."""
     has_contract: bool = False
@@ -102,18 +104,16 @@ def _specs(facts: Facts, spec: AutoSpec) -> _Verdict:
         return _Verdict(False, "No contract is configured that says what form replies should have.")
     if (few := _too_few(facts, spec.prompts)) is not None:
         return few
-    if facts.replies < spec.replies:
-        return _Verdict(
-            False, f"Only {facts.replies} logged replies, too few to judge the form by."
-        )
+    if (few := _too_few_replies(facts, spec, "to judge the form by")) is not None:
+        return few
     if facts.well_formed is None:
         return _Verdict(
             False, "No cheap look tells whether replies keep this contract; name specs."
         )
     failing = 1 - facts.well_formed
     if failing < spec.failing:
-        return _Verdict(False, f"Only {failing:.0%} of the replies break the contract.")
-    return _Verdict(True, f"{failing:.0%} of {facts.replies} logged replies break the contract")
+        return _Verdict(False, f"Only {failing:.0%} of {_replies(facts)} break the contract.")
+    return _Verdict(True, f"{failing:.0%} of {_replies(facts)} break the contract")
 
 
 def _sd_zero(facts: Facts, spec: AutoSpec) -> _Verdict:
@@ -162,17 +162,15 @@ def _corrections(facts: Facts, spec: AutoSpec) -> _Verdict:
 def _ttrl(facts: Facts, spec: AutoSpec) -> _Verdict:
     if (few := _too_few(facts, spec.prompts)) is not None:
         return few
-    if facts.replies < spec.replies:
-        return _Verdict(
-            False,
-            f"Only {facts.replies} logged replies, too few to tell whether answers are short.",
-        )
+    if (few := _too_few_replies(facts, spec, "to tell whether answers are short")) is not None:
+        return few
     kind, share = max(facts.answer_kinds.items(), key=lambda each: each[1], default=("none", 0.0))
     if share < spec.extractable:
         return _Verdict(
-            False, f"Only {share:.0%} of the replies give a short answer that can be compared."
+            False,
+            f"Only {share:.0%} of {_replies(facts)} give a short answer that can be compared.",
         )
-    why = f"{share:.0%} of {facts.replies} logged replies give a short answer ({kind})"
+    why = f"{share:.0%} of {_replies(facts)} give a short answer ({kind})"
     return _Verdict(True, why, {"answer": {"kind": kind}})
 
 
@@ -190,6 +188,20 @@ def _too_few(facts: Facts, needed: int) -> _Verdict | None:
     if facts.prompts >= needed:
         return None
     return _Verdict(False, f"{facts.prompts} prompts to learn from, and {needed} are asked for.")
+
+
+def _too_few_replies(facts: Facts, spec: AutoSpec, what_for: str) -> _Verdict | None:
+    if facts.replies >= spec.replies:
+        return None
+    return _Verdict(
+        False,
+        f"Only {facts.replies} logged replies of {facts.serving}, which serves now; "
+        f"{spec.replies} are needed {what_for}.",
+    )
+
+
+def _replies(facts: Facts) -> str:
+    return f"{facts.replies} logged replies of {facts.serving}"
 
 
 _JUDGES: dict[str, Callable[[Facts, AutoSpec], _Verdict]] = {

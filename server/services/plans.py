@@ -27,7 +27,15 @@ from adapters.spec.feedback import CorrectionsConfig, KtoConfig
 from server.core.errors import InvalidRequest
 from server.core.settings import LearningSettings
 from server.db import Adapter
-from server.services import auto, methods, prompt_material, reply_forms, runs
+from server.services import (
+    auto,
+    methods,
+    promotion,
+    prompt_material,
+    registry,
+    reply_forms,
+    runs,
+)
 from server.services.auto import Facts
 from server.services.policy_rules import MaterialSpec
 from server.services.prompt_selection import Selection
@@ -211,7 +219,7 @@ def _chosen(
     prompts, judged = gathered("prompts"), gathered("feedback")
     is_open = material.kind in ("documents", "all") and material.tag is None  # they have no tags
     documents = new_documents if is_open else 0
-    facts = facts_of(settings, adapter, wish, prompts, judged, documents, max_rank)
+    facts = facts_of(session, settings, adapter, wish, prompts, judged, documents, max_rank)
     choice = auto.choose(facts, settings.auto)
     reason = choice.as_json()
     kind = kind_of(choice.method) if choice.method is not None else None
@@ -226,6 +234,7 @@ def _chosen(
 
 
 def facts_of(
+    session: Session,
     settings: LearningSettings,
     adapter: Adapter,
     wish: Wish,
@@ -241,7 +250,11 @@ def facts_of(
     assert isinstance(sd_zero, SdZeroConfig)
     has_contract = specs.contract != SpecsConfig().contract
     needs_answers = isinstance(sd_zero.verifier, AnswerVerifier | UnitTestsVerifier)
-    replies = [each.reply for each in prompts.train if each.reply][:_LOOKED_AT]
+    # What another version said, a lesson may have mended since.
+    champion = promotion.champion(session, adapter)
+    serving = registry.version_name(adapter.name, champion.number if champion else None)
+    said = [each.reply for each in prompts.train if each.reply and each.version == serving]
+    replies = said[:_LOOKED_AT]
     opinions = [each.opinion for each in judged.opinions if each.opinion is not None]
     return Facts(
         documents=documents,
@@ -256,6 +269,7 @@ def facts_of(
         thumbs_up=sum(each.is_liked is True for each in opinions),
         thumbs_down=sum(each.is_liked is False for each in opinions),
         corrections=sum(each.correction is not None for each in opinions),
+        serving=serving,
         replies=len(replies),
         answer_kinds=reply_forms.answer_kinds(replies) if replies else {},
         has_contract=has_contract,

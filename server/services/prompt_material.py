@@ -245,7 +245,9 @@ def _candidates(rows: Iterable[Experience], left_out: Counter[str]) -> list[Cand
         else:
             is_gate = row.split != prompts.TRAIN
             opinion = _opinion(row, prompt)
-            found.append(Candidate(prompt, is_gate, opinion=opinion, reply=row.reply))
+            found.append(
+                Candidate(prompt, is_gate, opinion=opinion, reply=row.reply, version=row.version)
+            )
     return found
 
 

@@ -36,6 +36,8 @@ class Candidate:
     opinion: Opinion | None = None
     reply: str = ""
     """What was said to it, where it came in traffic."""
+    version: str = ""
+    """The version that said so."""
 
     @property
     def key(self) -> str:

@@ -55,7 +55,7 @@ def test_form_comes_before_answers_and_answers_before_votes() -> None:
     found = choose(facts)
 
     assert found.method == "specs"
-    assert found.why == "90% of 64 logged replies break the contract"
+    assert found.why == "90% of 64 logged replies of the champion break the contract"
     assert [name for name, why in found.rejected.items() if "specs comes first" in why] == [
         "sd-zero",
         "kto",
