@@ -185,7 +185,7 @@ def test_auto_takes_votes_where_replies_are_numbers(
 ) -> None:
     overrides = {"ttrl": {**CONFIG, "rollouts": {"steps": 2}}, "kto": CONFIG}
     policy(session, settings, line, method="auto", config=overrides)
-    hear(session, 40, reply="The sum is 8.")
+    hear(session, 40, reply="The sum is 8.", version="smollm2@base")
 
     (run,) = due(session)
 
