@@ -9,11 +9,11 @@ class AutoSpec(Settings):
     """What there must be before a policy whose method is `auto` chooses a method."""
 
     thumbs: int = Field(default=300, ge=1)
-    """`kto`: thumbs, up and down together."""
+    """`kto`: thumbs, up and down together, that no run of it has learnt."""
     minority: Share = 0.15
-    """`kto`: part of them that must be of the rarer kind."""
+    """`kto`: part of all thumbs that must be of the rarer kind."""
     corrections: int = Field(default=50, ge=1)
-    """`corrections`: replies that users have corrected."""
+    """`corrections`: replies that users have corrected since a run of it learnt them, if any did."""
     known: Share = 0.5
     """`sd-zero`: part of the prompts whose right answer, or whose tests, are known."""
     failing: Share = 0.2

@@ -35,7 +35,11 @@ class Facts:
     """One that was configured and needs no known answer: contract or http."""
     thumbs_up: int = 0
     thumbs_down: int = 0
+    thumbs_learnt: int = 0
+    """Of both, those that a run of `kto` has had."""
     corrections: int = 0
+    corrections_learnt: int = 0
+    """Of them, those that a run of `corrections` has had."""
     serving: str = "the champion"
     """The name of what serves by default."""
     replies: int = 0
@@ -143,8 +147,8 @@ def _grpo(facts: Facts, spec: AutoSpec) -> _Verdict:
 
 def _kto(facts: Facts, spec: AutoSpec) -> _Verdict:
     total = facts.thumbs_up + facts.thumbs_down
-    if total < spec.thumbs:
-        return _Verdict(False, f"{total} thumbs, and {spec.thumbs} are asked for.")
+    if (few := _too_few_new("thumbs", total, facts.thumbs_learnt, spec.thumbs)) is not None:
+        return few
     rarer = min(facts.thumbs_up, facts.thumbs_down)
     if rarer < spec.minority * total:
         return _Verdict(False, f"Only {rarer} of {total} thumbs are of the rarer kind.")
@@ -152,11 +156,10 @@ def _kto(facts: Facts, spec: AutoSpec) -> _Verdict:
 
 
 def _corrections(facts: Facts, spec: AutoSpec) -> _Verdict:
-    if facts.corrections < spec.corrections:
-        return _Verdict(
-            False, f"{facts.corrections} corrections, and {spec.corrections} are asked for."
-        )
-    return _Verdict(True, f"{facts.corrections} corrections")
+    total, learnt = facts.corrections, facts.corrections_learnt
+    if (few := _too_few_new("corrections", total, learnt, spec.corrections)) is not None:
+        return few
+    return _Verdict(True, f"{total} corrections")
 
 
 def _ttrl(facts: Facts, spec: AutoSpec) -> _Verdict:
@@ -188,6 +191,19 @@ def _too_few(facts: Facts, needed: int) -> _Verdict | None:
     if facts.prompts >= needed:
         return None
     return _Verdict(False, f"{facts.prompts} prompts to learn from, and {needed} are asked for.")
+
+
+def _too_few_new(what: str, total: int, learnt: int, needed: int) -> _Verdict | None:
+    """A run learns from all, and only new ones start it: else each one more would start it again."""
+    if total - learnt >= needed:
+        return None
+    if not learnt:
+        return _Verdict(False, f"{total} {what}, and {needed} are asked for.")
+    return _Verdict(
+        False,
+        f"{total - learnt} {what} beside {learnt} that a run has learnt, and {needed} new ones "
+        "are asked for.",
+    )
 
 
 def _too_few_replies(facts: Facts, spec: AutoSpec, what_for: str) -> _Verdict | None:

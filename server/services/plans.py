@@ -6,6 +6,7 @@ The same for a policy, for an order by hand, and for a dry run, which changes no
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -29,6 +30,7 @@ from server.core.settings import LearningSettings
 from server.db import Adapter
 from server.services import (
     auto,
+    earlier_runs,
     methods,
     promotion,
     prompt_material,
@@ -256,6 +258,8 @@ def facts_of(
     said = [each.reply for each in prompts.train if each.reply and each.version == serving]
     replies = said[:_LOOKED_AT]
     opinions = [each.opinion for each in judged.opinions if each.opinion is not None]
+    liked_at = {each.prompt.id: each.liked_at for each in judged.opinions}
+    corrected_at = {each.prompt.id: each.corrected_at for each in judged.opinions}
     return Facts(
         documents=documents,
         document_method=settings.chosen.type,
@@ -268,13 +272,26 @@ def facts_of(
         verifier=None if needs_answers else sd_zero.verifier.type,
         thumbs_up=sum(each.is_liked is True for each in opinions),
         thumbs_down=sum(each.is_liked is False for each in opinions),
+        thumbs_learnt=_learnt(session, adapter, "kto", liked_at),
         corrections=sum(each.correction is not None for each in opinions),
+        corrections_learnt=_learnt(session, adapter, "corrections", corrected_at),
         serving=serving,
         replies=len(replies),
         answer_kinds=reply_forms.answer_kinds(replies) if replies else {},
         has_contract=has_contract,
         well_formed=reply_forms.well_formed(replies, specs.contract) if has_contract else None,
         is_tuned=_TUNED.search(adapter.base_model) is not None,
+    )
+
+
+def _learnt(
+    session: Session, adapter: Adapter, method: str, said_at: Mapping[str, datetime | None]
+) -> int:
+    """Of how many replies a run of the method has had what was said, at a moment each, of them."""
+    taken_at = earlier_runs.judgements_learnt(session, adapter, method, said_at)
+    return sum(
+        moment is not None and key in taken_at and moment <= taken_at[key]
+        for key, moment in said_at.items()
     )
 
 

@@ -243,12 +243,22 @@ def _candidates(rows: Iterable[Experience], left_out: Counter[str]) -> list[Cand
         if isinstance(prompt, str):
             left_out[prompt] += 1
         else:
-            is_gate = row.split != prompts.TRAIN
-            opinion = _opinion(row, prompt)
-            found.append(
-                Candidate(prompt, is_gate, opinion=opinion, reply=row.reply, version=row.version)
-            )
+            found.append(_heard(row, prompt))
     return found
+
+
+def _heard(row: Experience, prompt: Prompt) -> Candidate:
+    liked = [each.created_at for each in _on_first_choice(row) if _is_liked(each) is not None]
+    corrected = [each.created_at for each in _on_first_choice(row) if _correction(each)]
+    return Candidate(
+        prompt,
+        is_gate=row.split != prompts.TRAIN,
+        opinion=_opinion(row, prompt),
+        liked_at=max(liked, default=None),
+        corrected_at=max(corrected, default=None),
+        reply=row.reply,
+        version=row.version,
+    )
 
 
 def _prompt(row: Experience) -> Prompt | str:
@@ -268,19 +278,34 @@ def _opinion(row: Experience, prompt: Prompt, until: datetime | None = None) -> 
     """What was said of the first choice, the latest word of each kind; None: nothing that counts."""
     is_liked: bool | None = None
     correction: str | None = None
-    for given in row.feedback:
-        if given.choice != 0 or (until is not None and given.created_at > until):
+    for given in _on_first_choice(row):
+        if until is not None and given.created_at > until:
             continue
-        if given.kind == FeedbackKind.THUMB:
-            is_liked = given.value.get("thumb") == "up"
-        elif given.kind == FeedbackKind.SCORE and (score := given.value.get("score")):
-            is_liked = score > 0
-        elif given.kind == FeedbackKind.CORRECTION:
-            correction = given.value.get("text") or correction
+        liked = _is_liked(given)
+        is_liked = is_liked if liked is None else liked
+        correction = _correction(given) or correction
     is_call = row.finish_reason == "tool_calls"  # its text is the calls as JSON
     if not row.reply or is_call or (is_liked is None and correction is None):
         return None
     return Opinion(prompt, row.reply, row.version, is_liked, correction)
+
+
+def _on_first_choice(row: Experience) -> list[experience.Opinion]:
+    """What was said of the choice that is learnt from, oldest first."""
+    return [each for each in row.feedback if each.choice == 0]
+
+
+def _is_liked(given: experience.Opinion) -> bool | None:
+    """Whether it is for or against the reply; None: neither."""
+    if given.kind == FeedbackKind.THUMB:
+        return given.value.get("thumb") == "up"
+    if given.kind == FeedbackKind.SCORE and (score := given.value.get("score")):
+        return bool(score > 0)
+    return None
+
+
+def _correction(given: experience.Opinion) -> str | None:
+    return given.value.get("text") if given.kind == FeedbackKind.CORRECTION else None
 
 
 def _locked(session: Session, found: Selection) -> set[str]:

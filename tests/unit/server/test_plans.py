@@ -1,21 +1,25 @@
 """What `auto` sees of a line: replies of what serves now, feedback not yet learnt, earlier runs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy.orm import Session
 
-from adapters.spec import JsonSchemaContract, SpecsConfig
+from adapters.spec import AutoSpec, JsonSchemaContract, SpecsConfig
 from server.core.settings import LearningSettings
-from server.db import Adapter, Interaction
+from server.db import Adapter, FeedbackKind, Interaction, RunStatus
 from server.db.session import Database
-from server.services import interactions, plans, promotion
-from server.services.plans import Plan, Wish
+from server.services import feedback, interactions, plans, promotion, runs
+from server.services.feedback import Judgement
+from server.services.plans import PROMPT_METHODS, Plan, Wish
 from server.services.policy_rules import MaterialSpec
-from tests.support.factories import captured, make_version
+from server.services.prompt_material import prompts_of
+from tests.conftest import RecordingQueue
+from tests.support.factories import captured, make_version, principal
 
-WHOLE = {"prompt_exam": {"share": 0.0}, "prompts_per_user": 1.0}
+WHOLE = {"prompt_exam": {"share": 0.0}, "prompts_per_user": 1.0, "min_prompts": 1}
 """All that was said is learnt from, whoever said it."""
 FORMED = LearningSettings(
     specs=SpecsConfig(contract=JsonSchemaContract(json_schema={"type": "object"}))
@@ -40,8 +44,8 @@ def planned(
     kind: Any = "prompts",
     **config: Any,
 ) -> Plan:
-    learnt = {method: WHOLE | config.get(method, {}) for method in ("ttrl", "kto")}
-    wish = Wish("auto", MaterialSpec(kind=kind), config | learnt)
+    overrides = {method: WHOLE | config.get(method, {}) for method in PROMPT_METHODS}
+    wish = Wish("auto", MaterialSpec(kind=kind), overrides)
     return plans.make(session, settings or LearningSettings(), line, wish)
 
 
@@ -98,3 +102,106 @@ def test_too_few_replies_of_the_champion_tell_nothing(session: Session, line: Ad
         "Only 7 logged replies of smollm2@v1, which serves now; 8 are needed to tell whether "
         "answers are short."
     )
+
+
+# Feedback
+
+FEW = LearningSettings(auto=AutoSpec(thumbs=10, corrections=5))
+
+
+def judge(session: Session, heard: Sequence[str], *values: dict[str, Any]) -> None:
+    """One judgement on each reply, the values in turn."""
+    for number, interaction_id in enumerate(heard):
+        value = values[number % len(values)]
+        kind = FeedbackKind.CORRECTION if "text" in value else FeedbackKind.THUMB
+        feedback.give(session, principal(), interaction_id, [Judgement(kind, value)])
+
+
+def see_through(
+    session: Session,
+    line: Adapter,
+    plan: Plan,
+    *,
+    status: RunStatus = RunStatus.SUCCEEDED,
+    verdict: str | None = "promote",
+) -> str:
+    """Run what was planned, its material taken; the run's id."""
+    assert plan.config is not None
+    run, _ = runs.queue_run(
+        session,
+        line,
+        method=plan.config.type,
+        config=plan.config.model_dump(mode="json"),
+        requested_by="test",
+        queue=RecordingQueue(),
+        material=plan.material.model_dump(mode="json"),
+    )
+    owned = runs.claim(session, run.id, worker="w", lease=timedelta(seconds=30))
+    assert owned is not None
+    prompts_of(session, owned)
+    runs.finish(session, owned, status=status, verdict=verdict)
+    session.expire_all()
+    return run.id
+
+
+THUMBS = ({"thumb": "up"}, {"thumb": "down"})
+
+
+def test_thumbs_that_a_run_has_learnt_start_no_other(session: Session, line: Adapter) -> None:
+    judge(session, hear(session, 12, "smollm2@base", "Rome."), *THUMBS)
+    first = planned(session, line, FEW, "feedback")
+    see_through(session, line, first)
+    judge(session, hear(session, 1, "smollm2@base", "Paris."), *THUMBS)
+
+    one_more = planned(session, line, FEW, "feedback")
+    judge(session, hear(session, 9, "smollm2@base", "Bern."), *THUMBS)
+    enough = planned(session, line, FEW, "feedback")
+
+    assert first.reason["why"] == "6 thumbs up and 6 down"
+    assert one_more.config is None
+    assert one_more.reason["rejected"]["kto"] == (
+        "1 thumbs beside 12 that a run has learnt, and 10 new ones are asked for."
+    )
+    assert enough.config is not None
+    assert enough.selection is not None
+    assert len(enough.selection.opinions) == 22
+
+
+def test_corrections_that_a_run_has_learnt_start_no_other(session: Session, line: Adapter) -> None:
+    heard = hear(session, 6, "smollm2@base", "Rome.")
+    judge(session, heard, {"text": "Paris."})
+    see_through(session, line, planned(session, line, FEW, "feedback"))
+    judge(session, heard[:4], {"text": "Paris, France."})
+
+    few = planned(session, line, FEW, "feedback")
+    judge(session, heard[4:5], {"text": "Paris, France."})
+    enough = planned(session, line, FEW, "feedback")
+
+    assert few.config is None
+    assert few.reason["rejected"]["corrections"] == (
+        "4 corrections beside 2 that a run has learnt, and 5 new ones are asked for."
+    )
+    assert enough.config is not None
+    assert enough.config.type == "corrections"
+
+
+def test_a_run_that_failed_has_learnt_no_thumb(session: Session, line: Adapter) -> None:
+    judge(session, hear(session, 12, "smollm2@base", "Rome."), *THUMBS)
+    first = planned(session, line, FEW, "feedback")
+    see_through(session, line, first, status=RunStatus.FAILED, verdict=None)
+
+    again = planned(session, line, FEW, "feedback")
+
+    assert again.config == first.config
+
+
+def test_what_one_method_has_learnt_is_new_to_another(session: Session, line: Adapter) -> None:
+    heard = hear(session, 12, "smollm2@base", "Rome.")
+    judge(session, heard, *THUMBS)
+    see_through(session, line, planned(session, line, FEW, "feedback"))
+    judge(session, heard[:5], {"text": "Paris."})
+
+    found = planned(session, line, FEW, "feedback")
+
+    assert found.config is not None
+    assert found.config.type == "corrections"
