@@ -16,6 +16,20 @@ NOTHING = "Nothing fits."
 
 
 @dataclass(frozen=True, slots=True)
+class Tried:
+    """A method's last run on the line, where nothing came of it for what still serves."""
+
+    run: str
+    """Its id."""
+    outcome: str
+    """How it ended: ``no_update``, ``reject`` or ``inconclusive``."""
+    again: int
+    """Prompts that there are now and that it had, too."""
+    new: int
+    """Prompts that it had not."""
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """What there is to learn from, as the database knows it."""
 
@@ -52,6 +66,8 @@ class Facts:
     """Share of the replies that keep it; None where no cheap look can tell."""
     is_tuned: bool = True
     """Whether the base model was tuned to follow instructions, by its name."""
+    tried: Mapping[str, Tried] = field(default_factory=dict)
+    """By method; not those whose last run came to something."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +99,8 @@ def choose(facts: Facts, spec: AutoSpec | None = None) -> Choice:
     """The first method that fits, in the order of the module's first lines."""
     limits = spec or AutoSpec()
     verdicts = {facts.document_method: _documents(facts)}
-    verdicts |= {name: judge(facts, limits) for name, judge in _JUDGES.items()}
+    for name, judge in _JUDGES.items():
+        verdicts[name] = _unless_in_vain(facts.tried.get(name), judge(facts, limits), name, limits)
     chosen = next((name for name, verdict in verdicts.items() if verdict.is_fit), None)
     rejected = {
         name: f"It would fit, too ({verdict.why}); {chosen} comes first."
@@ -95,6 +112,23 @@ def choose(facts: Facts, spec: AutoSpec | None = None) -> Choice:
     if chosen is None:
         return Choice(None, NOTHING, rejected)
     return Choice(chosen, verdicts[chosen].why, rejected, verdicts[chosen].config)
+
+
+def _unless_in_vain(
+    tried: Tried | None, verdict: _Verdict, method: str, spec: AutoSpec
+) -> _Verdict:
+    """The verdict; against a method that would learn in vain once more, and keep those below waiting."""
+    if tried is None or not verdict.is_fit:
+        return verdict
+    asked = spec.many_prompts if method == "sept" else spec.prompts
+    needed = max(asked, tried.again)
+    if tried.new >= needed:
+        return verdict
+    return _Verdict(
+        False,
+        f"{verdict.why}; but its last run, {tried.run}, ended in {tried.outcome}, the same version "
+        f"serves, and of the {needed} new prompts that another is worth {tried.new} have come.",
+    )
 
 
 def _documents(facts: Facts) -> _Verdict:

@@ -4,7 +4,7 @@ The same for a policy, for an order by hand, and for a dry run, which changes no
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -38,7 +38,7 @@ from server.services import (
     reply_forms,
     runs,
 )
-from server.services.auto import Facts
+from server.services.auto import Facts, Tried
 from server.services.policy_rules import MaterialSpec
 from server.services.prompt_selection import Selection
 
@@ -48,6 +48,9 @@ PROMPT_METHODS = frozenset(
     name for name, config in METHODS.items() if issubclass(config, PromptSettings)
 )
 """Those that learn from prompts or from what was said of replies; all others learn documents."""
+
+_TAUGHT_PROMPTS = ("specs", "sd-zero", "ttrl", "sept")
+"""Those of them that `auto` may choose."""
 
 _TUNED = re.compile(r"instruct|chat|(?<![a-z])it(?![a-z])|assistant", re.IGNORECASE)
 _LOOKED_AT = 200
@@ -221,7 +224,9 @@ def _chosen(
     prompts, judged = gathered("prompts"), gathered("feedback")
     is_open = material.kind in ("documents", "all") and material.tag is None  # they have no tags
     documents = new_documents if is_open else 0
-    facts = facts_of(session, settings, adapter, wish, prompts, judged, documents, max_rank)
+    facts = facts_of(
+        session, settings, adapter, wish, prompts, judged, documents, max_rank, redactor
+    )
     choice = auto.choose(facts, settings.auto)
     reason = choice.as_json()
     kind = kind_of(choice.method) if choice.method is not None else None
@@ -244,6 +249,7 @@ def facts_of(
     judged: Selection,
     documents: int,
     max_rank: int | None,
+    redactor: Redactor = redact,
 ) -> Facts:
     """What ``auto`` chooses by."""
     specs = _config(settings, "specs", wish, {}, max_rank)
@@ -281,7 +287,30 @@ def facts_of(
         has_contract=has_contract,
         well_formed=reply_forms.well_formed(replies, specs.contract) if has_contract else None,
         is_tuned=_TUNED.search(adapter.base_model) is not None,
+        tried=_tried(
+            session,
+            adapter,
+            [_config(settings, name, wish, {}, max_rank) for name in _TAUGHT_PROMPTS],
+            prompts,
+            redactor,
+        ),
     )
+
+
+def _tried(
+    session: Session,
+    adapter: Adapter,
+    configs: Sequence[MethodConfig],
+    prompts: Selection,
+    redactor: Redactor,
+) -> dict[str, Tried]:
+    """Which methods would learn in vain what they have learnt in vain before, if little is new."""
+    found: dict[str, Tried] = {}
+    for config in configs:
+        last = earlier_runs.tried_in_vain(session, adapter, config, prompts.train, redactor)
+        if last is not None:
+            found[config.type] = last
+    return found
 
 
 def _learnt(

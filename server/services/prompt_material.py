@@ -18,6 +18,7 @@ from adapters.types import Opinion, Prompt
 from server.core.clock import utc_now
 from server.core.errors import NoPrompts
 from server.db import (
+    AdaptationRun,
     Adapter,
     FeedbackKind,
     RunEvent,
@@ -177,6 +178,15 @@ def gather(
     if spec.kind == "feedback":  # the prompts are there for the exam alone
         return Selection((), found.held_out, found.opinions, found.left_out)
     return found
+
+
+def keys_of(session: Session, run: AdaptationRun, *, redactor: Redactor = redact) -> set[str]:
+    """By which the prompts that a run was taught are known again; of those that are still there."""
+    sent = [prompts.redacted(row, redactor) for row in _rows_of(session, run.id)]
+    taught = [key for key, use in _uses(session, run.id).items() if use in (Use.TRAIN, Use.BOTH)]
+    rows = experience.again(session, runs.line_of(session, run), taught, redactor=redactor)
+    heard = [prompt for prompt in map(_prompt, rows) if isinstance(prompt, Prompt)]
+    return {prompts.turn_key(each.messages) for each in (*sent, *heard)}
 
 
 def rules_of(spec: MaterialSpec, config: MethodConfig, asked: Collection[str] = ()) -> Rules:

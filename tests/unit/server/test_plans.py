@@ -11,11 +11,12 @@ from adapters.spec import AutoSpec, JsonSchemaContract, SpecsConfig
 from server.core.settings import LearningSettings
 from server.db import Adapter, FeedbackKind, Interaction, RunStatus
 from server.db.session import Database
-from server.services import feedback, interactions, plans, promotion, runs
+from server.services import feedback, interactions, plans, promotion, prompts, runs
 from server.services.feedback import Judgement
 from server.services.plans import PROMPT_METHODS, Plan, Wish
 from server.services.policy_rules import MaterialSpec
 from server.services.prompt_material import prompts_of
+from server.services.prompts import PromptUpload
 from tests.conftest import RecordingQueue
 from tests.support.factories import captured, make_version, principal
 
@@ -205,3 +206,90 @@ def test_what_one_method_has_learnt_is_new_to_another(session: Session, line: Ad
 
     assert found.config is not None
     assert found.config.type == "corrections"
+
+
+# Earlier runs
+
+KNOWN = 40
+
+
+def send(session: Session, count: int, *, start: int = 0) -> None:
+    """So many prompts with known answers, of the train split."""
+    uploads = [PromptUpload(prompt=f"Sum {start + n}?", answers=("4",)) for n in range(count)]
+    for row, _ in prompts.accept(session, prompts.checked(uploads), owner=None, created_by="key_1"):
+        row.split = "train"
+
+
+@pytest.mark.parametrize("verdict", ["no_update", "reject", "inconclusive"])
+def test_a_method_that_came_to_nothing_lets_those_below_it_try(
+    session: Session, line: Adapter, verdict: str
+) -> None:
+    send(session, KNOWN)
+    hear(session, 20, "smollm2@base", "The sum is 4.")
+    first = planned(session, line)
+    run_id = see_through(session, line, first, verdict=verdict)
+    hear(session, 3, "smollm2@base", "The sum is 4.")
+
+    second = planned(session, line)
+
+    assert first.config is not None
+    assert first.config.type == "sd-zero"
+    assert second.config is not None
+    assert second.config.type == "ttrl"
+    assert second.reason["rejected"]["sd-zero"] == (
+        f"40 of 63 prompts have a known answer; but its last run, {run_id}, ended in {verdict}, "
+        "the same version serves, and of the 60 new prompts that another is worth 3 have come."
+    )
+
+
+def test_a_method_is_tried_again_with_as_many_new_prompts_as_it_has_had(
+    session: Session, line: Adapter
+) -> None:
+    send(session, KNOWN)
+    see_through(session, line, planned(session, line), verdict="no_update")
+    send(session, KNOWN - 1, start=KNOWN)
+    one_short = planned(session, line)
+    send(session, 1, start=2 * KNOWN - 1)
+
+    assert one_short.config is None
+    assert (planned(session, line).config or SpecsConfig()).type == "sd-zero"
+
+
+def test_the_same_questions_asked_again_are_nothing_new(session: Session, line: Adapter) -> None:
+    hear(session, 40, "smollm2@base", "The sum is 4.")
+    see_through(session, line, planned(session, line), verdict="no_update")
+    again = [
+        captured(f"question  {n}?", version="smollm2@base", reply="The sum is 4.")
+        for n in range(40)
+    ]
+    interactions.record_all(session, again)
+    session.query(Interaction).update({"split": "train"})
+
+    found = planned(session, line)
+
+    assert found.config is None
+    assert "0 have come" in found.reason["rejected"]["ttrl"]
+
+
+def test_another_champion_or_another_config_is_another_try(session: Session, line: Adapter) -> None:
+    send(session, KNOWN)
+    see_through(session, line, planned(session, line), verdict="no_update")
+
+    assert planned(session, line).config is None
+    assert planned(session, line, **{"sd-zero": {"seed": 5}}).config is not None
+    serve_new_version(session, line)
+    assert planned(session, line).config is not None
+
+
+@pytest.mark.parametrize(
+    ("status", "verdict"), [(RunStatus.SUCCEEDED, "promote"), (RunStatus.FAILED, None)]
+)
+def test_a_run_that_came_to_something_or_broke_is_held_against_no_method(
+    session: Session, line: Adapter, status: RunStatus, verdict: str | None
+) -> None:
+    send(session, KNOWN)
+    see_through(session, line, planned(session, line), status=status, verdict=verdict)
+
+    found = planned(session, line)
+
+    assert (found.config or SpecsConfig()).type == "sd-zero"

@@ -192,7 +192,10 @@ def test_auto_takes_votes_where_replies_are_numbers(
     assert run.method == "ttrl"
     assert (run.config["rollouts"]["steps"], run.config["answer"]["kind"]) == (2, "number")
     assert run.reason is not None
-    assert run.reason["why"] == "100% of 40 logged replies of smollm2@base give a short answer (number)"
+    assert (
+        run.reason["why"]
+        == "100% of 40 logged replies of smollm2@base give a short answer (number)"
+    )
     assert run.material["kind"] == "prompts"
 
 
