@@ -306,7 +306,7 @@ def _tried(
 ) -> dict[str, Tried]:
     """Which methods would learn in vain what they have learnt in vain before, if little is new."""
     found: dict[str, Tried] = {}
-    for config in configs:
+    for config in configs if prompts.train else ():
         last = earlier_runs.tried_in_vain(session, adapter, config, prompts.train, redactor)
         if last is not None:
             found[config.type] = last

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from adapters.spec import METHODS, JsonSchemaContract, RegexContract, TagsContract
 from server.services import reply_forms
-from server.services.auto import NOTHING, Facts, choose
+from server.services.auto import NOTHING, Facts, Tried, choose
 
 ENOUGH = {"prompts": 64, "replies": 64}
 
@@ -35,6 +35,13 @@ ENOUGH = {"prompts": 64, "replies": 64}
         (Facts(**ENOUGH, has_contract=True, well_formed=None), None),
         (Facts(prompts=300, is_tuned=False), "sept"),
         (Facts(prompts=300, is_tuned=True), None),
+        (
+            Facts(prompts=64, answered=64, tried={"sd-zero": Tried("r", "reject", 10, 54)}),
+            "sd-zero",
+        ),
+        (Facts(prompts=64, answered=64, tried={"sd-zero": Tried("r", "reject", 33, 31)}), None),
+        (Facts(prompts=41, answered=41, tried={"sd-zero": Tried("r", "reject", 10, 31)}), None),
+        (Facts(prompts=310, is_tuned=False, tried={"sept": Tried("r", "reject", 11, 299)}), None),
     ],
 )
 def test_the_first_that_fits_is_taken(facts: Facts, method: str | None) -> None:
