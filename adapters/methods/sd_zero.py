@@ -17,6 +17,8 @@ the student learns the teacher's distribution at each token of the second copy. 
   cut off, are not learnt. Openers that flatter are left as they are;
 - both phases draw from the same prompts; the paper's halves were 6000 traces and 9000 questions;
 - the teacher is synced by a rule (`plateau_steps`); the paper does it once by hand;
+- where the first replies are nearly all right, or nearly all wrong, nothing is learnt (`least_right`,
+  `most_right`); the paper's prompts are about half right;
 - phase 1 asks everything fresh. Logged replies with thumbs are not used: the revision needs a
   verifier anyhow.
 Controls are configs: `phases: revision`, `phases: distillation`, and GRPO at an equal number of
@@ -202,6 +204,9 @@ class _Run:
             raise _NoUpdate(
                 f"The verifier called all {right} replies right, so nothing is to be revised."
             )
+        self._phase_1["right_share"] = round(right / (right + wrong), 4)
+        if why := _unfit(first, self._config):
+            raise _NoUpdate(why)
         revised = self._revisions(first)
         kept = keep_revisions(first, revised, self._config.revision)
         self._phase_1 |= {
@@ -313,6 +318,9 @@ class _Run:
                 break
             self._generated["distillation"].add([each.rollout for each in said])
             distillations = course.take(step, said)
+            if config.phases == "distillation" and step == 0 and (why := _unfit(said, config)):
+                self._phase_2 |= course.report() | {"stopped": "after the first step"}
+                raise _NoUpdate(why)
             if distillations:
                 stage = Stage(
                     lora=config.lora,
@@ -513,6 +521,25 @@ def _cannot_tell(first: Sequence[Judged]) -> str:
     reasons = reasons_of(each.verdict for each in first)
     mostly = f"; mostly because {next(iter(reasons))}" if reasons else ""
     return f"The verifier could tell of none of {len(first)} replies whether it is right{mostly}."
+
+
+def _unfit(said: Sequence[Judged], config: SdZeroConfig) -> str | None:
+    """Why prompts are too easy or too hard to be learnt from, by the first replies; None: neither."""
+    told = [each.verdict.is_right for each in said if each.verdict.is_right is not None]
+    if not told:
+        return None
+    share = fmean(told)
+    if share > config.most_right:
+        return (
+            f"{share:.1%} of {len(told)} replies are right already, and most_right is "
+            f"{config.most_right:.0%}: the prompts are too easy to learn from."
+        )
+    if share < config.least_right:
+        return (
+            f"Only {share:.1%} of {len(told)} replies are right, and least_right is "
+            f"{config.least_right:.0%}: the prompts are too hard to learn from."
+        )
+    return None
 
 
 def _one_sided(counts: dict[str, JSON]) -> str | None:

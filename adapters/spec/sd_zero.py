@@ -115,6 +115,10 @@ class SdZeroConfig(PromptSettings):
     """One phase alone is a control."""
     verifier: VerifierSpec = AnswerVerifier()
     """Who says whether a reply is right."""
+    least_right: Share = 0.05
+    """Least share of the first replies that must be right; with less the prompts are too hard."""
+    most_right: Share = 0.9
+    """Most share of them that may be right; with more the prompts are too easy. 0 and 1 take all."""
     phrases: ControlPhrases = ControlPhrases()
     revision: RevisionSpec = RevisionSpec()
     distillation: SelfDistillationSpec = SelfDistillationSpec()
@@ -131,3 +135,9 @@ class SdZeroConfig(PromptSettings):
         if self.phases == "both":
             return of_phase_1 + of_phase_2
         return of_phase_1 if self.phases == "revision" else of_phase_2
+
+    @model_validator(mode="after")
+    def _window_is_open(self) -> Self:
+        if self.least_right > self.most_right:
+            raise ValueError("least_right must not be above most_right")
+        return self

@@ -16,6 +16,20 @@ NOTHING = "Nothing fits."
 
 
 @dataclass(frozen=True, slots=True)
+class Tried:
+    """A method's last run on the line, where nothing came of it for what still serves."""
+
+    run: str
+    """Its id."""
+    outcome: str
+    """How it ended: ``no_update``, ``reject`` or ``inconclusive``."""
+    again: int
+    """Prompts that there are now and that it had, too."""
+    new: int
+    """Prompts that it had not."""
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """What there is to learn from, as the database knows it."""
 
@@ -35,9 +49,15 @@ class Facts:
     """One that was configured and needs no known answer: contract or http."""
     thumbs_up: int = 0
     thumbs_down: int = 0
+    thumbs_learnt: int = 0
+    """Of both, those that a run of `kto` has had."""
     corrections: int = 0
+    corrections_learnt: int = 0
+    """Of them, those that a run of `corrections` has had."""
+    serving: str = "the champion"
+    """The name of what serves by default."""
     replies: int = 0
-    """Logged replies that were looked at."""
+    """Logged replies of it that were looked at."""
     answer_kinds: Mapping[str, float] = field(default_factory=dict)
     """Share of the replies that give a short answer of a kind: `number`, `choice`, `math`, `json`."""
     has_contract: bool = False
@@ -46,6 +66,8 @@ class Facts:
     """Share of the replies that keep it; None where no cheap look can tell."""
     is_tuned: bool = True
     """Whether the base model was tuned to follow instructions, by its name."""
+    tried: Mapping[str, Tried] = field(default_factory=dict)
+    """By method; not those whose last run came to something."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +99,8 @@ def choose(facts: Facts, spec: AutoSpec | None = None) -> Choice:
     """The first method that fits, in the order of the module's first lines."""
     limits = spec or AutoSpec()
     verdicts = {facts.document_method: _documents(facts)}
-    verdicts |= {name: judge(facts, limits) for name, judge in _JUDGES.items()}
+    for name, judge in _JUDGES.items():
+        verdicts[name] = _unless_in_vain(facts.tried.get(name), judge(facts, limits), name, limits)
     chosen = next((name for name, verdict in verdicts.items() if verdict.is_fit), None)
     rejected = {
         name: f"It would fit, too ({verdict.why}); {chosen} comes first."
@@ -91,6 +114,23 @@ def choose(facts: Facts, spec: AutoSpec | None = None) -> Choice:
     return Choice(chosen, verdicts[chosen].why, rejected, verdicts[chosen].config)
 
 
+def _unless_in_vain(
+    tried: Tried | None, verdict: _Verdict, method: str, spec: AutoSpec
+) -> _Verdict:
+    """The verdict; against a method that would learn in vain once more, and keep those below waiting."""
+    if tried is None or not verdict.is_fit:
+        return verdict
+    asked = spec.many_prompts if method == "sept" else spec.prompts
+    needed = max(asked, tried.again)
+    if tried.new >= needed:
+        return verdict
+    return _Verdict(
+        False,
+        f"{verdict.why}; but its last run, {tried.run}, ended in {tried.outcome}, the same version "
+        f"serves, and of the {needed} new prompts that another is worth {tried.new} have come.",
+    )
+
+
 def _documents(facts: Facts) -> _Verdict:
     if not facts.documents:
         return _Verdict(False, "No new document.")
@@ -102,18 +142,16 @@ def _specs(facts: Facts, spec: AutoSpec) -> _Verdict:
         return _Verdict(False, "No contract is configured that says what form replies should have.")
     if (few := _too_few(facts, spec.prompts)) is not None:
         return few
-    if facts.replies < spec.replies:
-        return _Verdict(
-            False, f"Only {facts.replies} logged replies, too few to judge the form by."
-        )
+    if (few := _too_few_replies(facts, spec, "to judge the form by")) is not None:
+        return few
     if facts.well_formed is None:
         return _Verdict(
             False, "No cheap look tells whether replies keep this contract; name specs."
         )
     failing = 1 - facts.well_formed
     if failing < spec.failing:
-        return _Verdict(False, f"Only {failing:.0%} of the replies break the contract.")
-    return _Verdict(True, f"{failing:.0%} of {facts.replies} logged replies break the contract")
+        return _Verdict(False, f"Only {failing:.0%} of {_replies(facts)} break the contract.")
+    return _Verdict(True, f"{failing:.0%} of {_replies(facts)} break the contract")
 
 
 def _sd_zero(facts: Facts, spec: AutoSpec) -> _Verdict:
@@ -143,8 +181,8 @@ def _grpo(facts: Facts, spec: AutoSpec) -> _Verdict:
 
 def _kto(facts: Facts, spec: AutoSpec) -> _Verdict:
     total = facts.thumbs_up + facts.thumbs_down
-    if total < spec.thumbs:
-        return _Verdict(False, f"{total} thumbs, and {spec.thumbs} are asked for.")
+    if (few := _too_few_new("thumbs", total, facts.thumbs_learnt, spec.thumbs)) is not None:
+        return few
     rarer = min(facts.thumbs_up, facts.thumbs_down)
     if rarer < spec.minority * total:
         return _Verdict(False, f"Only {rarer} of {total} thumbs are of the rarer kind.")
@@ -152,27 +190,24 @@ def _kto(facts: Facts, spec: AutoSpec) -> _Verdict:
 
 
 def _corrections(facts: Facts, spec: AutoSpec) -> _Verdict:
-    if facts.corrections < spec.corrections:
-        return _Verdict(
-            False, f"{facts.corrections} corrections, and {spec.corrections} are asked for."
-        )
-    return _Verdict(True, f"{facts.corrections} corrections")
+    total, learnt = facts.corrections, facts.corrections_learnt
+    if (few := _too_few_new("corrections", total, learnt, spec.corrections)) is not None:
+        return few
+    return _Verdict(True, f"{total} corrections")
 
 
 def _ttrl(facts: Facts, spec: AutoSpec) -> _Verdict:
     if (few := _too_few(facts, spec.prompts)) is not None:
         return few
-    if facts.replies < spec.replies:
-        return _Verdict(
-            False,
-            f"Only {facts.replies} logged replies, too few to tell whether answers are short.",
-        )
+    if (few := _too_few_replies(facts, spec, "to tell whether answers are short")) is not None:
+        return few
     kind, share = max(facts.answer_kinds.items(), key=lambda each: each[1], default=("none", 0.0))
     if share < spec.extractable:
         return _Verdict(
-            False, f"Only {share:.0%} of the replies give a short answer that can be compared."
+            False,
+            f"Only {share:.0%} of {_replies(facts)} give a short answer that can be compared.",
         )
-    why = f"{share:.0%} of {facts.replies} logged replies give a short answer ({kind})"
+    why = f"{share:.0%} of {_replies(facts)} give a short answer ({kind})"
     return _Verdict(True, why, {"answer": {"kind": kind}})
 
 
@@ -199,6 +234,33 @@ def _too_few(facts: Facts, needed: int) -> _Verdict | None:
     if facts.prompts >= needed:
         return None
     return _Verdict(False, f"{facts.prompts} prompts to learn from, and {needed} are asked for.")
+
+
+def _too_few_new(what: str, total: int, learnt: int, needed: int) -> _Verdict | None:
+    """A run learns from all, and only new ones start it: else each one more would start it again."""
+    if total - learnt >= needed:
+        return None
+    if not learnt:
+        return _Verdict(False, f"{total} {what}, and {needed} are asked for.")
+    return _Verdict(
+        False,
+        f"{total - learnt} {what} beside {learnt} that a run has learnt, and {needed} new ones "
+        "are asked for.",
+    )
+
+
+def _too_few_replies(facts: Facts, spec: AutoSpec, what_for: str) -> _Verdict | None:
+    if facts.replies >= spec.replies:
+        return None
+    return _Verdict(
+        False,
+        f"Only {facts.replies} logged replies of {facts.serving}, which serves now; "
+        f"{spec.replies} are needed {what_for}.",
+    )
+
+
+def _replies(facts: Facts) -> str:
+    return f"{facts.replies} logged replies of {facts.serving}"
 
 
 _JUDGES: dict[str, Callable[[Facts, AutoSpec], _Verdict]] = {

@@ -4,8 +4,9 @@ The same for a policy, for an order by hand, and for a dry run, which changes no
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -28,8 +29,17 @@ from adapters.spec.feedback import CorrectionsConfig, KtoConfig
 from server.core.errors import InvalidRequest
 from server.core.settings import LearningSettings
 from server.db import Adapter
-from server.services import auto, methods, prompt_material, reply_forms, runs
-from server.services.auto import Facts
+from server.services import (
+    auto,
+    earlier_runs,
+    methods,
+    promotion,
+    prompt_material,
+    registry,
+    reply_forms,
+    runs,
+)
+from server.services.auto import Facts, Tried
 from server.services.policy_rules import MaterialSpec
 from server.services.prompt_selection import Selection
 
@@ -39,6 +49,9 @@ PROMPT_METHODS = frozenset(
     name for name, config in METHODS.items() if issubclass(config, PromptSettings)
 )
 """Those that learn from prompts or from what was said of replies; all others learn documents."""
+
+_TAUGHT_PROMPTS = ("specs", "sd-zero", "ttrl", "sept")
+"""Those of them that `auto` may choose."""
 
 _TUNED = re.compile(r"instruct|chat|(?<![a-z])it(?![a-z])|assistant", re.IGNORECASE)
 _YIELDING = ("verifier", "prompt_exam")
@@ -224,7 +237,9 @@ def _chosen(
     prompts, judged = gathered("prompts"), gathered("feedback")
     is_open = material.kind in ("documents", "all") and material.tag is None  # they have no tags
     documents = new_documents if is_open else 0
-    facts = facts_of(settings, adapter, wish, prompts, judged, documents, max_rank)
+    facts = facts_of(
+        session, settings, adapter, wish, prompts, judged, documents, max_rank, redactor
+    )
     choice = auto.choose(facts, settings.auto)
     reason = choice.as_json()
     kind = kind_of(choice.method) if choice.method is not None else None
@@ -239,6 +254,7 @@ def _chosen(
 
 
 def facts_of(
+    session: Session,
     settings: LearningSettings,
     adapter: Adapter,
     wish: Wish,
@@ -246,6 +262,7 @@ def facts_of(
     judged: Selection,
     documents: int,
     max_rank: int | None,
+    redactor: Redactor = redact,
 ) -> Facts:
     """What ``auto`` chooses by."""
     specs = _config(settings, "specs", wish, {}, max_rank)
@@ -254,8 +271,14 @@ def facts_of(
     assert isinstance(sd_zero, SdZeroConfig)
     has_contract = specs.contract != SpecsConfig().contract
     needs_answers = isinstance(sd_zero.verifier, AnswerVerifier | UnitTestsVerifier)
-    replies = [each.reply for each in prompts.train if each.reply][:_LOOKED_AT]
+    # What another version said, a lesson may have mended since.
+    champion = promotion.champion(session, adapter)
+    serving = registry.version_name(adapter.name, champion.number if champion else None)
+    said = [each.reply for each in prompts.train if each.reply and each.version == serving]
+    replies = said[:_LOOKED_AT]
     opinions = [each.opinion for each in judged.opinions if each.opinion is not None]
+    liked_at = {each.prompt.id: each.liked_at for each in judged.opinions}
+    corrected_at = {each.prompt.id: each.corrected_at for each in judged.opinions}
     return Facts(
         documents=documents,
         document_method=settings.chosen.type,
@@ -268,12 +291,49 @@ def facts_of(
         verifier=None if needs_answers else sd_zero.verifier.type,
         thumbs_up=sum(each.is_liked is True for each in opinions),
         thumbs_down=sum(each.is_liked is False for each in opinions),
+        thumbs_learnt=_learnt(session, adapter, "kto", liked_at),
         corrections=sum(each.correction is not None for each in opinions),
+        corrections_learnt=_learnt(session, adapter, "corrections", corrected_at),
+        serving=serving,
         replies=len(replies),
         answer_kinds=reply_forms.answer_kinds(replies) if replies else {},
         has_contract=has_contract,
         well_formed=reply_forms.well_formed(replies, specs.contract) if has_contract else None,
         is_tuned=_TUNED.search(adapter.base_model) is not None,
+        tried=_tried(
+            session,
+            adapter,
+            [_config(settings, name, wish, {}, max_rank) for name in _TAUGHT_PROMPTS],
+            prompts,
+            redactor,
+        ),
+    )
+
+
+def _tried(
+    session: Session,
+    adapter: Adapter,
+    configs: Sequence[MethodConfig],
+    prompts: Selection,
+    redactor: Redactor,
+) -> dict[str, Tried]:
+    """Which methods would learn in vain what they have learnt in vain before, if little is new."""
+    found: dict[str, Tried] = {}
+    for config in configs if prompts.train else ():
+        last = earlier_runs.tried_in_vain(session, adapter, config, prompts.train, redactor)
+        if last is not None:
+            found[config.type] = last
+    return found
+
+
+def _learnt(
+    session: Session, adapter: Adapter, method: str, said_at: Mapping[str, datetime | None]
+) -> int:
+    """Of how many replies a run of the method has had what was said, at a moment each, of them."""
+    taken_at = earlier_runs.judgements_learnt(session, adapter, method, said_at)
+    return sum(
+        moment is not None and key in taken_at and moment <= taken_at[key]
+        for key, moment in said_at.items()
     )
 
 

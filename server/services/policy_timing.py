@@ -115,7 +115,7 @@ def last_run(session: Session, policy: AdaptationPolicy) -> AdaptationRun | None
     because of that: what else it had learnt is learnt again.
     """
     statement = select(AdaptationRun).where(
-        AdaptationRun.policy_id == policy.id, ~_was_broken_off(), ~_lost_its_version()
+        AdaptationRun.policy_id == policy.id, ~_was_broken_off(), ~lost_its_version()
     )
     return session.scalar(statement.order_by(AdaptationRun.id.desc()).limit(1))
 
@@ -223,7 +223,8 @@ def _was_broken_off() -> ColumnElement[bool]:
     )
 
 
-def _lost_its_version() -> ColumnElement[bool]:
+def lost_its_version() -> ColumnElement[bool]:
+    """The condition on a run that its version is retired because of a deletion."""
     return exists().where(
         AdapterVersion.run_id == AdaptationRun.id,
         AdapterVersion.status == VersionStatus.RETIRED,

@@ -18,6 +18,7 @@ from adapters.types import Opinion, Prompt
 from server.core.clock import utc_now
 from server.core.errors import NoPrompts
 from server.db import (
+    AdaptationRun,
     Adapter,
     FeedbackKind,
     RunEvent,
@@ -179,6 +180,15 @@ def gather(
     return found
 
 
+def keys_of(session: Session, run: AdaptationRun, *, redactor: Redactor = redact) -> set[str]:
+    """By which the prompts that a run was taught are known again; of those that are still there."""
+    sent = [prompts.redacted(row, redactor) for row in _rows_of(session, run.id)]
+    taught = [key for key, use in _uses(session, run.id).items() if use in (Use.TRAIN, Use.BOTH)]
+    rows = experience.again(session, runs.line_of(session, run), taught, redactor=redactor)
+    heard = [prompt for prompt in map(_prompt, rows) if isinstance(prompt, Prompt)]
+    return {prompts.turn_key(each.messages) for each in (*sent, *heard)}
+
+
 def rules_of(spec: MaterialSpec, config: MethodConfig, asked: Collection[str] = ()) -> Rules:
     """How a run with this config chooses."""
     kept = config if isinstance(config, PromptSettings) else PromptSettings()
@@ -243,10 +253,22 @@ def _candidates(rows: Iterable[Experience], left_out: Counter[str]) -> list[Cand
         if isinstance(prompt, str):
             left_out[prompt] += 1
         else:
-            is_gate = row.split != prompts.TRAIN
-            opinion = _opinion(row, prompt)
-            found.append(Candidate(prompt, is_gate, opinion=opinion, reply=row.reply))
+            found.append(_heard(row, prompt))
     return found
+
+
+def _heard(row: Experience, prompt: Prompt) -> Candidate:
+    liked = [each.created_at for each in _on_first_choice(row) if _is_liked(each) is not None]
+    corrected = [each.created_at for each in _on_first_choice(row) if _correction(each)]
+    return Candidate(
+        prompt,
+        is_gate=row.split != prompts.TRAIN,
+        opinion=_opinion(row, prompt),
+        liked_at=max(liked, default=None),
+        corrected_at=max(corrected, default=None),
+        reply=row.reply,
+        version=row.version,
+    )
 
 
 def _prompt(row: Experience) -> Prompt | str:
@@ -266,19 +288,34 @@ def _opinion(row: Experience, prompt: Prompt, until: datetime | None = None) -> 
     """What was said of the first choice, the latest word of each kind; None: nothing that counts."""
     is_liked: bool | None = None
     correction: str | None = None
-    for given in row.feedback:
-        if given.choice != 0 or (until is not None and given.created_at > until):
+    for given in _on_first_choice(row):
+        if until is not None and given.created_at > until:
             continue
-        if given.kind == FeedbackKind.THUMB:
-            is_liked = given.value.get("thumb") == "up"
-        elif given.kind == FeedbackKind.SCORE and (score := given.value.get("score")):
-            is_liked = score > 0
-        elif given.kind == FeedbackKind.CORRECTION:
-            correction = given.value.get("text") or correction
+        liked = _is_liked(given)
+        is_liked = is_liked if liked is None else liked
+        correction = _correction(given) or correction
     is_call = row.finish_reason == "tool_calls"  # its text is the calls as JSON
     if not row.reply or is_call or (is_liked is None and correction is None):
         return None
     return Opinion(prompt, row.reply, row.version, is_liked, correction)
+
+
+def _on_first_choice(row: Experience) -> list[experience.Opinion]:
+    """What was said of the choice that is learnt from, oldest first."""
+    return [each for each in row.feedback if each.choice == 0]
+
+
+def _is_liked(given: experience.Opinion) -> bool | None:
+    """Whether it is for or against the reply; None: neither."""
+    if given.kind == FeedbackKind.THUMB:
+        return given.value.get("thumb") == "up"
+    if given.kind == FeedbackKind.SCORE and (score := given.value.get("score")):
+        return bool(score > 0)
+    return None
+
+
+def _correction(given: experience.Opinion) -> str | None:
+    return given.value.get("text") if given.kind == FeedbackKind.CORRECTION else None
 
 
 def _locked(session: Session, found: Selection) -> set[str]:

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TypeVar
 
 from adapters.types import ChatMessage, Opinion, Prompt
@@ -34,8 +35,13 @@ class Candidate:
     """Whether it was drawn for exams when it came."""
     is_uploaded: bool = False
     opinion: Opinion | None = None
+    liked_at: datetime | None = None
+    """When somebody said last whether the reply was liked."""
+    corrected_at: datetime | None = None
     reply: str = ""
     """What was said to it, where it came in traffic."""
+    version: str = ""
+    """The version that said so."""
 
     @property
     def key(self) -> str:

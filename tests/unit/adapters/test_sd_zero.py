@@ -43,6 +43,8 @@ from tests.support.workbench import (
 
 WRONG = "Wait, this is not correct. Let me start over."
 RIGHT = "Let me rephrase the above solution."
+OPEN = {"least_right": 0.0, "most_right": 1.0}
+"""Nothing is too easy or too hard."""
 
 
 def prompts(count: int = 8) -> tuple[Prompt, ...]:
@@ -284,11 +286,68 @@ def test_right_replies_are_left_alone_where_the_config_says_so() -> None:
 def test_verdicts_that_teach_nothing_are_no_update(verdict: Any, said: Any, why: str) -> None:
     bench = bench_of(said, verdict=verdict)
 
-    outcome = learn(bench)
+    outcome = learn(bench, config(**OPEN))
 
     assert outcome.weights is None
     assert why in str(outcome.report["no_update"])
     assert bench.trainings == []
+
+
+def right_in(*wrong: str) -> Any:
+    """Right are all replies but those to these prompts; a revision always is."""
+
+    def verdict(attempt: Attempt) -> Verdict:
+        return Verdict(attempt.prompt.id not in wrong or "revised" in attempt.reply, "no")
+
+    return verdict
+
+
+def saying_when_it_revises(conversation: Sequence[ChatMessage]) -> str:
+    return "revised" if is_revising(conversation) else "said"
+
+
+@pytest.mark.parametrize("phases", ["both", "revision", "distillation"])
+@pytest.mark.parametrize(
+    ("wrong", "why", "share"),
+    [
+        (("p0",), "96.9% of 32 replies are right already, and most_right is 90%", 0.9688),
+        (
+            tuple(f"p{n}" for n in range(1, 32)),
+            "Only 3.1% of 32 replies are right, and least_right is 5%",
+            0.0312,
+        ),
+    ],
+)
+def test_what_is_too_easy_or_too_hard_is_no_update(
+    phases: str, wrong: tuple[str, ...], why: str, share: float
+) -> None:
+    bench = bench_of(saying_when_it_revises, verdict=right_in(*wrong))
+    settings = config(phases=phases, rollouts={"prompts_per_step": 32, "steps": 1})
+
+    outcome = learn(bench, settings, prompts(32))
+
+    assert outcome.weights is None
+    assert str(outcome.report["no_update"]).startswith(why)
+    found = report_of(outcome)
+    if phases == "distillation":
+        assert found["distillation"]["steps"][0]["right"] == share
+    else:
+        assert found["revision"]["right_share"] == share
+    assert bench.trainings == []
+    assert not any(is_revising(asked) for asked in bench.base.asked)
+
+
+@pytest.mark.parametrize("phases", ["both", "distillation"])
+def test_an_open_window_takes_what_is_easy(phases: str) -> None:
+    bench = bench_of(saying_when_it_revises, verdict=right_in("p0"))
+    settings = config(phases=phases, rollouts={"prompts_per_step": 32, "steps": 1}, **OPEN)
+
+    assert learn(bench, settings, prompts(32)).weights is not None
+
+
+def test_a_window_that_is_the_wrong_way_round_is_no_config() -> None:
+    with pytest.raises(ValidationError, match="least_right must not be above most_right"):
+        config(least_right=0.5, most_right=0.4)
 
 
 @pytest.mark.parametrize(
@@ -300,7 +359,7 @@ def test_verdicts_that_teach_nothing_are_no_update(verdict: Any, said: Any, why:
     ],
 )
 def test_phase_2_alone_needs_verdicts_that_differ(verdict: Any, why: str) -> None:
-    outcome = learn(bench_of(verdict=verdict), config(phases="distillation"))
+    outcome = learn(bench_of(verdict=verdict), config(phases="distillation", **OPEN))
 
     assert (outcome.weights, outcome.report["no_update"]) == (None, why)
 
@@ -382,7 +441,7 @@ def test_cleaning_keeps_the_beginning(text: str) -> None:
 
 
 def test_phase_2_leaves_out_what_was_cut_off_unless_it_is_to_be_kept() -> None:
-    settings = config(phases="distillation", rollouts={"steps": 1, "max_new_tokens": 5})
+    settings = config(phases="distillation", rollouts={"steps": 1, "max_new_tokens": 5}, **OPEN)
     keeping = settings.model_copy(
         update={"distillation": settings.distillation.model_copy(update={"keeps_truncated": True})}
     )

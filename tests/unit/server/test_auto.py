@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from adapters.spec import METHODS, JsonSchemaContract, RegexContract, SeptConfig, TagsContract
 from server.core.settings import LearningSettings
 from server.services import plans, reply_forms
-from server.services.auto import NOTHING, Facts, choose
+from server.services.auto import NOTHING, Facts, Tried, choose
 
 ENOUGH = {"prompts": 64, "replies": 64}
 
@@ -38,6 +38,13 @@ ENOUGH = {"prompts": 64, "replies": 64}
         (Facts(**ENOUGH, has_contract=True, well_formed=None), None),
         (Facts(prompts=300, is_tuned=False), "sept"),
         (Facts(prompts=300, is_tuned=True), None),
+        (
+            Facts(prompts=64, answered=64, tried={"sd-zero": Tried("r", "reject", 10, 54)}),
+            "sd-zero",
+        ),
+        (Facts(prompts=64, answered=64, tried={"sd-zero": Tried("r", "reject", 33, 31)}), None),
+        (Facts(prompts=41, answered=41, tried={"sd-zero": Tried("r", "reject", 10, 31)}), None),
+        (Facts(prompts=310, is_tuned=False, tried={"sept": Tried("r", "reject", 11, 299)}), None),
     ],
 )
 def test_the_first_that_fits_is_taken(facts: Facts, method: str | None) -> None:
@@ -58,7 +65,7 @@ def test_form_comes_before_answers_and_answers_before_votes() -> None:
     found = choose(facts)
 
     assert found.method == "specs"
-    assert found.why == "90% of 64 logged replies break the contract"
+    assert found.why == "90% of 64 logged replies of the champion break the contract"
     assert [name for name, why in found.rejected.items() if "specs comes first" in why] == [
         "sd-zero",
         "kto",

@@ -185,14 +185,17 @@ def test_auto_takes_votes_where_replies_are_numbers(
 ) -> None:
     overrides = {"ttrl": {**CONFIG, "rollouts": {"steps": 2}}, "kto": CONFIG}
     policy(session, settings, line, method="auto", config=overrides)
-    hear(session, 40, reply="The sum is 8.")
+    hear(session, 40, reply="The sum is 8.", version="smollm2@base")
 
     (run,) = due(session)
 
     assert run.method == "ttrl"
     assert (run.config["rollouts"]["steps"], run.config["answer"]["kind"]) == (2, "number")
     assert run.reason is not None
-    assert run.reason["why"] == "100% of 40 logged replies give a short answer (number)"
+    assert (
+        run.reason["why"]
+        == "100% of 40 logged replies of smollm2@base give a short answer (number)"
+    )
     assert run.material["kind"] == "prompts"
 
 
