@@ -6,7 +6,14 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, Field, TypeAdapter, model_validator
 
-from adapters.spec.base import ContinualSpec, MethodSettings, Settings, Share, TrainingSpec
+from adapters.spec.base import (
+    ContinualSpec,
+    MethodSettings,
+    ReplaySpec,
+    Settings,
+    Share,
+    TrainingSpec,
+)
 from adapters.spec.patterns import compile_pattern
 from adapters.spec.schemas import check_schema
 
@@ -270,6 +277,16 @@ class PromptSettings(MethodSettings):
     prompts_per_user: Share = 0.25
     """Most of a run's prompts, or opinions, that may come from one end user."""
     continual: PromptContinual = PromptContinual()
+
+    @model_validator(mode="after")
+    def _asks_for_no_replay(self) -> Self:
+        """Its default is stored with every config and says nothing; what is asked for would be ignored."""
+        if self.replay.prompts_per_epoch and self.replay != ReplaySpec():
+            raise ValueError(
+                "replay: methods that learn from prompts replay nothing; leave it out, or set "
+                "replay.prompts_per_epoch to 0"
+            )
+        return self
 
     def most_replies(self, count: int) -> int | None:
         """Replies that the learning asks for at most; None where that is not known before.

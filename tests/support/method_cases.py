@@ -37,7 +37,7 @@ QUIZ = tuple(
 _SHAPE = {"rank": 2, "alpha": 4}
 _TRAINING = {"epochs": 1, "batch_size": 4, "learning_rate": 1e-3, "precision": "float32"}
 _LEAST = {"lora": _SHAPE, "training": _TRAINING, "replay": {"prompts": 2, "prompts_per_epoch": 1}}
-_PROMPTS: dict[str, Any] = _LEAST | {"min_prompts": 3}
+_PROMPTS: dict[str, Any] = {"lora": _SHAPE, "training": _TRAINING, "min_prompts": 3}
 _ROLLOUTS = {"prompts_per_step": 3, "group": 4, "steps": 2, "max_new_tokens": 24}
 _SUM = re.compile(r"(\d+) \+ (\d+)")
 
