@@ -46,7 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Measure what has not been measured at this commit; exit status 0."""
     options = _parse(arguments)
     config = FewShotConfig(candidates=options.candidates, seed=options.seed)
-    setup = f"{options.model or WHEEL}, {options.candidates} candidates, {options.arc} ARC tasks"
+    name = options.model.name if options.model else WHEEL
+    setup = f"{name}, {options.candidates} candidates, {options.arc} ARC tasks"
     results = Results("fewshot", setup=setup, seed=options.seed, again=options.again)
     groups = {"text": text_tasks(), "ARC": _arc(options.arc)}
     with tempfile.TemporaryDirectory(prefix="bench-fewshot-") as scratch:
